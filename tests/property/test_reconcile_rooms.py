@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uellm.hardware import StageNeeds
 from uellm.reconcile.names import Key
 from uellm.reconcile.planning.ledger import BoundPod, Claim, Commitment, offers, suits
 from uellm.reconcile.planning.rooms import Rooms
@@ -22,8 +23,23 @@ commitments = st.builds(
     needs=st.sampled_from([(), (1,)]),
     alike=st.just(value=False),
     simulated=st.just(value=False),
+    claims=st.just(()),
+    planned=st.just(()),
 )
 claims = st.builds(Claim, commitments, st.integers(0, 3), pods.map(tuple))
+claiming = st.integers(1, 2).flatmap(
+    lambda gpus: st.builds(
+        Commitment,
+        gpus=st.just(gpus),
+        nodes=st.lists(names, max_size=2, unique=True).map(tuple),
+        needs=st.just((1,) * gpus),
+        alike=st.just(value=False),
+        simulated=st.just(value=False),
+        claims=st.sampled_from(["even", "odd"]).map(lambda product: (StageNeeds(product, 1),) * gpus),
+        planned=st.sampled_from([(), ("a-0", "a-2")[:gpus]]),
+    )
+)
+mixed = st.builds(Claim, st.one_of(commitments, claiming), st.integers(0, 3), pods.map(tuple))
 holders = st.lists(st.sampled_from(["p", "q", "r", "stranger", None]), min_size=4, max_size=4)
 steps = st.lists(
     st.one_of(
@@ -36,7 +52,7 @@ steps = st.lists(
 
 def node(name, held):
     devices = [
-        {"index": index, "uuid": f"{name}-{index}", "memoryBytes": 1}
+        {"index": index, "uuid": f"{name}-{index}", "memoryBytes": 1, "product": ("even", "odd")[index % 2]}
         | ({"allocatedTo": {"podUID": holder}} if holder else {})
         for index, holder in enumerate(held[: NODES[name]])
     ]
@@ -87,6 +103,43 @@ def test_promises_without_pods_are_counted_as_if_all_were_counted_together(enter
     for key, claim in dict(entered).items():
         world.set_claim(key, claim._replace(bound_pods=()))
     assert world.rooms.offers_beside_all() == offers(world.in_order(), list(world.claims.values()), ())
+
+
+@given(st.lists(st.tuples(st.sampled_from(KEYS), mixed), max_size=5))
+@settings(deadline=None)
+def test_gpus_that_will_be_claimed_are_counted_as_if_all_were_counted_together(entered):
+    world = World()
+    for name in NODES:
+        world.set_node(name, [None] * 4)
+    for key, claim in dict(entered).items():
+        world.set_claim(key, claim._replace(bound_pods=()))
+    assert world.rooms.offers_beside_all() == offers(world.in_order(), list(world.claims.values()), ())
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("claim"), st.sampled_from(KEYS), st.one_of(st.none(), mixed)),
+            st.tuples(st.just("node"), names, st.one_of(st.none(), holders)),
+        ),
+        max_size=12,
+    )
+)
+@settings(deadline=None)
+def test_a_gpu_is_reserved_for_one_claim_and_offered_to_nobody_else(steps):
+    world = after(steps)
+    reserved = [
+        uuid for entry in world.rooms._entries.values() for devices in entry.reserved.values() for uuid in devices
+    ]
+    assert len(reserved) == len(set(reserved))
+    for offer in world.rooms.offers_beside_all():
+        assert not set(offer.free) & set(reserved)
+        assert 0 <= offer.promised <= len(offer.free)
+    for key in world.claims:
+        own = {uuid for devices in world.rooms._entries[key].reserved.values() for uuid in devices}
+        offered = {uuid for offer in world.rooms.offers(key, ()) for uuid in offer.free}
+        assert own <= offered
+        assert not offered & (set(reserved) - own)
 
 
 @given(steps)

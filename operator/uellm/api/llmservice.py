@@ -146,11 +146,14 @@ class PlacementSpec(Model):
     """When a plan whose pods run is replaced, which loads the model anew. IfBroken: when the nodes no longer hold it;
     the condition BetterPlan reports a better one. WhenBetter: also when another meets targets that it misses, or is
     better by 10 % at the objective, at most every 30 minutes."""
-    allocation: Literal["DevicePlugin"] = "DevicePlugin"
-    """How a pod is given its devices."""
+    allocation: Literal["DevicePlugin", "DRA", "Auto"] = "DevicePlugin"
+    """How a pod is given its GPUs. DevicePlugin: it asks for a number, and the kubelet picks them. DRA (Kubernetes 1.34
+    and NVIDIA's DRA driver): a ResourceClaim asks for what each stage was planned on. Auto: DRA where the driver is
+    there and the plan gains by it."""
     scheduler_name: DnsSubdomain = SCHEDULER_NAME
     """The scheduler of the engine's pods. With a scheduler other than UELLM's, nodes that cannot hold the plan are
-    not ruled out when a pod is scheduled.
+    not ruled out when a pod is scheduled. Pods that claim their GPUs by DRA are left to the cluster's own scheduler
+    where this is UELLM's.
     """
 
 

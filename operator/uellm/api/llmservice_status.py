@@ -160,6 +160,8 @@ class PlanStatus(StatusModel):
     """Most requests that the engine runs at the same time."""
     adapters: AdapterSlotsStatus | None = None
     """Room for LoRA adapters, where the service has or had some."""
+    allocation: Literal["DRA"] | None = None
+    """Set where the pods claim their GPUs by DRA."""
     kv_cache_bytes: Bytes | None = None
     """Size of the KV cache on each GPU, as the engine's flag sets it."""
     kv_cache_tokens_required: Annotated[int | None, Field(ge=0, le=2**53)] = None

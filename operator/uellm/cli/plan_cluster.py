@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from uellm.api import LLMService
-from uellm.errors import CannotBeDone
+from uellm.errors import CannotBeDone, PlanError
+from uellm.hardware import DRA
 from uellm.planner.request import LeftOut, NodeOffer
+
+if TYPE_CHECKING:  # these need the package of the operator
+    from uellm.kube import Kube
+    from uellm.reconcile.cache import Cache
 
 
 class Offered(NamedTuple):
@@ -45,6 +50,7 @@ async def _ask(service: LLMService, kubeconfig: str | None, context: str | None)
         kinds = ((GPUNODEPROFILE, ""), (GPUNODECLASS, ""), (LLMSERVICE, ""), (NODE, ""), (POD, SERVICE_LABEL))
         for kind, selector in kinds:
             cache.replace(kind, await kube.list(kind, label_selector=selector), before={})
+        await _read_claims(kube, cache, service)
     key = Key(service.namespace, service.name)
     nodes = cache.profiled_nodes()
     everyone = offers(nodes, claims_of_others(cache, key), cache.pods(key))
@@ -53,3 +59,25 @@ async def _ask(service: LLMService, kubeconfig: str | None, context: str | None)
     doubted = doubts(cache.node_classes(), with_nodes(nodes, cache.node))
     classes, unusable = would_join(cache.node_classes(), doubted, service)
     return Offered(offered, (*left_out, *unusable), classes)
+
+
+async def _read_claims(kube: Kube, cache: Cache, service: LLMService) -> None:
+    """Read what claims hold and may ask for, where the API server has it. Raises PlanError where claims cannot work."""
+    from uellm.kube import Forbidden, NotFound
+    from uellm.kube.kinds import DEVICECLASS, RESOURCECLAIM, RESOURCECLAIMTEMPLATE, RESOURCESLICE
+    from uellm.reconcile.optional_kinds import Availability
+
+    for kind in (DEVICECLASS, RESOURCESLICE, RESOURCECLAIM):
+        try:
+            cache.replace(kind, await kube.list(kind), before={})
+        except NotFound:
+            cache.available[kind] = Availability.NOT_INSTALLED
+        except Forbidden:
+            cache.available[kind] = Availability.FORBIDDEN
+        else:
+            cache.available[kind] = Availability.SERVED
+    # A plan reads no templates.
+    cache.available[RESOURCECLAIMTEMPLATE] = cache.available[RESOURCECLAIM]
+    obstacle = cache.dra.obstacle()
+    if service.spec.placement.allocation == DRA and obstacle is not None:
+        raise PlanError(obstacle.reason, obstacle.message)

@@ -143,8 +143,7 @@ class _Operator:
         watches = Watches(kube, watcher)
 
         async def lead() -> None:
-            # Of the other kinds, the watches bring lists of their own.
-            await resync.fill_patiently(kube, self._cache, (*resync.WHOLE_KINDS, *OPTIONAL_KINDS))
+            await resync.fill_patiently(kube, self._cache, resync.FIRST_KINDS)
             await _until_one_ends(*watches.follow(), start())
 
         async def start() -> None:

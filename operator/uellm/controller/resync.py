@@ -10,7 +10,16 @@ from collections.abc import Iterable
 from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
 from uellm.kube import Forbidden, Kube, KubeError, NotFound
-from uellm.kube.kinds import GPUNODECLASS, GPUNODEPROFILE, LLMSERVICE, NODE, Kind
+from uellm.kube.kinds import (
+    DEVICECLASS,
+    GPUNODECLASS,
+    GPUNODEPROFILE,
+    LLMSERVICE,
+    NODE,
+    RESOURCECLAIM,
+    RESOURCESLICE,
+    Kind,
+)
 from uellm.reconcile.cache import WATCHED_KINDS, Cache
 from uellm.reconcile.names import Key
 from uellm.reconcile.optional_kinds import OPTIONAL_KINDS, Availability
@@ -20,10 +29,12 @@ logger = logging.getLogger(__name__)
 FIRST_S = 15.0
 EVERY_S = 600.0
 RETRY_S = 2.0
-WHOLE_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE)
+WHOLE_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE, DEVICECLASS, RESOURCESLICE, RESOURCECLAIM)
 """Kinds of which every object matters; of the others, those with the service label."""
 
 ALL_KINDS = (*WATCHED_KINDS, *OPTIONAL_KINDS)
+FIRST_KINDS = (*(kind for kind in WATCHED_KINDS if kind in WHOLE_KINDS), *OPTIONAL_KINDS)
+"""Of the other kinds, the watches bring lists of their own."""
 
 
 def label_selector(kind: Kind) -> str:

@@ -8,7 +8,17 @@ from typing import Any
 
 from uellm.controller.queue import FIRST
 from uellm.kube import DELETED
-from uellm.kube.kinds import GPUNODECLASS, GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kind
+from uellm.kube.kinds import (
+    DEVICECLASS,
+    GPUNODECLASS,
+    GPUNODEPROFILE,
+    LLMSERVICE,
+    NODE,
+    POD,
+    RESOURCECLAIM,
+    RESOURCESLICE,
+    Kind,
+)
 from uellm.reconcile.cache import WATCHED_KINDS, Cache
 from uellm.reconcile.names import Key, key_of, possible_owners
 
@@ -41,6 +51,10 @@ class Watcher:
             self._on_node(event, obj)
         elif kind == LLMSERVICE:
             self._on_service(event, obj)
+        elif kind in (DEVICECLASS, RESOURCESLICE):
+            self._on_published(kind, event, obj)
+        elif kind == RESOURCECLAIM:
+            self._on_claim(event, obj)
         else:
             self._on_child(kind, event, obj)
 
@@ -89,6 +103,18 @@ class Watcher:
         # A node's status is written every few seconds, but labels and taints seldom change.
         if _marks(self._cache.node(name)) != before and self._cache.get(GPUNODEPROFILE, name) is not None:
             self.mark_all(SETTLE_S)
+
+    def _on_published(self, kind: Kind, event: str | None, obj: Mapping[str, Any]) -> None:
+        before = self._cache.hardware_version
+        self._store(kind, event, obj)
+        if self._cache.hardware_version != before:
+            self.mark_all(SETTLE_S)
+
+    def _on_claim(self, event: str | None, obj: Mapping[str, Any]) -> None:
+        before = self._cache.room_version
+        self._on_child(RESOURCECLAIM, event, obj)
+        if self._cache.room_version != before:
+            self._others_may_fit()
 
     def _on_service(self, event: str | None, obj: Mapping[str, Any]) -> None:
         key = key_of(obj)

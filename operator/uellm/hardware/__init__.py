@@ -4,22 +4,46 @@ The JSON form is that of `GPUNodeProfile.status`: camelCase, integers with the u
 the launcher can read it in an engine's image without pydantic.
 """
 
+from uellm.hardware.claim_needs import ClaimNeeds, StageNeeds, StageRequest
 from uellm.hardware.device_class import DeviceClass, classes_of
-from uellm.hardware.names import GPU_RESOURCE, LINK_KINDS, NVLINK, SIMULATED_DEVICES_VARIABLE, LinkKind, class_place
+from uellm.hardware.names import (
+    AUTO,
+    DEVICE_PLUGIN,
+    DRA,
+    DRA_DRIVER,
+    GPU_RESOURCE,
+    LINK_KINDS,
+    NVLINK,
+    PCIE_ROOT,
+    SIMULATED_DEVICES_VARIABLE,
+    LinkKind,
+    class_place,
+)
 from uellm.hardware.node_needs import NodeNeeds
+from uellm.hardware.published import Attribute, PublishedGpu
 from uellm.hardware.types import Device, Link, Node
 
 __all__ = [
+    "AUTO",
+    "DEVICE_PLUGIN",
+    "DRA",
+    "DRA_DRIVER",
     "GPU_RESOURCE",
     "LINK_KINDS",
     "NVLINK",
+    "PCIE_ROOT",
     "SIMULATED_DEVICES_VARIABLE",
+    "Attribute",
+    "ClaimNeeds",
     "Device",
     "DeviceClass",
     "Link",
     "LinkKind",
     "Node",
     "NodeNeeds",
+    "PublishedGpu",
+    "StageNeeds",
+    "StageRequest",
     "class_place",
     "classes_of",
 ]

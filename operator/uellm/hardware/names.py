@@ -7,6 +7,15 @@ from typing import Literal, get_args
 GPU_RESOURCE = "nvidia.com/gpu"
 """The extended resource by which pods request whole GPUs; MIG slices may have one of their own."""
 
+DEVICE_PLUGIN, DRA, AUTO = "DevicePlugin", "DRA", "Auto"
+"""Ways in which pods are given GPUs; AUTO chooses one of the others."""
+
+DRA_DRIVER = "gpu.nvidia.com"
+"""NVIDIA's DRA driver; its DeviceClass of whole GPUs has the same name."""
+
+PCIE_ROOT = "resource.kubernetes.io/pcieRoot"
+"""The attribute of the PCIe root complex, by its full name."""
+
 SIMULATED_DEVICES_VARIABLE = "UELLM_SIMULATED_DEVICES"
 """In a container on a simulated node: what its devices are, as JSON. Set by the device plugin; no driver knows them."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from uellm.hardware.names import GPU_RESOURCE, SLOWEST_LINK
+from uellm.hardware.published import PublishedGpu
 
 HEALTHY = "Healthy"
 
@@ -43,6 +44,8 @@ class Device:
     allocated_to_pod_uid: str = ""
     excluded_reason: str = ""
     """The user's reason for excluding the device, from the profile's spec."""
+    published: PublishedGpu | None = None
+    """How its DRA driver publishes it, which is no part of a profile; None where none does."""
 
     @property
     def usable(self) -> bool:

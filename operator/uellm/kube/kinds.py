@@ -66,6 +66,9 @@ INFERENCEPOOL = Kind("inference.networking.k8s.io/v1", "InferencePool", "inferen
 """Of the Gateway API inference extension, where it is installed."""
 HTTPROUTE = Kind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes", True)
 """Of the Gateway API, where it is installed."""
+DEVICECLASS = Kind("resource.k8s.io/v1", "DeviceClass", "deviceclasses", False)
+"""This and the next ones are served from Kubernetes 1.34 on."""
+RESOURCECLAIMTEMPLATE = Kind("resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates", True)
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", True)
 RESOURCECLAIM = Kind("resource.k8s.io/v1", "ResourceClaim", "resourceclaims", True)
 RESOURCESLICE = Kind("resource.k8s.io/v1", "ResourceSlice", "resourceslices", False)
@@ -93,6 +96,8 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         NODEPOOL,
         INFERENCEPOOL,
         HTTPROUTE,
+        DEVICECLASS,
+        RESOURCECLAIMTEMPLATE,
         LEASE,
         RESOURCECLAIM,
         RESOURCESLICE,

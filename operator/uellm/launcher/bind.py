@@ -43,7 +43,7 @@ def prepare(
 ) -> tuple[FoundDevices, Binding, EngineCommand]:
     """Find the devices, bind the layers to them, work out the command. Raises PlanError."""
     found = find_devices(environment, simulated=document.platform == "cpu")
-    binding = late_binding.bind(document, found.uuids, advice=advice, seen=found.facts)
+    binding = late_binding.bind(document, found.uuids, advice=advice, seen=found.facts, claimed=found.allocated)
     check(binding, found, layers=len(document.task.layer_bytes))
     place, problem = compile_cache(compiled, engine_version(), (device.product for device in binding.devices))
     if problem:

@@ -34,6 +34,8 @@ class FoundDevices:
     """`nvidia-smi` or `NVIDIA_VISIBLE_DEVICES`."""
     facts: DeviceFacts = NO_FACTS
     """What the source knows about the devices; it may know nothing about some."""
+    allocated: tuple[str, ...] = ()
+    """The uuids in the order of NVIDIA_VISIBLE_DEVICES, where it holds them."""
 
 
 def find_devices(environment: Mapping[str, str], *, simulated: bool) -> FoundDevices:
@@ -44,10 +46,11 @@ def find_devices(environment: Mapping[str, str], *, simulated: bool) -> FoundDev
     variable = environment.get(VARIABLE)
     if simulated:
         uuids = _uuids_of_variable(variable, driver="not asked: the plan's devices are simulated")
-        return FoundDevices(uuids, VARIABLE, _handed_over(environment))
+        return FoundDevices(uuids, VARIABLE, _handed_over(environment), uuids)
     listed, problem = _ask_nvidia_smi(environment)
     if not listed:
-        return FoundDevices(_uuids_of_variable(variable, driver=problem), VARIABLE)
+        uuids = _uuids_of_variable(variable, driver=problem)
+        return FoundDevices(uuids, VARIABLE, allocated=uuids)
     known = {device.uuid: device for device in listed}
     allocated = _uuids(variable)
     missing = [uuid for uuid in allocated if uuid not in known]
@@ -61,7 +64,7 @@ def find_devices(environment: Mapping[str, str], *, simulated: bool) -> FoundDev
     own = tuple(uuid for uuid in known if not allocated or uuid in allocated)
     # Without the driver's figures a device is known by its uuid alone.
     described = {uuid: known[uuid] for uuid in own if known[uuid].product}
-    return FoundDevices(own, NVIDIA_SMI, DeviceFacts(described))
+    return FoundDevices(own, NVIDIA_SMI, DeviceFacts(described), allocated)
 
 
 def _handed_over(environment: Mapping[str, str]) -> DeviceFacts:

@@ -175,3 +175,13 @@ ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 FEWEST_ADAPTER_SLOTS, MOST_ADAPTER_SLOTS = 4, 8
 # Adapters that are kept in host memory, for each slot.
 HOST_ADAPTERS_PER_SLOT = 4
+
+# Groups of GPUs that a ResourceClaim prefers by their uuids. Kubernetes allows 8 alternatives to a request, and the
+# last one is any GPUs of the kind.
+MOST_PREFERRED_GROUPS = 7
+# Kubernetes bounds a CEL expression of a claim at 10 KiB; a uuid takes 44 characters.
+UUIDS_PER_SELECTOR = 100
+
+# With allocation Auto, pods claim their GPUs if the plan is better by this share. Measurements of the same GPU differ
+# by about half as much.
+LEAST_GAIN_OF_CLAIMS = 0.1

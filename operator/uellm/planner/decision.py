@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from uellm.errors import PlanError
+from uellm.hardware import DRA
 from uellm.planner import constants as c
 from uellm.planner.cost.predict import tpot_ms
 from uellm.planner.cost.targets import outcomes
@@ -99,6 +100,7 @@ def _plan(request: PlanRequest, search: Search, found: SearchResult, verdict: Sl
         slo=verdict,
         search=_figures(search, found, best),
         adapters=request.adapters,
+        allocation=request.allocation,
     )
 
 
@@ -109,11 +111,21 @@ def _alike(chosen: PlacedShape) -> list[tuple[str, Candidate]]:
     for entry, candidate in chosen.members:
         same = entry.pool.simulated == best.pool.simulated and entry.pool.resource_name == best.pool.resource_name
         found = _with_sizes_of(best, candidate) if same else None
-        if found is not None:
+        if found is not None and _claims_alike(best, found):
             key = ranking.key(found, chosen.replicas, placed=chosen.placed)[:-1]
             entries += [(key, pool.node, found) for pool in entry.pools]
     entries.sort(key=lambda each: each[:2])
     return [(name, candidate) for _, name, candidate in entries]
+
+
+def _claims_alike(best: Candidate, other: Candidate) -> bool:
+    """Whether one ResourceClaim asks for both: it names the product of each stage."""
+    if best.evaluator.request.allocation != DRA:
+        return True
+    one, another = (
+        [(group[0].product, group[0].compute_capability) for group in each.assignment.groups] for each in (best, other)
+    )
+    return one == another
 
 
 def _with_sizes_of(best: Candidate, other: Candidate) -> Candidate | None:

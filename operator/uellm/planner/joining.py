@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from uellm.errors import PlanError
-from uellm.hardware import class_place
-from uellm.planner import decision
+from uellm.hardware import AUTO, DEVICE_PLUGIN, class_place
+from uellm.planner import allocation, decision
 from uellm.planner.handover.revalidate import evaluator_of, outlook, resource_name, shape_of, still_holds
 from uellm.planner.host_needs import host_memory_bytes, host_millicores
 from uellm.planner.nodes.pools import known_pools, pools_of
@@ -34,7 +34,7 @@ def plan(request: PlanRequest) -> Plan:
     Raises PlanError as `uellm.planner.decision.plan` does.
     """
     try:
-        return decision.plan(replace(request, would_join=()))
+        return allocation.plan(replace(request, would_join=()))
     except PlanError as error:
         if not request.would_join or error.reason not in _HELPED_BY_NODES:
             raise
@@ -61,7 +61,9 @@ def _plan_on_classes(request: PlanRequest, why: str) -> Plan:
 
 
 def _on_class(request: PlanRequest, offer: NodeOffer) -> PlanRequest:
-    return replace(request, nodes=(offer,), would_join=(), left_out=())
+    # What a driver will publish there is not known.
+    way = DEVICE_PLUGIN if request.allocation == AUTO else request.allocation
+    return replace(request, nodes=(offer,), would_join=(), left_out=(), allocation=way)
 
 
 def _host_shortage(made: Plan, request: PlanRequest, offer: NodeOffer) -> str:

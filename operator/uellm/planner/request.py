@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from uellm.hardware import Node
+from uellm.hardware import AUTO, DEVICE_PLUGIN, DRA, Node
 from uellm.models import POOLING_TASKS, Architecture, Task
 from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY
 from uellm.planner.adapter_slots import AdapterSlots
@@ -13,7 +13,7 @@ from uellm.planner.efficiency import Efficiency
 from uellm.step_basis import Correction
 
 OBJECTIVES = ("Efficiency", "Latency", "Throughput")
-ALLOCATIONS = ("DevicePlugin", "DRA")
+ALLOCATIONS = (DEVICE_PLUGIN, DRA, AUTO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,8 @@ class PlanRequest:
     gpus_min: int = 1
     gpus_max: int | None = None
     """None: no limit but the node's GPUs."""
-    allocation: str = "DevicePlugin"
+    allocation: str = DEVICE_PLUGIN
+    """Auto: DRA where a plan gains by it."""
     engine: EngineRequest = field(default_factory=EngineRequest)
     replicas: int = 1
     efficiency: Efficiency = field(default_factory=Efficiency)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from uellm.hardware import DEVICE_PLUGIN, DRA
 from uellm.planner import constants as c
 from uellm.planner.adapter_slots import AdapterSlots
 
@@ -241,6 +242,13 @@ class Plan:
     nodes and no devices."""
     adapters: AdapterSlots | None = None
     """Slots for LoRA adapters; None: the engine serves none."""
+    allocation: str = DEVICE_PLUGIN
+    """How its pods are given their GPUs: DevicePlugin or DRA."""
+
+    @property
+    def claims(self) -> bool:
+        """Whether its pods claim their GPUs by DRA."""
+        return self.allocation == DRA
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -274,6 +282,8 @@ class Plan:
             entry["search"] = self.search.to_dict()
         if self.adapters is not None:
             entry["adapters"] = self.adapters.to_dict()
+        if self.claims:
+            entry["allocation"] = self.allocation
         return entry | {name: text for name, text in (("binding", self.binding), ("reason", self.reason)) if text}
 
     @classmethod
@@ -301,6 +311,7 @@ class Plan:
             reason=data.get("reason", ""),
             node_classes=tuple(data.get("nodeClasses") or ()),
             adapters=AdapterSlots.from_dict(data.get("adapters")),
+            allocation=data.get("allocation") or DEVICE_PLUGIN,
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from uellm.planner.cost.predict import tpot_ms
 from uellm.planner.cost.targets import outcomes
 from uellm.planner.explanation.limits import binding
-from uellm.planner.handover.revalidate import evaluator_of, shape_of
+from uellm.planner.handover.revalidate import as_allocated, evaluator_of, shape_of
 from uellm.planner.nodes.pools import pools_of
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan, Predicted, SloVerdict
@@ -52,6 +52,7 @@ def _replicas(plan: Plan, request: PlanRequest) -> int | None:
 
 def _candidate(plan: Plan, request: PlanRequest) -> Candidate | None:
     """The plan on the best of its nodes as they are measured now."""
+    request = as_allocated(plan, request)
     evaluator, shape = evaluator_of(plan, request), shape_of(plan)
     sizes = Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
     found = []

@@ -14,7 +14,7 @@ from typing import Any
 from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
 from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
-from uellm.kube.kinds import CONFIGMAP, CORE_EVENT, DEPLOYMENT, POD, REPLICASET, kind_of
+from uellm.kube.kinds import CONFIGMAP, CORE_EVENT, DEPLOYMENT, POD, REPLICASET, RESOURCECLAIMTEMPLATE, kind_of
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children.disruption import MarkedPod
 from uellm.reconcile.conditions import Condition
@@ -163,9 +163,9 @@ class Applier:
     async def _replaceable(self, manifest: Manifest, live: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """The live object; None where it was in the way and has been deleted.
 
-        An immutable ConfigMap whose content does not match its name was put there by hand.
+        An immutable object whose content does not match its name was put there by hand.
         """
-        if live is None or not manifest.get("immutable") or live.get("data") == manifest["data"]:
+        if live is None or not _is_forged(manifest, live):
             return live
         await self.delete(kind_of(manifest), live)
         return None
@@ -286,6 +286,13 @@ def _has_new_template(observed: Observed, manifest: Manifest) -> bool:
         return False
     live = _live(observed, manifest)
     return live is None or not holds(manifest["spec"]["template"], live["spec"]["template"])
+
+
+def _is_forged(manifest: Manifest, live: Mapping[str, Any]) -> bool:
+    """Whether the content of an object that nobody can change is not the one that it was written with."""
+    if kind_of(manifest) == RESOURCECLAIMTEMPLATE:
+        return not holds(manifest["spec"], live.get("spec"))
+    return bool(manifest.get("immutable")) and live.get("data") != manifest["data"]
 
 
 def _live(observed: Observed, manifest: Manifest) -> Mapping[str, Any] | None:

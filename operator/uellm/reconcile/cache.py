@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from uellm.api.names import DOWNLOAD_LABEL, INSPECTION_LABEL, MEASURING_LABEL, SERVICE_LABEL
+from uellm.hardware import DRA_DRIVER
 from uellm.kube.kinds import (
     CONFIGMAP,
     DEPLOYMENT,
+    DEVICECLASS,
     GPUNODECLASS,
     GPUNODEPROFILE,
     LLMSERVICE,
@@ -21,14 +23,19 @@ from uellm.kube.kinds import (
     PDB,
     POD,
     PVC,
+    RESOURCECLAIM,
+    RESOURCECLAIMTEMPLATE,
+    RESOURCESLICE,
     SERVICE,
     Kind,
 )
+from uellm.reconcile.dra.index import ClaimIndex
+from uellm.reconcile.dra.support import DraSupport
 from uellm.reconcile.lean_objects import lean
 from uellm.reconcile.names import Key, key_of, possible_owners
 from uellm.reconcile.node_class import NodeClass, node_class
-from uellm.reconcile.optional_kinds import OPTIONAL_KINDS, Availability
-from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
+from uellm.reconcile.optional_kinds import DRA_KINDS, OPTIONAL_KINDS, Availability
+from uellm.reconcile.profiled_node import ProfiledNode, profiled_node, with_claims
 from uellm.reconcile.scaling.scaling import chosen_before
 
 Object = dict[str, Any]
@@ -62,6 +69,8 @@ class Cache:
         self._configmaps: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._parsed: dict[Key, tuple[Any, Any]] = {}
         """What services were parsed from and to; their status changes far more often."""
+        self._claim_templates: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._claim_index = ClaimIndex()
         self._profiled: dict[str, ProfiledNode] = {}
         """Parsed when first asked for."""
         self._all_profiled: tuple[ProfiledNode, ...] | None = None
@@ -74,6 +83,21 @@ class Cache:
         self.stale_profiles: Mapping[str, str] = {}
         """Why profiles that nobody keeps are not planned on, by node."""
         self._changes = Changes()
+
+    @property
+    def dra(self) -> DraSupport:
+        """What there is for pods that claim GPUs."""
+        forbidden = [kind.plural for kind in DRA_KINDS if self.available[kind] is Availability.FORBIDDEN]
+        return DraSupport(
+            served=all(self.available[kind] is Availability.SERVED for kind in DRA_KINDS),
+            forbidden=", ".join(forbidden),
+            device_class=self.get(DEVICECLASS, DRA_DRIVER) is not None,
+            gpus=self._claim_index.gpus,
+        )
+
+    def claimed(self, pod_uid: str) -> tuple[str, ...]:
+        """Uuids of the GPUs that a pod's claim holds, in the order of the stages."""
+        return self._claim_index.devices_of(pod_uid)
 
     def set_stale_profiles(self, reasons: Mapping[str, str]) -> bool:
         """Say which profiles are stale now; return whether that is new."""
@@ -169,7 +193,8 @@ class Cache:
         if profile is None:
             return None
         if name not in self._profiled:
-            self._profiled[name] = profiled_node(profile)
+            index = self._claim_index
+            self._profiled[name] = with_claims(profiled_node(profile), index.published(name), index.holders(name))
         return self._profiled[name]
 
     def profiles(self) -> list[Object]:
@@ -216,9 +241,14 @@ class Cache:
         found = self._configmaps.get(key, {})
         return [found[name] for name in sorted(found)]
 
+    def claim_templates(self, key: Key) -> list[Object]:
+        """The ResourceClaimTemplates that may be a service's, in the order of their names."""
+        found = self._claim_templates.get(key, {})
+        return [found[name] for name in sorted(found)]
+
     def _grouped(self, kind: Kind, obj: Mapping[str, Any]) -> defaultdict[Key, dict[str, Object]] | None:
         if kind != POD:
-            return self._configmaps if kind == CONFIGMAP else None
+            return {CONFIGMAP: self._configmaps, RESOURCECLAIMTEMPLATE: self._claim_templates}.get(kind)
         label = _helper_label(obj)
         return self._helper_pods[label] if label else self._pods
 
@@ -248,10 +278,6 @@ class Cache:
                 self.hardware_version += now is None or known is None or now.facts is not known.facts
                 self.room_version += now is None or known is None or now.holders != known.holders
                 self._changes.nodes.add(place[1])
-        elif kind == NODE:
-            self.hardware_version += _unversioned(before) != _unversioned(after)
-        elif kind == GPUNODECLASS:
-            self.hardware_version += (before or {}).get("spec") != (after or {}).get("spec")
         elif kind == POD:
             # Those that look models up, or copy them, need no GPUs, and those of a pod that measures are free.
             apart = _helper_label(before or after) or _is_measuring(POD, before or after)
@@ -262,6 +288,28 @@ class Cache:
         elif kind == LLMSERVICE and _demand(before) != _demand(after):
             self.room_version += 1
             self._changes.services[Key(*place)] = None
+        else:
+            self._count_hardware(kind, place, before, after)
+
+    def _count_hardware(self, kind: Kind, place: tuple[str, str], before: Object | None, after: Object | None) -> None:
+        if kind == NODE:
+            self.hardware_version += _unversioned(before) != _unversioned(after)
+        elif kind == GPUNODECLASS:
+            self.hardware_version += (before or {}).get("spec") != (after or {}).get("spec")
+        elif kind == DEVICECLASS:
+            self.hardware_version += (before is None) != (after is None)
+        elif kind == RESOURCESLICE:
+            self._join_again(self._claim_index.set_slice(place[1], before, after))
+        elif kind == RESOURCECLAIM:
+            self._join_again(self._claim_index.set_claim(place, after))
+
+    def _join_again(self, nodes: Iterable[str]) -> None:
+        """Other GPUs of these nodes are published, or held by claims."""
+        for name in nodes:
+            profile, known = self._objects[GPUNODEPROFILE].get(("", name)), self._profiled.get(name)
+            if profile is not None:
+                self._index(GPUNODEPROFILE, ("", name))
+                self._count_versions(GPUNODEPROFILE, ("", name), profile, profile, known)
 
     def _forget(self, kind: Kind, place: tuple[str, str], known: Object) -> None:
         """Drop an object that is gone."""

@@ -13,6 +13,7 @@ from uellm.reconcile.children import (
     DesiredState,
     Images,
     PinnedTemplate,
+    claim_templates,
     configmap,
     frozen,
     make_revision,
@@ -78,6 +79,7 @@ def left_alone(observed: Observed) -> list[dict[str, Any]]:
     revision = observed.revision
     if revision is not None and revision_name(observed.key.name, revision.name) in observed.configmaps:
         manifests.append(signed(revision.manifest(observed.document)))
+        manifests += map(signed, claim_templates(observed.document, revision))
     return [*manifests, frozen(observed.document, observed.deployment, observed.replicas)]
 
 

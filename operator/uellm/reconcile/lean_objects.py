@@ -7,9 +7,10 @@ from typing import Any
 
 from uellm.api.names import PLAN_ANNOTATION
 from uellm.documents import UnreadableDocument
-from uellm.kube.kinds import NODE, POD, Kind
+from uellm.kube.kinds import NODE, POD, RESOURCECLAIM, RESOURCESLICE, Kind
 from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.reconcile.children.disruption import MARKS
+from uellm.reconcile.dra.slices import is_of_gpus
 
 Object = dict[str, Any]
 
@@ -58,7 +59,31 @@ def _lean_node(node: Mapping[str, Any]) -> Object:
     }
 
 
-_LEANER = {POD: _lean_pod, NODE: _lean_node}
+def _lean_slice(resource_slice: Mapping[str, Any]) -> Object:
+    """A ResourceSlice; of other drivers' only what tells them apart."""
+    if is_of_gpus(resource_slice):
+        return _without_managed_fields(resource_slice)
+    spec = resource_slice.get("spec") or {}
+    return {"metadata": _identity(resource_slice), "spec": {"driver": spec.get("driver")}}
+
+
+def _lean_claim(claim: Mapping[str, Any]) -> Object:
+    """What a ResourceClaim holds and for whom; its spec says what was asked for."""
+    metadata, status = claim["metadata"], claim.get("status") or {}
+    about = {name: metadata[name] for name in ("labels", "ownerReferences") if name in metadata}
+    devices = (status.get("allocation") or {}).get("devices")
+    return {
+        "metadata": {**_identity(claim), **about},
+        "status": {"allocation": {"devices": devices}, "reservedFor": status.get("reservedFor") or []},
+    }
+
+
+def _identity(obj: Mapping[str, Any]) -> Object:
+    metadata = obj["metadata"]
+    return {name: metadata[name] for name in ("name", "namespace", "uid", "resourceVersion") if name in metadata}
+
+
+_LEANER = {POD: _lean_pod, NODE: _lean_node, RESOURCESLICE: _lean_slice, RESOURCECLAIM: _lean_claim}
 
 
 def lean(kind: Kind, obj: Mapping[str, Any]) -> Object:

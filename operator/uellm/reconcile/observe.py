@@ -14,7 +14,17 @@ from uellm.api.running_report import RunningReport
 from uellm.api.sidecar_document import SidecarAdapter
 from uellm.errors import BadInput
 from uellm.hub import ModelFacts
-from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, HTTPROUTE, INFERENCEPOOL, PDB, PVC, SERVICE, Kind
+from uellm.kube.kinds import (
+    CONFIGMAP,
+    DEPLOYMENT,
+    HTTPROUTE,
+    INFERENCEPOOL,
+    PDB,
+    PVC,
+    RESOURCECLAIMTEMPLATE,
+    SERVICE,
+    Kind,
+)
 from uellm.planner.result import Plan
 from uellm.pod_interface import SIDECAR_FILE
 from uellm.reconcile.adapters import read_told
@@ -22,6 +32,7 @@ from uellm.reconcile.cache import Cache, Object
 from uellm.reconcile.children.former import FormerConfig, former_spec_digest
 from uellm.reconcile.children.revision import Revision
 from uellm.reconcile.download.download_state import NOT_NEEDED, DownloadState
+from uellm.reconcile.dra.support import NOT_SERVED, DraSupport
 from uellm.reconcile.field_effects import rolling_digest
 from uellm.reconcile.inspection.model_state import GIVEN, ModelState
 from uellm.reconcile.names import (
@@ -32,6 +43,7 @@ from uellm.reconcile.names import (
     belongs_to,
     config_name,
     deployment_name,
+    uid_of,
     weights_name,
 )
 from uellm.reconcile.node_class import NodeClass
@@ -98,6 +110,12 @@ class Observed:
     """Warnings of the kubelets about pods that they cannot start, by pod uid."""
     available: Mapping[Kind, Availability] = field(default_factory=dict)
     """Whether the cluster has the kinds of other projects."""
+    dra: DraSupport = NOT_SERVED
+    """What there is for pods that claim GPUs."""
+    claim_templates: Mapping[str, Object] = field(default_factory=dict)
+    """Its existing ResourceClaimTemplates, by name."""
+    claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Uuids of the GPUs that its pods' claims hold, in the order of the stages, by pod uid."""
 
     @property
     def key(self) -> Key:
@@ -220,7 +238,8 @@ class Observed:
 
     def child(self, kind: Kind, name: str) -> Object | None:
         """An existing child, or None."""
-        return self.configmaps.get(name) if kind == CONFIGMAP else self.children.get(kind)
+        named = {CONFIGMAP: self.configmaps, RESOURCECLAIMTEMPLATE: self.claim_templates}.get(kind)
+        return self.children.get(kind) if named is None else named.get(name)
 
     def _replaces_pods(self) -> bool:
         """True while pods of an older template exist or may come back."""
@@ -247,6 +266,11 @@ def observe(cache: Cache, key: Key) -> Observed | None:
         invalid,
         children={kind: child for kind, child in _children(cache, key) if belongs_to(child, document)},
         configmaps={each["metadata"]["name"]: each for each in cache.configmaps(key) if belongs_to(each, document)},
+        claim_templates={
+            each["metadata"]["name"]: each for each in cache.claim_templates(key) if belongs_to(each, document)
+        },
+        claimed={uid: held for uid in map(uid_of, pods) if (held := cache.claimed(uid))},
+        dra=cache.dra,
         pods=pods,
         inspection_pods=tuple(cache.inspection_pods(key)),
         download_pods=tuple(cache.download_pods(key)),

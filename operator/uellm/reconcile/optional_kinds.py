@@ -1,12 +1,23 @@
-"""Kinds of other projects, of which services have children where they are installed."""
+"""Kinds that a cluster may not have: those of other projects, and those of later versions of Kubernetes."""
 
 from __future__ import annotations
 
 from enum import Enum
 
-from uellm.kube.kinds import HTTPROUTE, INFERENCEPOOL
+from uellm.kube.kinds import (
+    DEVICECLASS,
+    HTTPROUTE,
+    INFERENCEPOOL,
+    RESOURCECLAIM,
+    RESOURCECLAIMTEMPLATE,
+    RESOURCESLICE,
+)
 
-OPTIONAL_KINDS = (INFERENCEPOOL, HTTPROUTE)
+ROUTING_KINDS = (INFERENCEPOOL, HTTPROUTE)
+"""Of other projects. Services have them as children."""
+DRA_KINDS = (DEVICECLASS, RESOURCESLICE, RESOURCECLAIM, RESOURCECLAIMTEMPLATE)
+"""By which pods claim GPUs, from Kubernetes 1.34 on."""
+OPTIONAL_KINDS = (*ROUTING_KINDS, *DRA_KINDS)
 
 
 class Availability(Enum):

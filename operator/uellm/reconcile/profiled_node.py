@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from uellm.hardware import Node
+from uellm.hardware import Node, PublishedGpu
 from uellm.planner.handover.device_facts import NodeJson
 
 
@@ -47,6 +47,19 @@ class ProfiledNode:
         if not self.holders:
             return self.usable
         return tuple(uuid for uuid in self.usable if self.holders.get(uuid) in (None, *pods))
+
+
+def with_claims(node: ProfiledNode, published: Mapping[str, PublishedGpu], holders: Mapping[str, str]) -> ProfiledNode:
+    """The node with what its DRA driver publishes, by uuid, and with the GPUs that claims hold."""
+    if not published and not holders:
+        return node
+    devices = tuple(
+        dataclasses.replace(device, published=published.get(device.uuid)) if device.uuid in published else device
+        for device in node.facts.devices
+    )
+    own = {device.uuid for device in devices}
+    claimed = {uuid: holder for uuid, holder in holders.items() if uuid in own}
+    return ProfiledNode(dataclasses.replace(node.facts, devices=devices), {**node.holders, **claimed})
 
 
 def profiled_node(profile: Mapping[str, Any]) -> ProfiledNode:

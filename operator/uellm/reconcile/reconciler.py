@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from uellm.errors import BadInput
 from uellm.kube import LLMSERVICE, NotFound
-from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, kind_of
+from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, RESOURCECLAIMTEMPLATE, kind_of
 from uellm.planner.result import Plan
 from uellm.reconcile.apply import Applier, Manifest
 from uellm.reconcile.cache import Cache
@@ -246,6 +246,9 @@ class Reconciler:
         needed = needed_by(await self._applier.replicasets(observed.key))
         for configmap in old:
             if revision_label(configmap) not in needed:
+                # First, so that none is left behind without its revision.
+                if (template := observed.claim_templates.get(configmap["metadata"]["name"])) is not None:
+                    await self._applier.delete(RESOURCECLAIMTEMPLATE, template)
                 await self._applier.delete(CONFIGMAP, configmap)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from uellm.api.sidecar_document import EngineTask, SidecarStepFactors, SidecarStepSeconds, StepBasisDocument
-from uellm.hardware import NodeNeeds
+from uellm.hardware import ClaimNeeds, NodeNeeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +43,5 @@ class RenderedPlan:
     """The engine has room for LoRA adapters."""
     task: EngineTask = "Generate"
     """What the engine is started for."""
+    claim: ClaimNeeds | None = None
+    """What a pod claims by DRA; None: it asks for its GPUs by the extended resource."""

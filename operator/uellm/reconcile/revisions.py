@@ -26,6 +26,7 @@ def inputs_of(plan: Plan) -> str:
             "kvCacheBytes": plan.kv_cache_bytes,
             "kvCacheTokens": plan.kv_cache_tokens_required,
             **({} if plan.adapters is None else {"adapters": plan.adapters.to_dict()}),
+            **({"allocation": plan.allocation} if plan.claims else {}),
         }
     )
 

@@ -19,7 +19,7 @@ from uellm.reconcile.conditions import Condition
 from uellm.reconcile.drift import signed
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
-from uellm.reconcile.optional_kinds import OPTIONAL_KINDS, Availability
+from uellm.reconcile.optional_kinds import ROUTING_KINDS, Availability
 from uellm.reconcile.status.routed import refused, routed, unavailable, writing
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ async def next_route_step(applier: Applier, observed: Observed) -> RouteStep:
     # The route goes before the pool that it leads to.
     surplus = tuple(
         (kind, child)
-        for kind in reversed(OPTIONAL_KINDS)
+        for kind in reversed(ROUTING_KINDS)
         if kind not in kinds and (child := observed.children.get(kind)) is not None
     )
     if not wanted:

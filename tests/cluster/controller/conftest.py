@@ -31,7 +31,7 @@ from uellm.reconcile.children import Images
 from uellm.reconcile.download.downloads import Downloads
 from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.names import Key, controller_of
-from uellm.reconcile.optional_kinds import OPTIONAL_KINDS
+from uellm.reconcile.optional_kinds import DRA_KINDS, ROUTING_KINDS, Availability
 from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, answer
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.render import render
@@ -118,6 +118,7 @@ class Operator:
         self.now = datetime.now(UTC)
         self.reports: dict[str, Mapping[str, Any]] = {}  # by pod IP
         self.cache = Cache()
+        self.cache.available |= dict.fromkeys(DRA_KINDS, Availability.SERVED)
         self.steps = StepStore()
         self._planning = Planning(self.cache, InProcess(), steps=self.steps)
         self.asked_at_s = 0.0
@@ -140,11 +141,11 @@ class Operator:
 
     async def observe(self) -> None:
         """Read the state of the cluster."""
-        for kind in WATCHED_KINDS:
+        for kind in (*WATCHED_KINDS, *DRA_KINDS):
             before = self.cache.snapshot(kind)
             objects = await self.kube.list(kind, self.namespace if kind.namespaced else None)
             self.cache.replace(kind, objects, before=before)
-        for kind in OPTIONAL_KINDS:
+        for kind in ROUTING_KINDS:
             await fill_optional(self.kube, self.cache, kind)  # type: ignore[arg-type] # it lists, as the real one
         if not self._started:
             self._planning.promises.restore()

@@ -16,9 +16,10 @@ from uellm.api import LLMService, parse
 from uellm.api.crd import DEFINITIONS
 from uellm.api.crd import render as render_crd
 from uellm.api.gpunodeprofile import GPUNodeProfileStatus
+from uellm.kube.kinds import RESOURCECLAIMTEMPLATE
 from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS
 from uellm.reconcile.measuring.settings import MeasuringSettings
-from uellm.reconcile.optional_kinds import OPTIONAL_KINDS
+from uellm.reconcile.optional_kinds import OPTIONAL_KINDS, ROUTING_KINDS
 
 # helm itself may have to be built first.
 pytestmark = pytest.mark.timeout(600)
@@ -177,9 +178,11 @@ def test_the_operator_may_do_what_it_does_to_the_kinds_that_it_knows(render: Ren
     for kind in (*WATCHED_KINDS, *OPTIONAL_KINDS):
         group = kind.api_version.rpartition("/")[0]
         assert {(group, kind.plural, verb) for verb in ("get", "list", "watch")} <= may
-    for kind in (*CHILD_KINDS, *OPTIONAL_KINDS):
+    for kind in (*CHILD_KINDS, *ROUTING_KINDS, RESOURCECLAIMTEMPLATE):
         group = kind.api_version.rpartition("/")[0]
         assert {(group, kind.plural, verb) for verb in ("create", "patch", "delete")} <= may
+    # Claims are made and deleted by Kubernetes alone.
+    assert ("resource.k8s.io", "resourceclaims", "delete") not in may
     assert ("uellm.io", "llmservices/status", "patch") in may
     assert ("uellm.io", "llmservices", "patch") not in may
 

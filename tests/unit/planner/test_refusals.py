@@ -34,6 +34,10 @@ EXAMPLES = [
     (kinds.OnNode("a", kinds.TooFewGpus(1, 0)), "a: needs 1 free GPU and has 0"),
     (kinds.OtherLayers(32, 28), "the plan places 32 layers and the model has 28"),
     (kinds.TooFewReplicas(tuple("abcd"), 2, 3), "a, b, c and 1 more node have room for 2 of 3 replicas"),
+    (
+        kinds.NoneToClaim((("A100", 2), ("L4", 1))),
+        "its claim asks for 2 x A100 and 1 x L4, and fewer than these are free",
+    ),
     (kinds.NodesTaken(("a",), free=False), "no GPU of a is free"),
     (kinds.NodesTaken(("a", "b"), free=True), "a, b have no room"),
     (kinds.IndivisibleSize(3, "num_attention_heads", 32), "3 does not divide the model's num_attention_heads 32"),

@@ -10,10 +10,10 @@ from uellm.kube.kinds import DEPLOYMENT, HTTPROUTE, INFERENCEPOOL
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.observe import Observed
-from uellm.reconcile.optional_kinds import OPTIONAL_KINDS, Availability
+from uellm.reconcile.optional_kinds import ROUTING_KINDS, Availability
 from uellm.reconcile.routes import RECHECK_S, VANISHED_S, next_route_step, take_route_step, wanted_routes
 
-BOTH = dict.fromkeys(OPTIONAL_KINDS, Availability.SERVED)
+BOTH = dict.fromkeys(ROUTING_KINDS, Availability.SERVED)
 
 
 class Server:
@@ -66,7 +66,7 @@ async def test_nothing_is_made_before_the_deployment(observed):
 
 
 async def test_what_is_not_wanted_any_more_goes_the_route_first(observed):
-    children = {kind: {"kind": kind.kind} for kind in OPTIONAL_KINDS}
+    children = {kind: {"kind": kind.kind} for kind in ROUTING_KINDS}
     step = await next_route_step(applier(), observed(routing="Service", children=children))
     assert [kind for kind, _ in step.remove] == [HTTPROUTE, INFERENCEPOOL]
     assert step.condition is None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from uellm.errors import PlanError
-from uellm.hardware import Device, Link
+from uellm.hardware import DRA, Device, Link
 from uellm.planner import constants as c
 from uellm.planner.nodes.capability import device_refusal
 from uellm.planner.nodes.pools import Pool
@@ -54,7 +54,7 @@ def _nothing_free(request: PlanRequest) -> str:
 
 
 def _exact(search: Search, pools: Sequence[Pool], rejections: Sequence[Rejection]) -> PlanError | None:
-    if search.request.allocation == "DRA":
+    if search.request.allocation == DRA:
         return None
     for rejected in rejections:
         for pool in pools:
@@ -64,8 +64,8 @@ def _exact(search: Search, pools: Sequence[Pool], rejections: Sequence[Rejection
                     "NeedsExactDevices",
                     f"{rejected.shape} fits {pool.node} only on certain GPUs, and a device plugin may choose any "
                     f"{rejected.shape.gpus} of the {len(pool.devices)} free ones: {sentence(refusal)}; set "
-                    f"placement.gpus.min and max to {len(pool.devices)} to take all of them, or exclude the small ones "
-                    "in the GPUNodeProfile",
+                    f"placement.gpus.min and max to {len(pool.devices)} to take all of them, exclude the small ones "
+                    "in the GPUNodeProfile, or set placement.allocation to DRA where the node has a DRA driver",
                 )
     return None
 

@@ -1,9 +1,10 @@
 """Late binding: the layers placed on the devices that a pod really got.
 
-The kubelet picks devices, and the scheduler may pick a node that joined after the plan was made. So what a device is
-comes from the first of these that knows it: devices.json; the driver, or on a simulated node its device plugin; the
-plan's class of GPUs, where there is only one. A pod that has the devices meant for the first replica gets the planned
-split; otherwise the planner's own solver decides on what is there, for the same policy.
+With a device plugin the kubelet picks devices, and the scheduler may pick a node that joined after the plan was made.
+So what a device is comes from the first of these that knows it: devices.json; the driver, or on a simulated node its
+device plugin; the plan's class of GPUs, where there is only one. A pod that has the devices meant for the first replica
+gets the planned split; otherwise the planner's own solver decides on what is there, for the same policy. A pod that
+claims its devices gets the planned split on them in the order of the claim, whose requests are the stages.
 """
 
 from __future__ import annotations
@@ -49,10 +50,12 @@ def bind(
     *,
     advice: DeviceFacts = NO_FACTS,
     seen: DeviceFacts = NO_FACTS,
+    claimed: Sequence[str] = (),
 ) -> Binding:
     """The binding of these devices. Raises PlanError: UnknownDevice, WrongDeviceCount, or NoFit with the amount.
 
-    `advice`: devices.json; `seen`: the devices as the driver, or a simulated node's device plugin, describes them.
+    `advice`: devices.json; `seen`: the devices as the driver, or a simulated node's device plugin, describes them;
+    `claimed`: the devices in the order of the pod's claim, where that is known.
     """
     task = document.task
     unique = tuple(dict.fromkeys(uuids))
@@ -64,7 +67,7 @@ def bind(
             f"{task.tensor} x pipeline {stages}): request as many GPUs as the plan has",
         )
     devices = [device_of(document, uuid, index, advice, seen) for index, uuid in enumerate(unique)]
-    assignment = _as_planned(document, devices, advice.planned)
+    assignment = _as_claimed(document, devices, claimed) or _as_planned(document, devices, advice.planned)
     if assignment is None:
         answer = assign(devices, (*seen.links, *advice.links), task, stages)
         if isinstance(answer, PlanRefusal):
@@ -133,11 +136,26 @@ def engine_args(engine: PlannedEngine, binding: Binding) -> tuple[str, ...]:
 
 def _as_planned(document: PlanDocument, devices: Sequence[Device], planned: Sequence[str]) -> Assignment | None:
     """The plan's own split, where the pod has the very devices meant for it and they hold it."""
+    return _in_order(document, devices, planned)
+
+
+def _as_claimed(document: PlanDocument, devices: Sequence[Device], claimed: Sequence[str]) -> Assignment | None:
+    """The plan's own split on the devices in the order of the claim, where each is what its stage asks for."""
+    found = _in_order(document, devices, claimed) if document.claimed else None
+    if found is None:
+        return None
+    stages = zip(document.claimed, found.groups, strict=True)
+    met = (each.met_by(device.product, device.memory_bytes) for each, group in stages for device in group)
+    return found if all(met) else None
+
+
+def _in_order(document: PlanDocument, devices: Sequence[Device], order: Sequence[str]) -> Assignment | None:
+    """The plan's own split on the devices in this order; None where it is not theirs, or they cannot hold it."""
     by_uuid = {device.uuid: device for device in devices}
     task, layers = document.task, document.layers
-    if len(layers) * task.tensor != len(planned) or sorted(planned) != sorted(by_uuid):
+    if len(layers) * task.tensor != len(order) or sorted(order) != sorted(by_uuid):
         return None
-    ordered = [by_uuid[uuid] for uuid in planned]
+    ordered = [by_uuid[uuid] for uuid in order]
     groups = tuple(tuple(ordered[at : at + task.tensor]) for at in range(0, len(ordered), task.tensor))
     wanted = needs(task, layers)
     if any(need > room(device, task) for group, need in zip(groups, wanted, strict=True) for device in group):

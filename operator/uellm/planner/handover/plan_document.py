@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uellm.documents import VERSION, parsed, reading
-from uellm.hardware import DeviceClass
+from uellm.hardware import DeviceClass, StageNeeds
 from uellm.planner.assignment.assign import Task
 from uellm.planner.cost.rates import Costs
 from uellm.pod_interface import PLAN_FILE
@@ -71,6 +71,8 @@ class PlanDocument:
     """Tokens for which the task has KV cache; 0: the user set the engine's KV cache, or the model keeps none."""
     kv_factor: int = 1
     """Width of the engine's KV cache over that of the plan."""
+    claimed: tuple[StageNeeds, ...] = ()
+    """By stage, where the pod claims its GPUs: what the claim asked for. Empty where the kubelet picks them."""
 
     def to_json(self) -> str:
         """Without indentation."""
@@ -105,6 +107,7 @@ class PlanDocument:
             "kvFactor": self.kv_factor,
             "classes": [each.to_dict() for each in self.classes],
             "engine": self.engine.to_dict(),
+            **({"claimed": [each.to_dict() for each in self.claimed]} if self.claimed else {}),
         }
 
     @classmethod
@@ -125,6 +128,7 @@ class PlanDocument:
                 classes=tuple(map(DeviceClass.from_dict, data["classes"])),
                 kv_tokens=int(data.get("kvTokens") or 0),
                 kv_factor=int(data.get("kvFactor", 1)),
+                claimed=tuple(map(StageNeeds.from_dict, data.get("claimed") or ())),
             )
 
 

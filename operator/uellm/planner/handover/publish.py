@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 
-from uellm.hardware import classes_of
+from uellm.hardware import StageNeeds, classes_of
 from uellm.planner import constants
 from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.planner.handover.plan_document import PlanDocument, PlannedEngine
@@ -32,6 +32,7 @@ def plan_document(plan: Plan, request: PlanRequest) -> PlanDocument:
         classes=classes_of(device for node in nodes for device in node.devices if device.resource_name == resource),
         kv_tokens=0 if own_cache or not plan.kv_cache_bytes else plan.kv_cache_tokens_required,
         kv_factor=kv_factor(request),
+        claimed=tuple(StageNeeds(stage.product, stage.memory_bytes) for stage in plan.stages) if plan.claims else (),
     )
 
 

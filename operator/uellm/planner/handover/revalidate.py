@@ -5,6 +5,7 @@ Everything comes from the plan and the spec, nothing from new measurements: a ke
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from uellm.planner.assignment.every_subset import refusal
 from uellm.planner.cost.demand import demand
 from uellm.planner.cost.predict import Times
 from uellm.planner.cost.targets import outcomes
-from uellm.planner.nodes.pools import pools_of
-from uellm.planner.refusals.kinds import NodesTaken, OnNode, OtherLayers, PlanRefusal, TooFewReplicas
+from uellm.planner.nodes.pools import Pool, pools_of
+from uellm.planner.refusals.kinds import NodesTaken, NoneToClaim, OnNode, OtherLayers, PlanRefusal, TooFewReplicas
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.search.candidate import Candidate, Evaluator
@@ -30,6 +31,11 @@ def evaluator_of(plan: Plan, request: PlanRequest) -> Evaluator:
     if plan.kv_cache_tokens_required:
         wanted = replace(wanted, kv_tokens=plan.kv_cache_tokens_required)
     return Evaluator(request, wanted, UserArgs(request.engine.args))
+
+
+def as_allocated(plan: Plan, request: PlanRequest) -> PlanRequest:
+    """The request with the plan's way to give GPUs to pods."""
+    return request if request.allocation == plan.allocation else replace(request, allocation=plan.allocation)
 
 
 def shape_of(plan: Plan) -> Shape:
@@ -64,7 +70,7 @@ def still_holds(plan: Plan, request: PlanRequest) -> PlanRefusal | None:
 
     Any node counts, also one that the plan does not name: pods go wherever their plan fits.
     """
-    layers = request.architecture.layers
+    request, layers = as_allocated(plan, request), request.architecture.layers
     if sum(plan.layers) != layers:
         return OtherLayers(sum(plan.layers), layers)
     task, room, refusals, named = task_of(plan, request), 0, list[PlanRefusal](), set(plan.nodes)
@@ -72,9 +78,9 @@ def still_holds(plan: Plan, request: PlanRequest) -> PlanRefusal | None:
     pools = [pool for pool in pools_of(request) if pool.resource_name == resource]
     # The refusal of a node that the plan was made for explains more than that of any other.
     for pool in sorted(pools, key=lambda pool: pool.node not in named):
-        cause = refusal(pool, task, plan.pipeline)
+        cause = _lacking(plan, pool) if plan.claims else refusal(pool, task, plan.pipeline)
         if cause is None:
-            room += pool.sure // plan.gpus_per_replica
+            room += claimed_room(plan, pool) if plan.claims else pool.sure // plan.gpus_per_replica
         else:
             refusals.append(OnNode(pool.node, cause))
     if room >= max(1, request.replicas):
@@ -83,6 +89,28 @@ def still_holds(plan: Plan, request: PlanRequest) -> PlanRefusal | None:
     if room:
         return TooFewReplicas(nodes, room, request.replicas)
     return refusals[0] if refusals else NodesTaken(plan.nodes, free=bool(pools))
+
+
+def claimed_room(plan: Plan, pool: Pool) -> int:
+    """Replicas for whose claims the pool has free GPUs: by product, the largest need decides."""
+    needed, least = Counter[str](), dict[str, int]()
+    for stage in plan.stages:
+        needed[stage.product] += plan.tensor
+        least[stage.product] = max(least.get(stage.product, 0), stage.memory_bytes)
+    having = Counter(
+        device.product
+        for device in pool.devices
+        if device.product in least and device.memory_bytes >= least[device.product]
+    )
+    rooms = [having[product] // count for product, count in needed.items()]
+    return min(*rooms, pool.sure // plan.gpus_per_replica)
+
+
+def _lacking(plan: Plan, pool: Pool) -> PlanRefusal | None:
+    if claimed_room(plan, pool):
+        return None
+    products = tuple(sorted(Counter(stage.product for stage in plan.stages for _ in range(plan.tensor)).items()))
+    return NoneToClaim(products)
 
 
 class Outlook(NamedTuple):
@@ -100,6 +128,7 @@ class Outlook(NamedTuple):
 
 def outlook(plan: Plan, request: PlanRequest) -> Outlook | None:
     """The plan on the best of the nodes as they are measured now; None where it has no place or nothing is measured."""
+    request = as_allocated(plan, request)
     evaluator, shape, sizes = evaluator_of(plan, request), shape_of(plan), _steps(plan)
     found, resource = [], resource_name(plan, request)
     for pool in pools_of(request):

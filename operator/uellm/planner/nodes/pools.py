@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from uellm.hardware import Device, Link
+from uellm.hardware import DRA, Device, Link, Node
 from uellm.planner.constants import MOST_REPLICAS
 from uellm.planner.memo import KEPT_NODES, by_identity
 from uellm.planner.nodes.capability import SHARE_MARK, device_refusal
@@ -16,17 +17,42 @@ def pools_of(request: PlanRequest) -> tuple[Pool, ...]:
     """Every pool with at least one free device that can run the service, by node and resource name.
 
     A device plugin may allocate any of a node's GPUs with the resource name. If one of them cannot run the service, the
-    pool is left out. With allocation DRA, only that GPU is left out.
+    pool is left out. With allocation DRA, only that GPU is left out; so are those that no driver publishes.
     """
+    if request.allocation == DRA:
+        return _claimable_pools(request)
     pools = []
     for pool in (pool for offer in request.nodes for pool in known_pools(offer)):
         if all(device_refusal(device, request) is None for device in _unlike(pool)):
             pools.append(pool)
-            continue
-        able = tuple(device for device in pool.devices if device_refusal(device, request) is None)
-        if able and request.allocation == "DRA":
+    return _ordered(pools)
+
+
+def _claimable_pools(request: PlanRequest) -> tuple[Pool, ...]:
+    published_only = drivers_known(offer.node for offer in request.nodes)
+    pools = []
+    for pool in (pool for offer in request.nodes for pool in known_pools(offer)):
+        claimable = (device for device in pool.devices if is_claimable(device, published_only=published_only))
+        able = tuple(device for device in claimable if device_refusal(device, request) is None)
+        if able == pool.devices:
+            pools.append(pool)
+        elif able:
             pools.append(replace(pool, devices=able))
+    return _ordered(pools)
+
+
+def _ordered(pools: Iterable[Pool]) -> tuple[Pool, ...]:
     return tuple(sorted(pools, key=lambda pool: (pool.node, pool.resource_name)))
+
+
+def drivers_known(nodes: Iterable[Node]) -> bool:
+    """Whether it is known which GPUs DRA drivers publish: it is not in a file of profiles."""
+    return any(device.published is not None for node in nodes for device in node.devices)
+
+
+def is_claimable(device: Device, *, published_only: bool) -> bool:
+    """Whether a ResourceClaim may ask for it as a whole GPU: no slice, lent to one pod, and offered by a driver."""
+    return not device.mig and device.shares == 1 and (device.published is not None or not published_only)
 
 
 def pools_of_offer(offer: NodeOffer) -> tuple[Pool, ...]:

@@ -134,3 +134,11 @@ class NodesTaken(PlanRefusal):
 
     nodes: tuple[str, ...]
     free: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NoneToClaim(PlanRefusal):
+    """Too few free GPUs of the products that a kept plan claims."""
+
+    products: tuple[tuple[str, int], ...]
+    """Product and number of GPUs of a replica."""

@@ -91,6 +91,12 @@ def _(refusal: kinds.NodesTaken) -> str:
 
 
 @sentence.register
+def _(refusal: kinds.NoneToClaim) -> str:
+    wanted = " and ".join(f"{count} x {product or 'GPU'}" for product, count in refusal.products)
+    return f"its claim asks for {wanted}, and fewer than these are free"
+
+
+@sentence.register
 def _(refusal: kinds.IndivisibleSize) -> str:
     return f"{refusal.tensor} does not divide the model's {refusal.field} {refusal.size}"
 

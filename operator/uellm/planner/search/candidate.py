@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass, field, replace
 from fractions import Fraction
 
 from uellm.errors import PlanError
-from uellm.hardware import Device, Link
+from uellm.hardware import DRA, Device, Link
 from uellm.planner import constants as c
 from uellm.planner.assignment.assign import Assignment, Task, settled
 from uellm.planner.assignment.every_subset import admits_some, refusal
@@ -113,8 +113,13 @@ class Evaluator:
     def refusal(self, pool: Pool, shape: Shape, sizes: Steps) -> PlanRefusal | None:
         """Why the shape is refused on the node; None if it is not."""
         task = self.task(shape, sizes)
-        if self.request.allocation == "DRA" and admits_some(pool, task, shape.pipeline):
+        if self.request.allocation != DRA:
+            return refusal(pool, task, shape.pipeline)
+        if admits_some(pool, task, shape.pipeline):
             return None
+        if shape.gpus <= pool.sure:
+            largest = sorted(pool.devices, key=lambda device: (-device.memory_bytes, device.index))[: shape.gpus]
+            pool = replace(pool, devices=tuple(largest), promised=0)
         return refusal(pool, task, shape.pipeline)
 
     def needs_exact(self, pool: Pool, shape: Shape) -> bool:
@@ -149,7 +154,7 @@ class Evaluator:
     def slowest(self, found: Candidate) -> Times | None:
         """The times with the slowest devices that a device plugin may allocate instead."""
         pool, count = found.pool, found.shape.gpus
-        if self.request.allocation == "DRA" or count >= len(pool.devices) or found.times is None:
+        if self.request.allocation == DRA or count >= len(pool.devices) or found.times is None:
             return None
         by_speed = sorted(pool.devices, key=_speed)
         fast, slow = _speed(by_speed[-1]), _speed(by_speed[0])
@@ -217,7 +222,8 @@ class Candidate:
         # Requirement for a replacement device: the same with the required KV cache and vLLM's margin.
         required = used.required - kv + self.kv_required(index)
         least = math.ceil(required / (1 - Fraction(sizes.margin)))
-        product = group[0].product if self.shape.tensor > 1 and len({kind_of(device) for device in group}) == 1 else ""
+        exact = self.shape.tensor > 1 or self.evaluator.request.allocation == DRA
+        product = group[0].product if exact and len({kind_of(device) for device in group}) == 1 else ""
         memory = replace(used, free=max(0, smallest - used.required))
         return Stage(tuple(device.uuid for device in group), least, product, memory)
 

@@ -5,8 +5,10 @@ Nothing here plans: the plan comes rendered (`uellm.reconcile.rendered_plan`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from uellm.reconcile.children.claim_template import claim_template
 from uellm.reconcile.children.configmap import config_digest, config_files, configmap
 from uellm.reconcile.children.deployment import deployment, frozen
 from uellm.reconcile.children.desired_state import DesiredState, Images, PinnedTemplate
@@ -24,6 +26,7 @@ __all__ = [
     "PinnedTemplate",
     "Revision",
     "children",
+    "claim_templates",
     "config_digest",
     "config_files",
     "configmap",
@@ -33,6 +36,13 @@ __all__ = [
 ]
 
 
+def claim_templates(document: Mapping[str, Any], revision: Revision | None) -> tuple[dict[str, Any], ...]:
+    """The ResourceClaimTemplate of a revision whose pods claim their GPUs; else none."""
+    if revision is None or revision.claim_spec is None:
+        return ()
+    return (claim_template(document, revision.name, revision.claim_spec),)
+
+
 def children(desired: DesiredState) -> tuple[dict[str, Any], ...]:
     """Every child in the order of writing: the Deployment last, because its pods need the others.
 
@@ -40,5 +50,6 @@ def children(desired: DesiredState) -> tuple[dict[str, Any], ...]:
     """
     revisions = () if desired.revision is None else (desired.revision.manifest(desired.document),)
     advice = (devices_configmap(desired),) if desired.devices_json else ()
-    made = (configmap(desired), *revisions, *advice, service(desired), pdb(desired), deployment(desired))
+    claims = claim_templates(desired.document, desired.revision)
+    made = (configmap(desired), *revisions, *claims, *advice, service(desired), pdb(desired), deployment(desired))
     return tuple(signed(child) for child in made)

@@ -31,6 +31,7 @@ from uellm.pod_interface import (
 )
 from uellm.reconcile.adapter_claims import adapter_claims
 from uellm.reconcile.children import resources
+from uellm.reconcile.children.claim_template import CLAIM_NAME
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.children.disruption import MARKS
 from uellm.reconcile.children.grace import SHORTEST_S, grace_period
@@ -62,7 +63,7 @@ def pod_template(desired: DesiredState, revision: str) -> dict[str, Any]:
             "annotations": {PLAN_ANNOTATION: desired.plan.annotation, **MARKS},
         },
         "spec": {
-            "schedulerName": desired.service.spec.placement.scheduler_name,
+            **_scheduling(desired, revision),
             "automountServiceAccountToken": False,
             # Links of a Service named `vllm` would set VLLM_PORT to an address, which vLLM cannot parse.
             "enableServiceLinks": False,
@@ -73,7 +74,6 @@ def pod_template(desired: DesiredState, revision: str) -> dict[str, Any]:
                 "runAsGroup": USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "affinity": {"nodeAffinity": node_affinity(desired.plan.node_needs, extender=_asks_extender(desired))},
             "tolerations": _tolerations(desired.plan.resource_name),
             "initContainers": [_launcher(desired), _sidecar(desired)],
             "containers": [_engine(desired)],
@@ -83,6 +83,18 @@ def pod_template(desired: DesiredState, revision: str) -> dict[str, Any]:
     merged = merge_template(ours, desired.service.spec.template.to_dict())
     merged["metadata"].setdefault("labels", {})[REVISION_LABEL] = revision
     return merged
+
+
+def _scheduling(desired: DesiredState, revision: str) -> dict[str, Any]:
+    """Who schedules the pod, and by what: its claim, or the labels of nodes."""
+    name = desired.service.spec.placement.scheduler_name
+    if desired.plan.claim is None:
+        affinity = node_affinity(desired.plan.node_needs, extender=_asks_extender(desired))
+        return {"schedulerName": name, "affinity": {"nodeAffinity": affinity}}
+    template = revision_name(desired.service.name, revision)
+    # Two schedulers that allocate claims may give one GPU to both, so this is the one that others use.
+    own = {} if _asks_extender(desired) else {"schedulerName": name}
+    return {**own, "resourceClaims": [{"name": CLAIM_NAME, "resourceClaimTemplateName": template}]}
 
 
 def _asks_extender(desired: DesiredState) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uellm.api import LLMService
+from uellm.reconcile.children.claim_template import CLAIM_NAME
 from uellm.reconcile.children.desired_state import DesiredState
 
 MIB = 1 << 20
@@ -33,13 +34,15 @@ SIDECAR = {
 
 def engine_resources(desired: DesiredState) -> dict[str, Any]:
     """Requests and limits of the engine's container."""
-    gpus = {desired.plan.resource_name: str(desired.plan.gpus_per_replica)}
+    claims = desired.plan.claim is not None
+    gpus = {} if claims else {desired.plan.resource_name: str(desired.plan.gpus_per_replica)}
     own = desired.service.spec.engine.resources
     requests, limits = dict((own and own.requests) or {}), dict((own and own.limits) or {})
     # A limit without a request is the request too, and ours might be above it.
     limited = {*limits, *_template_limits(desired.service)} - requests.keys()
     ours = {name: value for name, value in _needed(desired).items() if name not in limited}
-    return {"requests": {**ours, **requests, **gpus}, "limits": {**limits, **gpus}}
+    claimed = {"claims": [{"name": CLAIM_NAME}]} if claims else {}
+    return {"requests": {**ours, **requests, **gpus}, "limits": {**limits, **gpus}, **claimed}
 
 
 def _needed(desired: DesiredState) -> dict[str, str]:

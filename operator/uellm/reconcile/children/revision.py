@@ -3,6 +3,7 @@
     plan.json       the launcher's plan
     engine.yaml     what the sidecar assumes about its engine
     template.json   the pod template
+    claim.json      the spec of a pod's ResourceClaim, where pods claim their GPUs
 
 The pod template refers to the ConfigMap by name. So a change of any part replaces the pods, and a pod that restarts
 finds the files that it was created with. While a revision is in force it is read back and never rendered again: neither
@@ -23,12 +24,14 @@ import yaml
 from uellm.api.names import REVISION_LABEL
 from uellm.api.sidecar_document import EngineDocument, SidecarAuth, SidecarEngine
 from uellm.pod_interface import ENGINE_FILE, KEYS_DIRECTORY, PLAN_FILE
+from uellm.reconcile.children.claim_template import claim_spec
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.children.pod import pod_template
 from uellm.reconcile.names import INPUTS_ANNOTATION, SPEC_ANNOTATION, child_metadata, revision_name
 from uellm.step_basis import StepBasis
 
 TEMPLATE_FILE = "template.json"
+CLAIM_FILE = "claim.json"
 _FILES = (PLAN_FILE, ENGINE_FILE, TEMPLATE_FILE)
 
 _OWN_NAME = "@revision@"
@@ -71,6 +74,14 @@ class Revision:
         except (KeyError, TypeError, ValueError, yaml.YAMLError):
             return None
 
+    @property
+    def claim_spec(self) -> Mapping[str, Any] | None:
+        """The spec of a pod's ResourceClaim; None where the pods ask for GPUs by the extended resource."""
+        if CLAIM_FILE not in self.files:
+            return None
+        spec: Mapping[str, Any] = json.loads(self.files[CLAIM_FILE])
+        return spec
+
     def marked(self, spec_mark: str, inputs: str) -> Revision:
         """The same content, made for another spec or plan."""
         return replace(self, spec_mark=spec_mark, inputs=inputs)
@@ -94,8 +105,10 @@ def make_revision(desired: DesiredState) -> Revision:
     files = {
         PLAN_FILE: desired.plan.plan_json,
         ENGINE_FILE: yaml.safe_dump(engine_document(desired).to_dict(), sort_keys=False),
-        TEMPLATE_FILE: json.dumps(pod_template(desired, _OWN_NAME), sort_keys=True, separators=(",", ":")),
+        TEMPLATE_FILE: _compact(pod_template(desired, _OWN_NAME)),
     }
+    if desired.plan.claim is not None:
+        files[CLAIM_FILE] = _compact(claim_spec(desired.plan.claim))
     name = _digest(files)
     named = {file: text.replace(_OWN_NAME, name) for file, text in files.items()}
     return Revision(name, named, desired.spec_mark, desired.inputs)
@@ -105,7 +118,7 @@ def read_revision(configmap: Mapping[str, Any]) -> Revision | None:
     """The revision in a ConfigMap; None for any other ConfigMap, and where the content does not match the name."""
     metadata, data = configmap["metadata"], configmap.get("data") or {}
     name = (metadata.get("labels") or {}).get(REVISION_LABEL) or metadata["name"].rpartition("-")[2]
-    if sorted(data) != sorted(_FILES):
+    if set(data) - {CLAIM_FILE} != set(_FILES):
         return None
     if _digest({file: text.replace(name, _OWN_NAME) for file, text in data.items()}) != name:
         return None
@@ -135,6 +148,10 @@ def engine_document(desired: DesiredState) -> EngineDocument:
         auth=SidecarAuth.model_validate(auth),
         step_basis=plan.step_basis,
     )
+
+
+def _compact(document: Any) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
 
 def _digest(files: Mapping[str, str]) -> str:

@@ -7,6 +7,9 @@ counted here, as numbers, because it is not known which devices the kubelet will
     promised  is the number of free devices that others will take: GPUs of their pods on the node that the profile does
               not show yet, and GPUs of their replicas without a node, each counted on the first node that suits the
               plan and has room: the nodes that the plan names come first, but a pod may go to any that suits.
+
+GPUs for replicas that will claim them are known by name: those of the plan, else others that its claim admits. They are
+not offered to others.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from uellm.hardware import class_place
+from uellm.hardware import StageNeeds, class_place
 from uellm.planner.request import NodeOffer
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
@@ -37,6 +40,10 @@ class Commitment(NamedTuple):
     alike: bool = False
     """GPUs share layers, so they must be of one product."""
     simulated: bool = False
+    claims: tuple[StageNeeds, ...] = ()
+    """What each GPU of a replica must be, where pods claim them; empty where the kubelet picks them."""
+    planned: tuple[str, ...] = ()
+    """The GPUs meant for the first of such replicas."""
 
 
 def commitment_to(plan: Plan, nodes: Mapping[str, ProfiledNode]) -> Commitment:
@@ -44,7 +51,11 @@ def commitment_to(plan: Plan, nodes: Mapping[str, ProfiledNode]) -> Commitment:
     needs = sorted(stage.memory_bytes for stage in plan.stages for _ in range(plan.tensor))
     own = [nodes[name].facts for name in _places(plan) if name in nodes]
     simulated = bool(own) and all(node.simulated for node in own)
-    return Commitment(plan.gpus_per_replica, plan.nodes, tuple(needs), plan.tensor > 1, simulated)
+    found = Commitment(plan.gpus_per_replica, plan.nodes, tuple(needs), plan.tensor > 1, simulated)
+    if not plan.claims:
+        return found
+    claims = (StageNeeds(stage.product, stage.memory_bytes) for stage in plan.stages for _ in range(plan.tensor))
+    return found._replace(claims=tuple(claims), planned=plan.devices)
 
 
 def _places(plan: Plan) -> tuple[str, ...]:
@@ -117,7 +128,41 @@ def suits(commitment: Commitment, name: str, nodes: Mapping[str, ProfiledNode]) 
     node = nodes.get(name)
     if node is None or not commitment.needs or node.facts.simulated != commitment.simulated:
         return False
+    if commitment.claims:
+        return bool(reservation(commitment, node, node.usable))
     return _suits(commitment.needs, commitment.alike, node.kinds)
+
+
+def reservation(commitment: Commitment, node: ProfiledNode, free: Iterable[str]) -> tuple[str, ...]:
+    """Free GPUs of the node that a replica's claim would get; empty where they do not suffice, or it claims none."""
+    left = set(free)
+    if commitment.planned and left.issuperset(commitment.planned):
+        return commitment.planned
+    chosen: list[str] = []
+    for needs in commitment.claims:
+        able = (
+            device.uuid
+            for device in node.facts.devices
+            if device.uuid in left and needs.met_by(device.product, device.memory_bytes)
+        )
+        uuid = next(able, None)
+        if uuid is None:
+            return ()
+        left.discard(uuid)
+        chosen.append(uuid)
+    return tuple(chosen)
+
+
+def seats(commitment: Commitment, node: ProfiledNode, offer: NodeOffer) -> int:
+    """Replicas for which there is room on a node as it is offered."""
+    most = max(0, len(offer.free) - offer.promised) // commitment.gpus
+    if not commitment.claims:
+        return most
+    left, count = set(offer.free), 0
+    while count < most and (taken := reservation(commitment, node, left)):
+        left -= set(taken)
+        count += 1
+    return count
 
 
 @lru_cache(maxsize=4096)
@@ -168,15 +213,30 @@ def offers(
     unheld = {node.facts.name: len(node.free_for(set())) for node in nodes}
     promised = _not_shown_yet(nodes, claims)
     named = by_name(nodes)
+    free = {name: frozenset(node.free_for(set())) for name, node in named.items()}
     for each in claims:
         for _ in range(each.unplaced(named)):
-            home = first_with_room(each.commitment, named, unheld, promised)
-            if home is not None:
-                promised[home] += each.commitment.gpus
+            seat = first_seat(each.commitment, named, free, unheld, promised)
+            if seat is not None:
+                promised[seat.node] += each.commitment.gpus
+                free[seat.node] -= set(seat.devices)
     return tuple(
-        NodeOffer(node.facts, node.free_for(own), min(promised[name], unheld[name]))
-        for name, node in ((node.facts.name, node) for node in nodes)
+        offer_of(node, node.free_for(own), promised[node.facts.name], free[node.facts.name], unheld[node.facts.name])
+        for node in nodes
     )
+
+
+def offer_of(
+    node: ProfiledNode, free: tuple[str, ...], promised: int, unreserved: frozenset[str], unheld: int
+) -> NodeOffer:
+    """What a node offers to a service. `free`: to it; `promised`: GPUs for others, of which some are reserved by name;
+    `unreserved`: those of the `unheld` GPUs that nobody holds which are not.
+    """
+    reserved = unheld - len(unreserved)
+    if not reserved:
+        return NodeOffer(node.facts, free, min(promised, unheld))
+    withheld = set(node.free_for(set())) - unreserved
+    return NodeOffer(node.facts, tuple(uuid for uuid in free if uuid not in withheld), min(promised, unheld) - reserved)
 
 
 def by_name(nodes: Iterable[ProfiledNode]) -> dict[str, ProfiledNode]:
@@ -202,6 +262,33 @@ def _not_shown_yet(nodes: Sequence[ProfiledNode], claims: Iterable[Claim]) -> Co
     for pod in (pod for each in claims for pod in each.bound_pods):
         promised[pod.node] += max(0, pod.gpus - shown[pod.uid, pod.node])
     return promised
+
+
+class Seat(NamedTuple):
+    """Where a replica without a node is counted."""
+
+    node: str
+    devices: tuple[str, ...] = ()
+    """The GPUs that are reserved for its claim."""
+
+
+def first_seat(
+    commitment: Commitment,
+    nodes: Mapping[str, ProfiledNode],
+    free: Mapping[str, frozenset[str]],
+    unheld: Mapping[str, int],
+    promised: Mapping[str, int],
+) -> Seat | None:
+    """The place of a replica; None where there is none. `free`: GPUs that nobody holds and that are not reserved."""
+    if not commitment.claims:
+        home = first_with_room(commitment, nodes, unheld, promised)
+        return None if home is None else Seat(home)
+    for name in dict.fromkeys((*commitment.nodes, *(nodes if commitment.needs else ()))):
+        if name in nodes and unheld.get(name, 0) - promised.get(name, 0) >= commitment.gpus:
+            devices = reservation(commitment, nodes[name], free.get(name, ()))
+            if devices:
+                return Seat(name, devices)
+    return None
 
 
 def first_with_room(

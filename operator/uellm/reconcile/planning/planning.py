@@ -17,6 +17,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from uellm.errors import PlanError
+from uellm.hardware import DRA
 from uellm.models import Architecture
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
@@ -132,6 +133,8 @@ class Planning:
             check_environment(observed.service)
             if observed.model.obstacle is not None:
                 return self._without_facts(observed, observed.model.obstacle)
+            if observed.service.spec.placement.allocation == DRA and (missing := observed.dra.obstacle()) is not None:
+                return self._without_facts(observed, missing)
             architecture = architecture_of(observed.service, observed.facts)
         except PlanError as error:
             return self._failed(observed.key, Obstacle(error.reason, str(error)))
@@ -147,7 +150,7 @@ class Planning:
         return self._meanwhile(observed)
 
     def _without_facts(self, observed: Observed, obstacle: Obstacle) -> Planned:
-        """The model is not known, or not known any more. Pods that run stay, and so does what they were promised."""
+        """The model, or a way to claim GPUs, is not known, or not any more. Pods that run stay with their GPUs."""
         plan = observed.incumbent
         if plan is not None and kept_revision(observed, plan) is not None:
             return Planned(Choice(plan), None)

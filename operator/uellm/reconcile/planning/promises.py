@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from uellm.hardware import AUTO, DEVICE_PLUGIN, DRA
 from uellm.models import Architecture
 from uellm.planner.request import LeftOut, NodeOffer, PlanRequest
 from uellm.planner.result import Plan
@@ -14,6 +16,7 @@ from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.eligible_nodes import IneligibleNode, reachable, selectable, verdicts
 from uellm.reconcile.planning.ledger import (
     Claim,
+    Commitment,
     Ledger,
     by_name,
     claim,
@@ -21,12 +24,14 @@ from uellm.reconcile.planning.ledger import (
     commitment_to,
     hardware_offers,
     known_nodes,
+    seats,
     suits,
 )
 from uellm.reconcile.planning.node_classes import doubts, with_nodes, would_join
 from uellm.reconcile.planning.request import plan_request
 from uellm.reconcile.planning.rooms import Rooms
 from uellm.reconcile.planning.stranded import all_placed
+from uellm.reconcile.profiled_node import ProfiledNode
 from uellm.reconcile.scaling.scaling import wanted_replicas
 from uellm.step_basis import Correction
 
@@ -90,8 +95,10 @@ class Promises:
         nodes, left_out = reachable(self._offers(observed), self._judged(observed))
         # A service whose pods all have nodes does not wait for one, so a new class does not matter.
         on_nodes = observed.incumbent is not None and not observed.incumbent.node_classes
-        classes, unusable = ((), ()) if on_nodes and all_placed(observed) else self._classes(observed)
-        return plan_request(
+        # What a driver will publish on a node that joins is not known, so none is waited for to claim its GPUs.
+        alone = observed.service.spec.placement.allocation == DRA or (on_nodes and all_placed(observed))
+        classes, unusable = ((), ()) if alone else self._classes(observed)
+        request = plan_request(
             observed.service,
             architecture,
             nodes,
@@ -101,6 +108,9 @@ class Promises:
             corrections=self._corrections(),
             slots=None if observed.spec_changed or observed.incumbent is None else observed.incumbent.adapters,
         )
+        if request.allocation == AUTO and observed.dra.obstacle() is not None:
+            return dataclasses.replace(request, allocation=DEVICE_PLUGIN)
+        return request
 
     def _classes(self, observed: Observed) -> tuple[tuple[NodeOffer, ...], tuple[LeftOut, ...]]:
         """The classes of nodes that may join for the service, and the others."""
@@ -124,8 +134,13 @@ class Promises:
             return False
         nodes = by_name(observed.nodes)
         commitment = commitment_to(plan, known_nodes(self._cache))
-        named = {offer.node.name for offer in request.nodes if suits(commitment, offer.node.name, nodes)}
-        before, after = _homes(request.nodes, plan, named), _homes(self._offers(observed), plan, named)
+        named = {
+            offer.node.name: nodes[offer.node.name]
+            for offer in request.nodes
+            if offer.node.name in nodes and suits(commitment, offer.node.name, nodes)
+        }
+        before = _homes(request.nodes, commitment, named)
+        after = _homes(self._offers(observed), commitment, named)
         return after < min(before, max(1, observed.replicas))
 
     def room_for_another(self, observed: Observed) -> str:
@@ -146,7 +161,7 @@ class Promises:
         fitting = (
             offer.node.name
             for offer in nodes
-            if len(offer.free) - offer.promised >= commitment.gpus and suits(commitment, offer.node.name, known)
+            if suits(commitment, offer.node.name, known) and seats(commitment, known[offer.node.name], offer)
         )
         return next(fitting, "")
 
@@ -185,7 +200,6 @@ class Promises:
         return self._verdicts[template]
 
 
-def _homes(offered: Iterable[NodeOffer], plan: Plan, names: Container[str]) -> int:
-    """Replicas of a plan for which there is room on the nodes of these names."""
-    room = (len(offer.free) - offer.promised for offer in offered if offer.node.name in names)
-    return sum(max(0, gpus) // plan.gpus_per_replica for gpus in room)
+def _homes(offered: Iterable[NodeOffer], commitment: Commitment, nodes: Mapping[str, ProfiledNode]) -> int:
+    """Replicas for which there is room on these nodes."""
+    return sum(seats(commitment, nodes[offer.node.name], offer) for offer in offered if offer.node.name in nodes)

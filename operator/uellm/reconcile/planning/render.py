@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from uellm.api.sidecar_document import SidecarStepFactors, SidecarStepSeconds, StepBasisDocument
+from uellm.planner.handover.claim import claim_needs
 from uellm.planner.handover.node_needs import node_needs
 from uellm.planner.handover.publish import plan_annotation, plan_document
+from uellm.planner.handover.revalidate import as_allocated
 from uellm.planner.handover.sidecar_prior import step_prior
 from uellm.planner.host_needs import host_memory_bytes, host_millicores
 from uellm.planner.joining import as_joined
@@ -24,7 +26,7 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
     It depends on the plan, the spec and the facts of the nodes, but not on which GPUs are free; and not on the plan's
     explanations, so that two plans that start the same pods are rendered to the same bytes.
     """
-    plan, request = as_joined(plan, request)
+    plan, request = as_joined(plan, as_allocated(plan, request))
     document, annotation = plan_document(_bare(plan), request), plan_annotation(plan, request)
     prior, simulated = step_prior(plan, request), document.platform == "cpu"
     return RenderedPlan(
@@ -44,6 +46,7 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
         step_seconds=None if prior is None else SidecarStepSeconds.model_validate(prior.step.to_dict()),
         step_factors=None if prior is None else _step_factors(prior.factors),
         step_basis=None if prior is None or prior.basis is None else _step_basis(prior.basis),
+        claim=claim_needs(plan, request) if plan.claims else None,
     )
 
 

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from uellm.planner.request import NodeOffer
 from uellm.reconcile.names import Key
-from uellm.reconcile.planning.ledger import Claim, first_with_room
+from uellm.reconcile.planning.ledger import Claim, first_seat, offer_of
 from uellm.reconcile.profiled_node import ProfiledNode
+
+_NONE: frozenset[str] = frozenset()
 
 
 class _CountedPromise(NamedTuple):
@@ -27,6 +29,8 @@ class _CountedPromise(NamedTuple):
     """GPUs by node."""
     homes: frozenset[str]
     """Nodes on which replicas without a node are counted."""
+    reserved: Mapping[str, frozenset[str]]
+    """By node: GPUs that are reserved for their claims."""
     homeless: bool
     """No node has room for some replica."""
 
@@ -44,6 +48,8 @@ class Rooms:
         self._free: dict[str, tuple[str, ...]] = {}
         """By node: usable devices that nobody holds."""
         self._room: dict[str, int] = {}
+        self._unreserved: dict[str, frozenset[str]] = {}
+        """By node: of these devices, those that are not reserved for anybody's claim."""
         self._promised: Counter[str] = Counter()
         self._entries: dict[Key, _CountedPromise] = {}
         self._orders = 0
@@ -63,9 +69,11 @@ class Rooms:
                 self._made.pop(name, None)
             self._free.pop(name, None)
             self._room.pop(name, None)
+            self._unreserved.pop(name, None)
             if node is not None:
                 self._free[name] = node.free_for(set())
                 self._room[name] = len(self._free[name])
+                self._unreserved[name] = frozenset(self._free[name]) - self._reserved_on(name)
         self._everyones, self._room_grew = None, True
         self._count_again({key for name in changed for key in self._concerned.get(name, ())})
 
@@ -88,9 +96,12 @@ class Rooms:
         everyones, own = self.offers_beside_all(), list(own_pods)
         entry, uids = self._entries.get(key), {pod["metadata"]["uid"] for pod in own}
         promised = Counter[str]() if entry is None else entry.promised
+        own_reserved = {} if entry is None else entry.reserved
         touched = {*promised, *(pod["spec"].get("nodeName") for pod in own)}
         return tuple(
-            self._offer(offer.node.name, uids, promised[offer.node.name]) if offer.node.name in touched else offer
+            self._offer(offer.node.name, uids, promised[offer.node.name], own_reserved.get(offer.node.name, _NONE))
+            if offer.node.name in touched
+            else offer
             for offer in everyones
         )
 
@@ -100,16 +111,23 @@ class Rooms:
             self._room_grew = False
             self._count_again(self._homeless)
         if self._everyones is None:
-            self._everyones = tuple(self._offer(name, set(), 0) for name in self._nodes)
+            self._everyones = tuple(self._offer(name, set(), 0, _NONE) for name in self._nodes)
         return self._everyones
 
-    def _offer(self, name: str, own: set[str], own_promised: int) -> NodeOffer:
-        free = self._nodes[name].free_for(own) if own else self._free[name]
-        promised = min(self._promised[name] - own_promised, self._room[name])
+    def _offer(self, name: str, own: set[str], own_promised: int, own_reserved: frozenset[str]) -> NodeOffer:
+        node = self._nodes[name]
+        free = node.free_for(own) if own else self._free[name]
+        # Its own reservation is free to itself, as far as nobody else has taken it meanwhile.
+        unreserved = self._unreserved[name] | (own_reserved & set(self._free[name]))
+        offer = offer_of(node, free, self._promised[name] - own_promised, unreserved, self._room[name])
         made = self._made.setdefault(name, {})
-        if (free, promised) not in made:
-            made[free, promised] = NodeOffer(self._nodes[name].facts, free, promised)
-        return made[free, promised]
+        return made.setdefault((offer.free, offer.promised), offer)
+
+    def _reserved_on(self, name: str) -> frozenset[str]:
+        keys = self._concerned.get(name, ())
+        return frozenset().union(
+            *(self._entries[key].reserved.get(name, _NONE) for key in keys if key in self._entries)
+        )
 
     def _count_again(self, keys: Iterable[Key]) -> None:
         entries = sorted(((key, self._entries[key]) for key in set(keys)), key=lambda each: each[1].order)
@@ -129,6 +147,9 @@ class Rooms:
     def _take_out(self, key: Key) -> None:
         entry = self._entries.pop(key)
         self._promised.subtract(entry.promised)
+        for name, devices in entry.reserved.items():
+            if name in self._free:
+                self._unreserved[name] |= devices & set(self._free[name])
         for name in entry.nodes:
             self._concerned[name].discard(key)
         self._homeless.discard(key)
@@ -141,16 +162,20 @@ class Rooms:
             shown = 0 if node is None else sum(holder == pod.uid for holder in node.holders.values())
             promised[pod.node] += max(0, pod.gpus - shown)
         self._promised.update(promised)
+        reserved: defaultdict[str, frozenset[str]] = defaultdict(frozenset)
         homes, homeless = set(), False
         for _ in range(claim.unplaced(self._nodes)):
-            home = first_with_room(claim.commitment, self._nodes, self._room, self._promised)
-            homeless = home is None
-            if home is None:
+            seat = first_seat(claim.commitment, self._nodes, self._unreserved, self._room, self._promised)
+            homeless = seat is None
+            if seat is None:
                 break  # nor is there any for the next one
-            homes.add(home)
-            promised[home] += claim.commitment.gpus
-            self._promised[home] += claim.commitment.gpus
-        self._entries[key] = entry = _CountedPromise(order, claim, promised, frozenset(homes), homeless)
+            homes.add(seat.node)
+            promised[seat.node] += claim.commitment.gpus
+            self._promised[seat.node] += claim.commitment.gpus
+            if seat.devices:
+                reserved[seat.node] |= set(seat.devices)
+                self._unreserved[seat.node] -= set(seat.devices)
+        self._entries[key] = entry = _CountedPromise(order, claim, promised, frozenset(homes), dict(reserved), homeless)
         for name in entry.nodes:
             self._concerned[name].add(key)
         if homeless:

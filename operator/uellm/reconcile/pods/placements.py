@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from uellm.api.scalars import UUID
 from uellm.documents import UnreadableDocument
+from uellm.hardware import Device
 from uellm.placement_report import PlacementReport
 from uellm.planner.result import Plan
 from uellm.reconcile.conditions import Condition
@@ -92,15 +94,49 @@ def placements(
     pods: Iterable[Mapping[str, Any]],
     reports: Mapping[str, ReportedPlacement],
     nodes: Sequence[ProfiledNode],
+    claimed: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> list[PlacementCheck]:
-    """The placement of each pod that has a node, in the given order. Only the first was planned on exact devices."""
+    """The placement of each pod that has a node, in the given order.
+
+    Only the first was planned on exact devices. A pod that claims its GPUs is to use what its claim holds. `claimed`:
+    by pod uid, in the order of the stages.
+    """
     bound = [pod for pod in living(pods) if pod["spec"].get("nodeName")]
-    held = _held(nodes, {pod["metadata"]["uid"] for pod in bound})
-    checks = ((pod, reports.get(pod["metadata"]["uid"])) for pod in bound)
+    held = {**_held(nodes, {pod["metadata"]["uid"] for pod in bound}), **claimed}
+    checks = ((pod, reports.get(pod["metadata"]["uid"]), claimed.get(pod["metadata"]["uid"], ())) for pod in bound)
+    known = _known(nodes) if plan.claims else {}
     return [
-        _placed(plan, pod, report, held, first=pod is bound[0])._replace(revision=_revision(pod))
-        for pod, report in checks
+        (
+            _claimed(plan, pod, report, own, known)
+            if plan.claims and own
+            else _placed(plan, pod, report, held, first=pod is bound[0])
+        )._replace(revision=_revision(pod))
+        for pod, report, own in checks
     ]
+
+
+def _known(nodes: Sequence[ProfiledNode]) -> dict[str, Device]:
+    return {device.uuid: device for node in nodes for device in node.facts.devices}
+
+
+def _claimed(
+    plan: Plan,
+    pod: Mapping[str, Any],
+    report: ReportedPlacement | None,
+    own: tuple[str, ...],
+    known: Mapping[str, Device],
+) -> PlacementCheck:
+    """A pod and its claim. `known`: what GPUs are; a claim that somebody changed may hold others than planned."""
+    name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
+    if report is None or report.error:
+        return PlacementCheck(name, node, own, own, (), "Unknown", report.error if report else None)
+    asked = [stage for stage in plan.stages for _ in range(plan.tensor)]
+    fits = len(asked) == len(own) and all(
+        device is None or (device.product == stage.product and device.memory_bytes >= stage.memory_bytes)
+        for stage, device in zip(asked, map(known.get, own), strict=True)
+    )
+    same = report.uuids == own and report.layers == plan.layers
+    return PlacementCheck(name, node, own, report.uuids, report.layers, "True" if same and fits else "False")
 
 
 def _revision(pod: Mapping[str, Any]) -> str:
@@ -143,13 +179,18 @@ def _as_planned(plan: Plan, report: ReportedPlacement, planned: tuple[str, ...])
     return shape == (plan.tensor, plan.pipeline, plan.gpus_per_replica)
 
 
-def verified(placed: Sequence[PlacementCheck]) -> Condition:
-    """The condition PlacementVerified. Other devices than planned are no fault: the kubelet chooses them."""
+def verified(placed: Sequence[PlacementCheck], *, claims: bool = False) -> Condition:
+    """The condition PlacementVerified. Other devices than planned are no fault where the kubelet chooses them.
+
+    `claims`: the pods claim their GPUs, so they must use what their claims hold, in its order.
+    """
     failed = next((each for each in placed if each.error), None)
     if failed is not None and failed.error is not None:
         reason, message = failed.error
         return Condition(TYPE, "False", reason, f"pod {failed.pod}: {message}")
     other = next((each for each in placed if each.matches == "False"), None)
+    if other is not None and claims:
+        return Condition(TYPE, "False", "NotAsClaimed", _unlike_claim(other))
     if other is not None:
         return Condition(TYPE, "True", "OtherDevices", _difference(other))
     silent = [each.pod for each in placed if each.matches == "Unknown"]
@@ -157,6 +198,16 @@ def verified(placed: Sequence[PlacementCheck]) -> Condition:
         message = f"no report yet from pod {silent[0]}" if silent else "no pod has a node yet"
         return Condition(TYPE, "Unknown", "NoReport", message)
     return Condition(TYPE, "True", "AsPlanned", "every pod runs the planned layers on the planned devices")
+
+
+def _unlike_claim(placed: PlacementCheck) -> str:
+    if placed.planned == placed.actual:
+        how = f"{_listed(placed.actual)} with layers {_listed(placed.layers)}, which are not what the plan claims"
+        return f"the claim of pod {placed.pod} holds {how}: was it changed by hand? Delete the pod for a new claim"
+    return (
+        f"pod {placed.pod} runs on {_listed(placed.actual)} and its claim holds {_listed(placed.planned)}: its layers "
+        "were placed on the GPUs that the container has"
+    )
 
 
 def _difference(placed: PlacementCheck) -> str:

@@ -12,6 +12,7 @@ from uellm.hardware import class_place
 from uellm.planner.result import Plan
 from uellm.reconcile.adapters import are_told
 from uellm.reconcile.conditions import Condition, condition_entries, transitions
+from uellm.reconcile.dra.shortage import shortage
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.choose import Choice, described
@@ -53,6 +54,8 @@ STALLING = frozenset(
         "NotOnVolume",
         "InvalidOverride",
         "NeedsExactDevices",
+        "DRANotServed",
+        "DRAForbidden",
         "InvalidTemplate",
         "NameTaken",
         "Forbidden",
@@ -100,7 +103,7 @@ def decide(
     if engine.ready and wanted is not None:
         engine = unconfirmed(observed.pods, observed.running, wanted) or engine
     plan = choice.plan or (observed.incumbent if observed.deployment else None)
-    placed = placements(plan, observed.pods, observed.reports, observed.nodes) if plan else []
+    placed = placements(plan, observed.pods, observed.reports, observed.nodes, observed.claimed) if plan else []
     service = observed.service
     slo = feasible(plan, service, no_plan=choice.failure.message if choice.failure else "")
     classes = [each.name for each in service.spec.slo.effective_classes] if service is not None else []
@@ -112,7 +115,7 @@ def decide(
     about = [
         slo,
         *filter(None, (met, holds, scaling, routed)),
-        *([verified(placed), better_plan(choice)] if plan is not None else []),
+        *([verified(placed, claims=plan.claims), better_plan(choice)] if plan is not None else []),
     ]
     conditions = [*_kstatus(engine), observed.download.told(observed.model.condition), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
@@ -176,6 +179,9 @@ def _readiness(
         return waits
     if state.ready and observed.replicas == 0:
         return _without_pods(observed)
+    plan = choice.plan or observed.incumbent
+    if state.reason == "Unschedulable" and plan is not None and plan.claims:
+        return state._replace(message=f"{state.message}; {shortage(plan, observed.nodes)}")
     return state
 
 
