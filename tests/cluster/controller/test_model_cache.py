@@ -394,6 +394,7 @@ def freeing(pod):
     return [each for each in pod["spec"]["containers"][0]["args"] if each.startswith(("--free", "--keep"))]
 
 
+@pytest.mark.timeout(180)
 async def test_a_revision_that_changes_twice_may_take_the_room_of_the_one_in_between(world):
     llama = await world.serving()
     for commit in (LATER, "fade" + "0" * 36):
@@ -424,6 +425,7 @@ async def test_a_pod_that_names_another_place_for_compiled_code_is_not_believed(
     assert [each for each in mounts if "subPath" in each] == []
 
 
+@pytest.mark.timeout(180)
 async def test_an_adapter_of_the_hub_is_served_once_its_copy_is_complete_and_replaces_no_pods(world):
     llama = await world.begun(adapters=[{"name": "sql", "uri": "hf://org/sql"}], answered=(adapter("sql"),))
     assert f"--adapter=sql=hf://org/sql@{COMMIT}" in (await world.running())["spec"]["containers"][0]["args"]

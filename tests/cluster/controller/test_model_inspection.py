@@ -369,6 +369,7 @@ def image_of(spec):
     return next(each["image"] for each in spec["volumes"] if each["name"] == "model")
 
 
+@pytest.mark.timeout(180)
 async def test_a_model_that_is_an_image_is_read_and_served_from_a_volume_of_it(world):
     llama = await world.service(model={"uri": f"{IMAGE}#8b", "maxModelLen": 4096})
     await world.operator.settle("llama")
@@ -380,6 +381,7 @@ async def test_a_model_that_is_an_image_is_read_and_served_from_a_volume_of_it(w
     assert (await planned_engine(llama))["model"] == "/models/8b"
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("config", [None, CONFIG])
 async def test_a_model_that_is_an_image_waits_for_a_server_that_can_mount_it(world, config):
     world.operator.kube.drops_image_volumes = True
@@ -396,6 +398,7 @@ async def test_a_model_that_is_an_image_waits_for_a_server_that_can_mount_it(wor
     assert (await llama.condition("ModelAccessible"))[1] == ("Inspecting" if config is None else "NotAsked")
 
 
+@pytest.mark.timeout(180)
 async def test_a_model_of_a_bucket_needs_its_configuration_and_is_planned_with_it(world):
     llama = await world.service(model={"uri": "s3://bucket/llama", "maxModelLen": 4096})
     await world.operator.settle("llama")
