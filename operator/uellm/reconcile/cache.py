@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+import msgspec
+
 from uellm.api.names import DOWNLOAD_LABEL, INSPECTION_LABEL, MEASURING_LABEL, SERVICE_LABEL
 from uellm.hardware import DRA_DRIVER
 from uellm.kube.kinds import (
@@ -67,7 +69,7 @@ class Cache:
         self._helper_pods: dict[str, defaultdict[Key, dict[str, Object]]]
         self._helper_pods = {label: defaultdict(dict) for label in _HELPER_LABELS}
         self._configmaps: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
-        self._parsed: dict[Key, tuple[Any, Any]] = {}
+        self._parsed: dict[Key, tuple[bytes, Any]] = {}
         """What services were parsed from and to; their status changes far more often."""
         self._claim_templates: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._claim_index = ClaimIndex()
@@ -165,7 +167,8 @@ class Cache:
     def parsed_service(self, key: Key, parse: Callable[[Object], T]) -> T:
         """A service that exists, parsed. It is parsed again only when its spec or its annotations have changed."""
         document = self._objects[LLMSERVICE][key.namespace, key.name]
-        source = [document["metadata"].get(name) for name in ("uid", "annotations")] + [document["spec"]]
+        metadata = document["metadata"]
+        source = msgspec.json.encode((metadata.get("uid"), metadata.get("annotations"), document["spec"]))
         known = self._parsed.get(key)
         if known is None or known[0] != source:
             known = self._parsed[key] = (source, parse(document))
