@@ -13,7 +13,7 @@ from uellm.kube import CRD, NotFound
 from uellm.kube.kinds import DEPLOYMENT, HTTPROUTE, INFERENCEPOOL, SERVICE
 from uellm_devcluster.binaries import GATEWAY_API_VERSION, INFERENCE_EXTENSION_VERSION, module_files
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 POOL_CRD = "inferencepools.inference.networking.k8s.io"
 ROUTE_CRD = "httproutes.gateway.networking.k8s.io"
@@ -51,10 +51,10 @@ async def install(kube, crds, eventually):
             kind = INFERENCEPOOL if name == POOL_CRD else HTTPROUTE
             if remove:
                 await kube.delete(CRD, name)
-                await eventually(lambda kind=kind: _not(served(kind)), timeout_s=60)
+                await eventually(lambda kind=kind: _not(served(kind)), timeout_s=90)
             else:
                 await kube.apply({key: value for key, value in crd.items() if key != "status"}, manager="uellm-tests")
-                await eventually(lambda kind=kind: served(kind), timeout_s=60)
+                await eventually(lambda kind=kind: served(kind), timeout_s=90)
 
     yield change
     await change(remove=True)
@@ -217,6 +217,7 @@ async def test_the_operator_finds_the_crds_when_they_come_and_when_they_go(
 ):
     await gpu_node([24 * GIB])
     process = controller()
+    await eventually(lambda: asyncio.to_thread(process.ready), timeout_s=120)
     llama = await service(**BEHIND_GATEWAY)
     await planned(llama)
 
@@ -225,7 +226,7 @@ async def test_the_operator_finds_the_crds_when_they_come_and_when_they_go(
         found = [each for each in entries if each["type"] == "Routed"]
         return found and (found[0]["status"], found[0]["reason"]) == expected and found[0]["message"]
 
-    message = await eventually(lambda: condition("False", "NotInstalled"))
+    message = await eventually(lambda: condition("False", "NotInstalled"), timeout_s=90)
     assert message == (
         "the cluster has no InferencePool (inference.networking.k8s.io/v1): install the CRDs of the Gateway API "
         "inference extension, and it is made within seconds; or set spec.routing to Service; the Service serves all "
@@ -234,7 +235,7 @@ async def test_the_operator_finds_the_crds_when_they_come_and_when_they_go(
     assert (await llama.condition("Planned"))[0] == "True"
 
     await install()
-    await eventually(lambda: condition("True", "PoolMade"), timeout_s=40)
+    await eventually(lambda: condition("True", "PoolMade"), timeout_s=90)
     before = await pool_of(llama)
 
     # A pool that was edited by hand is put right, and one that was deleted is made again.
@@ -247,19 +248,19 @@ async def test_the_operator_finds_the_crds_when_they_come_and_when_they_go(
         found = await pool_of(llama)
         return found is not None and found["spec"] == before["spec"]
 
-    await eventually(put_right)
+    await eventually(put_right, timeout_s=90)
     await kube.delete(INFERENCEPOOL, "llama", llama.namespace)
-    await eventually(put_right)
+    await eventually(put_right, timeout_s=90)
 
     deployment = await llama.child(DEPLOYMENT)
     await install(remove=True)
-    await eventually(lambda: condition("False", "NotInstalled"), timeout_s=40)
+    await eventually(lambda: condition("False", "NotInstalled"), timeout_s=90)
     assert (await llama.child(DEPLOYMENT))["spec"] == deployment["spec"]
     await install()
-    await eventually(lambda: condition("True", "PoolMade"), timeout_s=40)
+    await eventually(lambda: condition("True", "PoolMade"), timeout_s=90)
 
     await llama.change(lambda spec: spec.update(routing="Service"))
-    await eventually(lambda: _gone(llama))
+    await eventually(lambda: _gone(llama), timeout_s=90)
     assert process.healthy()
     await asyncio.to_thread(process.end)
     assert "ERROR" not in process.text()

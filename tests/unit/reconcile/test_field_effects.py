@@ -101,6 +101,7 @@ CHANGES: dict[str, Any] = {
     "rollout.maxUnavailable": 2,
     "autoscaling.minReplicas": 0,
     "autoscaling.maxReplicas": 9,
+    "autoscaling.idleTimeout": "5m",
     "routing": "InferencePool",
     "inferencePool.endpointPicker.name": "other",
     "inferencePool.endpointPicker.port": 9,
