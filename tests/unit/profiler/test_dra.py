@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
@@ -298,14 +299,21 @@ def test_prepared_claims_are_read_back_from_disk(cdi):
     assert ClaimFiles(cdi).all() == (claim,)
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose name leaves room for a socket's: 107 characters in all."""
+    with TemporaryDirectory(prefix="dra") as name:
+        yield Path(name)
+
+
 async def test_the_kubelet_finds_the_driver_by_its_socket_and_nothing_is_left_at_the_end(
-    driver, server, tmp_path, background
+    driver, server, short_path, background
 ):
-    (tmp_path / "plugins_registry").mkdir()
-    stale = tmp_path / "plugins_registry" / "gpu.nvidia.com-reg.sock"
+    (short_path / "plugins_registry").mkdir()
+    stale = short_path / "plugins_registry" / "gpu.nvidia.com-reg.sock"
     stale.write_text("of a driver that was killed")
     node_slice = NodeSlice(server, "node-1")
-    running = DraServer(lambda: SAMPLE, driver, node_slice, kubelet_directory=tmp_path, poll_s=0.02)
+    running = DraServer(lambda: SAMPLE, driver, node_slice, kubelet_directory=short_path, poll_s=0.02)
     task = background(running.run())
     async with asyncio.timeout(10):
         await server.written.wait()
@@ -328,5 +336,5 @@ async def test_the_kubelet_finds_the_driver_by_its_socket_and_nothing_is_left_at
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (RESOURCESLICE.kind, node_slice.name) not in server.objects
-    left = [path for path in tmp_path.rglob("*") if path.is_socket()]
+    left = [path for path in short_path.rglob("*") if path.is_socket()]
     assert left == []

@@ -274,11 +274,13 @@ async def test_the_load_since_the_start_is_reported(vllm, launch):
     for name in ("easy", "hard"):
         await harness.ask(json.dumps({**BODY, "stream": True}).encode(), x_slo_class=name)
     load = (await reported(harness))["load"]
+    assert before.pop("stepSeconds") is None
     assert set(before.values()) == {0}
     assert (load["ended"], load["running"], load["queued"]) == (2, 0, 0)
     assert load["missed"] == harness.sidecar.figures.missed.value("hard", "e2e")
     assert load["outputTokens"] == 6
     assert load["promptTokens"] > 0
+    assert load["stepSeconds"]["floor"] > 0
 
 
 async def reported(harness):
