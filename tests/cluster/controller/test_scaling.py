@@ -10,9 +10,11 @@ from helpers.sizes import GIB
 from uellm.api.names import WANTED_AT_ANNOTATION
 from uellm.kube import LLMSERVICE
 from uellm.reconcile.names import Key
-from uellm.reconcile.scaling.scalings import EVERY_S, IDLE_S
+from uellm.reconcile.scaling.scalings import EVERY_S
 from uellm.reconcile.times import timestamp
 
+IDLE_MINUTES = 10
+"""The default of `idleTimeout`."""
 BY_KWOK = {"placement": {"schedulerName": "default-scheduler"}, "parallelism": {"tensor": 1, "pipeline": 1}}
 
 
@@ -113,7 +115,7 @@ async def test_where_a_sidecar_does_not_report_the_number_stays(scaled):
 async def test_a_service_without_requests_runs_no_pods_until_one_waits_at_the_gateway(scaled):
     llama, watching, load = await scaled(0, 3)
     assert await number(llama) == 1
-    await load.minutes(IDLE_S / 60 + 1, 0.0)
+    await load.minutes(IDLE_MINUTES + 1, 0.0)
     assert await number(llama) == 0
     assert (await llama.condition("Ready"))[:2] == ("True", "ScaledToZero")
     assert (await llama.condition("Scaling"))[:2] == ("True", "ScaledToZero")
@@ -130,7 +132,7 @@ async def test_a_service_without_requests_runs_no_pods_until_one_waits_at_the_ga
 
 async def test_an_old_wish_or_one_of_the_future_wakes_nobody(scaled):
     llama, watching, load = await scaled(0, 3)
-    await load.minutes(IDLE_S / 60 + 1, 0.0)
+    await load.minutes(IDLE_MINUTES + 1, 0.0)
     document = await llama.get()
     for seconds in (-61, 3600):
         wanted = {WANTED_AT_ANNOTATION: timestamp(watching.now + timedelta(seconds=seconds))}

@@ -280,7 +280,6 @@ async def test_the_load_since_the_start_is_reported(vllm, launch):
     assert load["missed"] == harness.sidecar.figures.missed.value("hard", "e2e")
     assert load["outputTokens"] == 6
     assert load["promptTokens"] > 0
-    assert load["stepSeconds"]["floor"] > 0
 
 
 async def reported(harness):
