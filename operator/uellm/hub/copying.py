@@ -18,6 +18,7 @@ from pathlib import Path
 from uellm.hub.adapter import CONFIG as ADAPTER_CONFIG
 from uellm.hub.connection import HubConnection, HubSettings, InterruptedStreamError, Stream
 from uellm.hub.copy_directory import (
+    LOCK,
     PART,
     Checksum,
     check_room,
@@ -169,6 +170,7 @@ class _Copying:
                 check_room(self.directory, missing, self.where)
                 self._all(files)
                 write_marker(self.directory, files)
+                os.utime(self.directory / LOCK)  # it was begun long ago, and is used from now on
         found = _complete(self.volume, self.repository, self.commit)
         if found is None:
             raise RefusedError(LookUpRefusal("Unwritable", f"{self.where} does not keep what is written to it"))

@@ -33,8 +33,11 @@ class Kept:
 
 
 def make_room(volume: Path, missing_bytes: int, kept: Kept) -> None:
-    """Delete copies until `missing_bytes` are free, or until there is none left that may go."""
-    for directory in _by_last_use(volume, kept.places):
+    """Delete copies until `missing_bytes` are free; none where all that may go are too small."""
+    found = _by_last_use(volume, kept.places)
+    if _free(volume) + sum(map(_size, found)) < missing_bytes:
+        return  # it would be in vain, and a rollback would not find its copy
+    for directory in found:
         if _free(volume) >= missing_bytes:
             return
         if _delete(directory, kept.as_of_s - SPARED_S):
@@ -68,6 +71,14 @@ def _used(directory: Path) -> float:
         return (directory / LOCK).lstat().st_mtime
     except OSError:
         return 0.0
+
+
+def _size(directory: Path) -> int:
+    """Bytes on the disk that its files take."""
+    try:
+        return sum(each.lstat().st_blocks * 512 for each in directory.rglob("*"))
+    except OSError:
+        return 0
 
 
 def _free(volume: Path) -> int:

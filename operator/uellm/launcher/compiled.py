@@ -37,7 +37,7 @@ def compile_cache(directory: Path, version: str, products: Iterable[str]) -> tup
         place.mkdir(parents=True, exist_ok=True)
         draft = place / f".{os.getpid()}"
         draft.touch()
-        draft.unlink()
+        draft.unlink(missing_ok=True)  # another replica's launcher may have the same process id
         found = os.statvfs(place)
     except OSError as error:
         return None, f"{place}: {error.strerror}"

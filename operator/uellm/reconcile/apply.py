@@ -124,7 +124,7 @@ class Applier:
             refused = _refusal(kind_of(manifest), error)
             self._refused.setdefault(key, set()).add(_identity(manifest))
             raise WriteRefused(refused.message) from error
-        self._refused.pop(key, None)
+        self._refused.get(key, set()).discard(_identity(manifest))
         return written
 
     async def delete(self, kind: Kind, obj: Mapping[str, Any]) -> None:

@@ -79,8 +79,17 @@ def test_what_was_never_completed_goes_before_what_was(disk):
 def test_what_is_needed_stays_even_if_there_is_too_little_room(disk):
     put(disk, A)
     put(disk, B)
-    make_room(disk.volume, 10 * SIZE, kept(A))
+    make_room(disk.volume, 2 * SIZE - 2000, kept(A))
     assert there(disk) == {A}
+    make_room(disk.volume, 3 * SIZE - 2000, kept(A))
+    assert there(disk) == {A}
+
+
+def test_nothing_goes_where_that_would_not_suffice(disk):
+    for place in (A, B):
+        put(disk, place)
+    make_room(disk.volume, 10 * SIZE, kept())
+    assert there(disk) == {A, B}
 
 
 def test_nothing_goes_where_there_is_room(disk):
@@ -94,15 +103,15 @@ def test_what_is_written_or_was_found_a_moment_ago_stays(disk):
     put(disk, B, age_s=SPARED_S / 2)
     with (writing / ".lock").open("r+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        make_room(disk.volume, 10 * SIZE, kept())
+        make_room(disk.volume, 2 * SIZE, kept())
     assert there(disk) == {A, B}
 
 
 def test_what_was_used_after_it_was_decided_what_stays_stays(disk):
     put(disk, A, age_s=2 * SPARED_S)
-    make_room(disk.volume, 10 * SIZE, kept(age_s=3600.0))
+    make_room(disk.volume, 3 * SIZE - 2000, kept(age_s=3600.0))
     assert there(disk) == {A}
-    make_room(disk.volume, 10 * SIZE, kept(age_s=SPARED_S / 2))
+    make_room(disk.volume, 3 * SIZE - 2000, kept(age_s=SPARED_S / 2))
     assert there(disk) == set()
 
 
@@ -115,7 +124,7 @@ def test_what_is_no_copy_stays_and_links_lead_nowhere(disk, tmp_path):
     inside = put(disk, B)
     (inside / "out").symlink_to(outside)
     before = contents(outside)
-    make_room(disk.volume, 10 * SIZE, kept())
+    make_room(disk.volume, 3 * SIZE - 2000, kept())
     assert contents(outside) == before
     assert there(disk) == {"own/files/here"}
 

@@ -29,8 +29,8 @@ def owner(revision, replicas=1):
     return {"spec": {"replicas": replicas, "template": labelled(revision)}}
 
 
-def service(make, *, adapters=(), revision=None):
-    document = make.service(model={"uri": "hf://org/model", "adapters": list(adapters)})
+def service(make, *, uri="hf://org/model", adapters=(), revision=None):
+    document = make.service(model={"uri": uri, "adapters": list(adapters)})
     return document | {"status": {"revision": revision}}
 
 
@@ -45,6 +45,15 @@ def test_the_revision_of_the_status_and_the_copy_noted_last_are_needed(make):
     noted = copy_configmap(document, "digest", Copied("b" * 40, B, 1, 2))
     known = {**revisions(r1=f"/models/{A}"), "llama-weights": noted}
     assert needed_copies(document, known, None, [], []) - {""} == {A, B}
+
+
+def test_adapters_that_were_copied_are_needed_before_any_sidecar_is_told_of_them(make):
+    noted = copy_configmap(service(make), "digest", Copied("b" * 40, B, 1, 2), [C, D])
+    assert needed_copies(service(make), {"llama-weights": noted}, None, [], []) - {""} == {B, C, D}
+
+
+def test_a_model_on_the_claim_of_another_service_is_needed_before_it_has_a_revision(make):
+    assert needed_copies(service(make, uri=f"pvc://other-weights/{A}"), {}, None, [], []) - {""} == {A}
 
 
 def test_adapters_on_claims_and_models_of_other_claims_are_needed(make):

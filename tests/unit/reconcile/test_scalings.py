@@ -38,6 +38,8 @@ class World:
         self.now = BEGIN
         self.counted: dict[str, int] = {}
         self.reports = True
+        self.read_at: datetime | None = None
+        """When the load was read last, where that is not now."""
         self.step: StepTime | None = None
         """As the sidecars measure it."""
         self.pods: list[dict] | None = None
@@ -49,7 +51,11 @@ class World:
         service = parse_service({name: self.document[name] for name in ("apiVersion", "kind", "metadata", "spec")})
         children = {DEPLOYMENT: self.make.deployment(self.made)} if self.made else {}
         observed = Observed(self.document, service, children=children, pods=tuple(pods))
-        loads = {uid: TimedLoad(self.now.timestamp(), self._load(uid)) for uid in self.counted} if self.reports else {}
+        loads = (
+            {uid: TimedLoad((self.read_at or self.now).timestamp(), self._load(uid)) for uid in self.counted}
+            if self.reports
+            else {}
+        )
         scaling = self.scalings.advance(observed, loads, self.now)
         assert scaling is not None
         self.document["status"]["autoscaling"] = scaling.to_dict()
@@ -162,6 +168,17 @@ def test_a_short_idle_timeout_ends_the_last_replica_early_and_the_others_as_alwa
     kept = world(1, 3, idle_timeout="1m")
     kept.look()
     assert kept.minutes(60, 0.0) == 1
+
+
+def test_the_last_replica_does_not_end_while_its_load_is_not_read_anew(world):
+    here = world(0, 3, idle_timeout="30s")
+    here.look()
+    assert here.minutes(2, 1.0) == 1
+    here.read_at = here.now
+    assert here.minutes(1, 1.0) == 1
+    here.read_at = None
+    assert here.minutes(0.25, 0.0) == 1
+    assert here.minutes(1, 0.0) == 0
 
 
 def test_a_woken_replica_stays_while_it_starts_however_long_that_takes(world):

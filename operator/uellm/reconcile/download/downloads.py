@@ -217,7 +217,7 @@ class Downloads:
 
     async def _keep(self, observed: Observed, order: CopyOrder, copy: Copied) -> Obstacle | None:
         """Write down that the copy is there, if the cluster does not have that; why it is impossible, if it is."""
-        manifest = signed(copy_configmap(observed.document, order.copy_digest, copy))
+        manifest = signed(copy_configmap(observed.document, order.copy_digest, copy, order.adapter_directories))
         differing = self._applier.differing(observed, [manifest])
         refusal = await self._applier.refusal(observed, differing)
         if refusal is None:

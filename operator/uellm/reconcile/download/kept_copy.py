@@ -8,7 +8,7 @@ An operator that was restarted reads it and asks nobody. Who empties a volume de
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uellm.documents import VERSION, UnreadableDocument, parsed
@@ -19,9 +19,11 @@ from uellm.reconcile.names import child_metadata, weights_name
 COPY_FILE = "copy.json"
 
 
-def copy_configmap(document: Mapping[str, Any], copy_digest: str, copy: Copied) -> dict[str, Any]:
-    """The ConfigMap, owned by the LLMService `document`."""
-    about = {"version": VERSION, "copy": copy_digest, "copied": copy._asdict()}
+def copy_configmap(
+    document: Mapping[str, Any], copy_digest: str, copy: Copied, adapters: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The ConfigMap, owned by the LLMService `document`. `adapters`: directories of the adapters copied with it."""
+    about = {"version": VERSION, "copy": copy_digest, "copied": copy._asdict(), "adapters": list(adapters)}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -36,9 +38,12 @@ def read_copy(configmap: Mapping[str, Any], copy_digest: str) -> Copied | None:
     return found if about.get("copy") == copy_digest else None
 
 
-def copy_of(configmap: Mapping[str, Any]) -> Copied | None:
-    """The copy, whichever it is; None where the ConfigMap is not as it was written."""
-    return _read(configmap)[1]
+def directories(configmap: Mapping[str, Any]) -> set[str]:
+    """Directories of the copy and its adapters, whichever they are; none where it is not as it was written."""
+    about, found = _read(configmap)
+    adapters = about.get("adapters")
+    named = adapters if isinstance(adapters, list) else ()
+    return {each for each in (*named, found and found.directory) if isinstance(each, str)}
 
 
 def _read(configmap: Mapping[str, Any]) -> tuple[Mapping[str, Any], Copied | None]:

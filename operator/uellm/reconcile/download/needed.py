@@ -8,7 +8,7 @@ from typing import Any
 
 from uellm.pod_interface import PLAN_FILE, SIDECAR_FILE
 from uellm.reconcile.adapters import read_told
-from uellm.reconcile.download.kept_copy import copy_of
+from uellm.reconcile.download.kept_copy import directories
 from uellm.reconcile.model_claim import MODEL_MOUNT
 from uellm.reconcile.names import Key, config_name, revision_label, revision_name, weights_name
 
@@ -24,22 +24,22 @@ def needed_copies(
 ) -> set[str] | None:
     """Directories below that of a volume that a service needs, whichever volume it is; None where that is not known.
 
-    They are those of every revision that has pods, or from which pods may be started, of the copy noted last, of
-    adapters that sidecars are told of, and of adapters on claims.
+    They are those of every revision that has pods, or from which pods may be started, of the copies noted last, of
+    adapters that sidecars are told of, and of what the spec names on claims.
     """
     key = Key(document["metadata"]["namespace"], document["metadata"]["name"])
     labelled = [each["spec"]["template"] for each in replicasets if _runs(each)]
     labelled += [deployment["spec"]["template"]] if deployment is not None else []
     names = {revision_label(each) for each in (*labelled, *pods)} | {(document.get("status") or {}).get("revision")}
-    found = {_path_on_claim(each.get("uri") or "") for each in document["spec"]["model"].get("adapters") or ()}
+    model = document["spec"]["model"]
+    found = {_path_on_claim(each.get("uri") or "") for each in (model, *(model.get("adapters") or ()))}
     found |= {_below_mount(each.path or "") for each in read_told(configmaps.get(config_name(key.name)), SIDECAR_FILE)}
     for name in filter(None, names):
         place = _model_of(configmaps.get(revision_name(key.name, name)))
         if place is None:
             return None
         found.add(place)
-    noted = copy_of(configmaps.get(weights_name(key.name)) or {})
-    return found | (set() if noted is None else {noted.directory})
+    return found | directories(configmaps.get(weights_name(key.name)) or {})
 
 
 def _runs(replicaset: Object) -> bool:

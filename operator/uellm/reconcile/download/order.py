@@ -39,6 +39,11 @@ class CopyOrder:
         return copy_path(self.repository, self.commit)
 
     @property
+    def adapter_directories(self) -> list[str]:
+        """Where the copies of its adapters are."""
+        return [copy_path(repository, commit) for _, repository, commit in self.adapters]
+
+    @property
     def compiled(self) -> str:
         """Where the service's engines may write what they compile, below the directory of the volume."""
         return f"{COMPILED}/{self.service}"

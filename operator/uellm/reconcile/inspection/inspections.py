@@ -142,7 +142,8 @@ class Inspections:
         now: datetime,
     ) -> HelperStep[ModelState]:
         assert observed.service is not None
-        manifest = inspection_pod(observed.document, observed.service, question, self._image)
+        nodes = [node.facts.name for node in observed.nodes]
+        manifest = inspection_pod(observed.document, observed.service, question, self._image, nodes)
         try:
             await self._applier.create_pod(observed, manifest)
         except (Forbidden, Invalid) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uellm.api import LLMService
@@ -21,9 +21,17 @@ RESOURCES = {
     "limits": {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "64Mi"},
 }
 
+MOST_NODES = 100
+"""That are named in a pod."""
 
-def inspection_pod(document: Mapping[str, Any], service: LLMService, question: Question, image: str) -> dict[str, Any]:
-    """The pod that answers a question about the model of `document`, which is `service`, parsed."""
+
+def inspection_pod(
+    document: Mapping[str, Any], service: LLMService, question: Question, image: str, nodes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The pod that answers a question about the model of `document`, which is `service`, parsed.
+
+    `nodes`: those with GPUs. A model that is an image is pulled where the pod is, so it is where an engine may be.
+    """
     helper = HelperPod(
         name="inspect",
         label=INSPECTION_LABEL,
@@ -35,6 +43,7 @@ def inspection_pod(document: Mapping[str, Any], service: LLMService, question: Q
         volumes=question.volumes,
         mounts=question.mounts,
         on_volume=question.on_volume,
+        prefers_nodes=() if image_of(service) is None else tuple(nodes[:MOST_NODES]),
         deadline_s=DEADLINE_S if image_of(service) is None else IMAGE_DEADLINE_S,
     )
     return helper_pod(document, service, helper, image)

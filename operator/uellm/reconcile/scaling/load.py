@@ -51,9 +51,9 @@ def interval(
 
 
 def measured_step(loads: Iterable[LoadMeasurement]) -> StepTime | None:
-    """The measured step of the replica in the middle, by the time of a typical step; None: none was measured."""
+    """The measured step of the replica in the middle, the faster of two; None: none was measured."""
     steps = sorted((each.step for each in loads if each.step is not None), key=lambda step: step.step_s(*_TYPICAL))
-    return steps[len(steps) // 2] if steps else None
+    return steps[(len(steps) - 1) // 2] if steps else None
 
 
 def _restarted(then: LoadMeasurement, now: LoadMeasurement) -> bool:

@@ -202,7 +202,8 @@ def _awake(memory: _Memory, observed: Observed, idle_s: float, before: int, now:
     wanted = is_wanted(observed, now)
     if wanted:
         memory.busy_at = now
-    return (now - memory.busy_at).total_seconds() < idle_s and (before > 0 or wanted)
+    # A load that is not read anew says nothing of the time since.
+    return (memory.seen_at - memory.busy_at).total_seconds() < idle_s and (before > 0 or wanted)
 
 
 def _decided(

@@ -35,6 +35,9 @@ NEXT_ROUND_S = 0.01
 PAUSE_S = 5.0
 """After a second scheduler fault within this time, the scheduler is paused for as long."""
 
+LEAST_MEASURED = 200
+"""Steps before the measured time of one is told: the first ones of an engine are slow."""
+
 
 class Dispatcher:
     """One queue in front of one engine. Every wait ends: the turn is granted or refused, or the waiter is cancelled.
@@ -137,9 +140,9 @@ class Dispatcher:
         return self._scheduler.step.measured
 
     def measured_step(self) -> StepTime | None:
-        """The time of a step as the scheduler takes it now; None before one was measured."""
+        """The time of a step as the scheduler takes it now; None before enough were measured."""
         step = self._scheduler.step
-        return step.current.rounded() if step.measured.observed else None
+        return step.current.rounded() if step.measured.observed >= LEAST_MEASURED else None
 
     def cached_share(self) -> float:
         """Of the prompt tokens of late, the share that the engine had in its prefix cache."""
