@@ -57,10 +57,11 @@ async def fill_optional(kube: Kube, cache: Cache, kind: Kind) -> None:
     before = cache.snapshot(kind)
     try:
         found = await kube.list(kind, label_selector=label_selector(kind))
-    except NotFound:
-        cache.available[kind], found = Availability.NOT_INSTALLED, []
-    except Forbidden:
-        cache.available[kind], found = Availability.FORBIDDEN, []
+    except (NotFound, Forbidden) as error:
+        if cache.available[kind] is Availability.SERVED:
+            return  # its watch is told so, too, unless one answer was wrong
+        cache.available[kind] = Availability.FORBIDDEN if isinstance(error, Forbidden) else Availability.NOT_INSTALLED
+        found = []
     else:
         cache.available[kind] = Availability.SERVED
     cache.replace(kind, found, before=before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from uellm.controller.queue import FIRST
@@ -57,6 +57,18 @@ class Watcher:
             self._on_claim(event, obj)
         else:
             self._on_child(kind, event, obj)
+
+    def known(self, kind: Kind) -> Mapping[tuple[str, str], Mapping[str, Any]]:
+        """What is known of a kind before a watch lists it."""
+        return self._cache.snapshot(kind)
+
+    def on_listed(
+        self, kind: Kind, listed: Collection[tuple[str, str]], before: Mapping[tuple[str, str], Mapping[str, Any]]
+    ) -> None:
+        """The first list of a watch is complete: what was known before and is not on it has vanished."""
+        for place, known in before.items():
+            if place not in listed and self._cache.get(kind, place[1], place[0]) is known:
+                self.on_event(kind, DELETED, known)
 
     def on_contact(self, kind: Kind) -> None:
         """The API server has said something about a kind, if only that nothing has changed."""

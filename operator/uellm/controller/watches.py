@@ -10,7 +10,7 @@ from typing import Any
 from uellm.controller.resync import label_selector
 from uellm.controller.watcher import Watcher
 from uellm.kube import LLMSERVICE, SYNCED, Kind, Kube
-from uellm.reconcile.cache import WATCHED_KINDS
+from uellm.reconcile.cache import WATCHED_KINDS, place_of
 
 KOPFS_KINDS = (LLMSERVICE,)
 OWN_KINDS = tuple(kind for kind in WATCHED_KINDS if kind not in KOPFS_KINDS)
@@ -34,12 +34,16 @@ class Watches:
         return [self._follow(kind) for kind in OWN_KINDS]
 
     async def _follow(self, kind: Kind) -> None:
+        before, listed = self._watcher.known(kind), set[tuple[str, str]]()
         events = self._kube.watch(
             kind, label_selector=label_selector(kind), on_contact=lambda: self._watcher.on_contact(kind)
         )
         async with aclosing(events):
             async for event in events:
                 if event.type == SYNCED:
+                    self._watcher.on_listed(kind, listed, before)
                     self._synced[kind].set()
                 else:
+                    if not self._synced[kind].is_set():
+                        listed.add(place_of(event.object))
                     self._watcher.on_event(kind, event.type, event.object)

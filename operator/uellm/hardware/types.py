@@ -46,6 +46,8 @@ class Device:
     """The user's reason for excluding the device, from the profile's spec."""
     published: PublishedGpu | None = None
     """How its DRA driver publishes it, which is no part of a profile; None where none does."""
+    claims_only: bool = False
+    """Pods get it by claims alone: a DRA driver publishes it, and no device plugin offers it."""
 
     @property
     def usable(self) -> bool:

@@ -23,7 +23,8 @@ def plan(request: PlanRequest) -> Plan:
         return decision.plan(request)
     plugin = replace(request, allocation=DEVICE_PLUGIN)
     claims = replace(request, allocation=DRA)
-    if not _may_gain(claims):
+    needed = any(device.claims_only for offer in request.nodes for device in offer.node.devices)
+    if not needed and not _may_gain(claims):
         return decision.plan(plugin)
     try:
         first = decision.plan(plugin)

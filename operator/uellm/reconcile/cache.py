@@ -116,7 +116,7 @@ class Cache:
 
     def put(self, kind: Kind, obj: Mapping[str, Any]) -> bool:
         """Store an object. False where it is no newer than the stored one."""
-        place = _place(obj)
+        place = place_of(obj)
         known = self._objects[kind].get(place)
         if known is not None and not _newer(obj, known):
             return False
@@ -136,9 +136,9 @@ class Cache:
 
     def remove(self, kind: Kind, obj: Mapping[str, Any]) -> None:
         """Drop a deleted object. A newer object of the same name stays."""
-        known = self._objects[kind].get(_place(obj))
+        known = self._objects[kind].get(place_of(obj))
         if known is not None and known["metadata"].get("uid") == obj["metadata"].get("uid"):
-            self._forget(kind, _place(obj), known)
+            self._forget(kind, place_of(obj), known)
 
     def snapshot(self, kind: Kind) -> dict[tuple[str, str], Object]:
         """All objects of a kind; taken before a full list is requested."""
@@ -148,13 +148,15 @@ class Cache:
         self, kind: Kind, objects: Iterable[Mapping[str, Any]], *, before: Mapping[tuple[str, str], Object]
     ) -> None:
         """Replace the objects of a kind by a full list. `before`: the snapshot taken before it was requested."""
-        listed = {_place(obj): obj for obj in objects}
+        listed = {place_of(obj): obj for obj in objects}
         for place, known in before.items():
             # An object that changed since the snapshot is newer than the list.
             if place not in listed and self._objects[kind].get(place) is known:
                 self._forget(kind, place, known)
-        for obj in listed.values():
-            self.put(kind, obj)
+        for place, obj in listed.items():
+            # What was deleted since the snapshot is on the list, because the list is older.
+            if place not in before or place in self._objects[kind]:
+                self.put(kind, obj)
 
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
         """One object, or None. It is shared: never change it."""
@@ -197,8 +199,15 @@ class Cache:
             return None
         if name not in self._profiled:
             index = self._claim_index
-            self._profiled[name] = with_claims(profiled_node(profile), index.published(name), index.holders(name))
+            published, holders = index.published(name), index.holders(name)
+            self._profiled[name] = with_claims(profiled_node(profile), published, holders, self._offered(profile))
         return self._profiled[name]
+
+    def _offered(self, profile: Object) -> set[str]:
+        """The GPUs that the kubelet was seen to offer; all of them where claims back the extended resource."""
+        devices = (profile.get("status") or {}).get("devices") or ()
+        backed = ((self.get(DEVICECLASS, DRA_DRIVER) or {}).get("spec") or {}).get("extendedResourceName")
+        return {each["uuid"] for each in devices if backed or "resourceName" in each}
 
     def profiles(self) -> list[Object]:
         """Every GPUNodeProfile."""
@@ -333,7 +342,8 @@ class Cache:
                     del grouped[service]
 
 
-def _place(obj: Mapping[str, Any]) -> tuple[str, str]:
+def place_of(obj: Mapping[str, Any]) -> tuple[str, str]:
+    """Namespace and name."""
     return obj["metadata"].get("namespace") or "", obj["metadata"]["name"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,8 +28,9 @@ class ProfiledNode:
 
     @cached_property
     def kinds(self) -> tuple[tuple[int, str], ...]:
-        """Memory in bytes and product of the usable devices, the smallest first."""
-        return tuple(sorted((device.memory_bytes, device.product) for device in self.facts.devices if device.usable))
+        """Memory in bytes and product of the usable devices that a device plugin may pick, the smallest first."""
+        able = (device for device in self.facts.devices if device.usable and not device.claims_only)
+        return tuple(sorted((device.memory_bytes, device.product) for device in able))
 
     def with_holders(self, holders: Mapping[str, str]) -> ProfiledNode:
         """The same node with other holders; what was worked out from its facts is kept."""
@@ -49,12 +50,22 @@ class ProfiledNode:
         return tuple(uuid for uuid in self.usable if self.holders.get(uuid) in (None, *pods))
 
 
-def with_claims(node: ProfiledNode, published: Mapping[str, PublishedGpu], holders: Mapping[str, str]) -> ProfiledNode:
-    """The node with what its DRA driver publishes, by uuid, and with the GPUs that claims hold."""
+def with_claims(
+    node: ProfiledNode,
+    published: Mapping[str, PublishedGpu],
+    holders: Mapping[str, str],
+    offered: Collection[str] = (),
+) -> ProfiledNode:
+    """The node with what its DRA driver publishes, by uuid, and with the GPUs that claims hold.
+
+    `offered`: uuids of the GPUs that pods can ask for by an extended resource, too.
+    """
     if not published and not holders:
         return node
     devices = tuple(
-        dataclasses.replace(device, published=published.get(device.uuid)) if device.uuid in published else device
+        dataclasses.replace(device, published=published[device.uuid], claims_only=device.uuid not in offered)
+        if device.uuid in published
+        else device
         for device in node.facts.devices
     )
     own = {device.uuid for device in devices}

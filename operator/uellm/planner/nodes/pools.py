@@ -22,10 +22,15 @@ def pools_of(request: PlanRequest) -> tuple[Pool, ...]:
     if request.allocation == DRA:
         return _claimable_pools(request)
     pools = []
-    for pool in (pool for offer in request.nodes for pool in known_pools(offer)):
-        if all(device_refusal(device, request) is None for device in _unlike(pool)):
+    for pool in (_without_claims_only(pool) for offer in request.nodes for pool in known_pools(offer)):
+        if pool.devices and all(device_refusal(device, request) is None for device in _unlike(pool)):
             pools.append(pool)
     return _ordered(pools)
+
+
+def _without_claims_only(pool: Pool) -> Pool:
+    devices = tuple(device for device in pool.devices if not device.claims_only)
+    return pool if len(devices) == len(pool.devices) else replace(pool, devices=devices)
 
 
 def _claimable_pools(request: PlanRequest) -> tuple[Pool, ...]:

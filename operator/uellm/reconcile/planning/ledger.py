@@ -143,7 +143,9 @@ def reservation(commitment: Commitment, node: ProfiledNode, free: Iterable[str])
         able = (
             device.uuid
             for device in node.facts.devices
-            if device.uuid in left and needs.met_by(device.product, device.memory_bytes)
+            if device.uuid in left
+            and device.published is not None
+            and needs.met_by(device.product, device.memory_bytes)
         )
         uuid = next(able, None)
         if uuid is None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from uellm.hardware import AUTO, DEVICE_PLUGIN, DRA
 from uellm.models import Architecture
+from uellm.planner.nodes.pools import drivers_known
 from uellm.planner.request import LeftOut, NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
@@ -34,6 +35,8 @@ from uellm.reconcile.planning.stranded import all_placed
 from uellm.reconcile.profiled_node import ProfiledNode
 from uellm.reconcile.scaling.scaling import wanted_replicas
 from uellm.step_basis import Correction
+
+_UNPUBLISHED = "no DRA driver publishes its GPUs"
 
 
 class Promises:
@@ -108,8 +111,12 @@ class Promises:
             corrections=self._corrections(),
             slots=None if observed.spec_changed or observed.incumbent is None else observed.incumbent.adapters,
         )
-        if request.allocation == AUTO and observed.dra.obstacle() is not None:
+        published = drivers_known(offer.node for offer in nodes)
+        if request.allocation == AUTO and not (published and observed.dra.obstacle() is None):
             return dataclasses.replace(request, allocation=DEVICE_PLUGIN)
+        if request.allocation == DRA and not published:
+            shut = (NodeOffer(offer.node, (), closed=_UNPUBLISHED) for offer in nodes)
+            return dataclasses.replace(request, nodes=tuple(shut))
         return request
 
     def _classes(self, observed: Observed) -> tuple[tuple[NodeOffer, ...], tuple[LeftOut, ...]]:

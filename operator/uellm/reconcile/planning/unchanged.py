@@ -36,7 +36,10 @@ def inputs_of(
     calibration = (metadata.get("annotations") or {}).get(EFFICIENCY_ANNOTATION)
     waits = chosen is None or stranded or bool(chosen.node_classes)
     return Inputs(
-        (metadata.get("uid"), metadata.get("generation"), observed.spec_digest, calibration, observed.facts),
+        (
+            *(metadata.get("uid"), metadata.get("generation"), observed.spec_digest, calibration),
+            *(observed.facts, observed.dra.obstacle()),
+        ),
         chosen is None or observed.incumbent in (None, chosen),
         stranded,
         lost_place,

@@ -109,7 +109,7 @@ def placements(
         (
             _claimed(plan, pod, report, own, known)
             if plan.claims and own
-            else _placed(plan, pod, report, held, first=pod is bound[0])
+            else _placed(plan, pod, report, held, first=pod is bound[0] and not plan.claims)
         )._replace(revision=_revision(pod))
         for pod, report, own in checks
     ]
@@ -131,11 +131,12 @@ def _claimed(
     if report is None or report.error:
         return PlacementCheck(name, node, own, own, (), "Unknown", report.error if report else None)
     asked = [stage for stage in plan.stages for _ in range(plan.tensor)]
-    fits = len(asked) == len(own) and all(
+    fits = len(asked) == len(report.uuids) and all(
         device is None or (device.product == stage.product and device.memory_bytes >= stage.memory_bytes)
-        for stage, device in zip(asked, map(known.get, own), strict=True)
+        for stage, device in zip(asked, map(known.get, report.uuids), strict=True)
     )
-    same = report.uuids == own and report.layers == plan.layers
+    # NVIDIA's driver tells a container its GPUs and not their order, which matters only where they are unlike.
+    same = sorted(report.uuids) == sorted(own) and report.layers == plan.layers
     return PlacementCheck(name, node, own, report.uuids, report.layers, "True" if same and fits else "False")
 
 

@@ -104,6 +104,9 @@ def decide(
         engine = unconfirmed(observed.pods, observed.running, wanted) or engine
     plan = choice.plan or (observed.incumbent if observed.deployment else None)
     placed = placements(plan, observed.pods, observed.reports, observed.nodes, observed.claimed) if plan else []
+    revision = wanted.revision if wanted is not None else str(observed.status.get("revision") or "")
+    # Pods that a rollout replaces were planned otherwise.
+    current = [each for each in placed if not revision or each.revision in ("", revision)]
     service = observed.service
     slo = feasible(plan, service, no_plan=choice.failure.message if choice.failure else "")
     classes = [each.name for each in service.spec.slo.effective_classes] if service is not None else []
@@ -115,11 +118,10 @@ def decide(
     about = [
         slo,
         *filter(None, (met, holds, scaling, routed)),
-        *([verified(placed, claims=plan.claims), better_plan(choice)] if plan is not None else []),
+        *([verified(current, claims=plan.claims), better_plan(choice)] if plan is not None else []),
     ]
     conditions = [*_kstatus(engine), observed.download.told(observed.model.condition), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
-    revision = wanted.revision if wanted is not None else str(observed.status.get("revision") or "")
     status = status_of(observed, plan, placed, measured, steps, revision=revision)
     if words := _slo_column(slo, plan, service, status["summary"].get("slo", "")):
         status["summary"]["slo"] = words
