@@ -105,9 +105,9 @@ class Observed:
     scaling: Scaling | None = None
     """How many replicas the operator chose; None where it does not choose the number."""
     kubelet_warnings: Mapping[str, str] = field(default_factory=dict)
+    """Warnings of the kubelets about pods that they cannot start, by pod uid."""
     image_pulls: Mapping[str, str] = field(default_factory=dict)
     """Images that kubelets pull for pods, by uid."""
-    """Warnings of the kubelets about pods that they cannot start, by pod uid."""
     available: Mapping[Kind, Availability] = field(default_factory=dict)
     """Whether the cluster has the kinds of other projects."""
     dra: DraSupport = NOT_SERVED
