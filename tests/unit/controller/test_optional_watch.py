@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from uellm.controller.optional_watch import OptionalWatch
+from uellm.controller.resync import fill_optional
 from uellm.controller.watcher import Watcher
 from uellm.kube import ADDED, SYNCED, Event, Forbidden, NotFound
 from uellm.kube.kinds import INFERENCEPOOL, LLMSERVICE
@@ -85,3 +86,21 @@ async def test_a_kind_that_goes_takes_its_objects_along(cache, error, availabili
     assert cache.available[INFERENCEPOOL] is availability
     assert cache.get(INFERENCEPOOL, "a", "ns") is None
     assert marked == [Key("ns", "a")] * 3
+
+
+async def test_what_vanished_before_the_first_list_of_the_watch_is_not_kept(cache):
+    cache.put(INFERENCEPOOL, {**POOL, "metadata": {**POOL["metadata"], "name": "ghost"}})
+    await run(cache, [Event(ADDED, POOL), Event(SYNCED, {})])
+    assert cache.get(INFERENCEPOOL, "ghost", "ns") is None
+    assert cache.get(INFERENCEPOOL, "a", "ns") is not None
+
+
+async def test_one_wrong_answer_to_a_resync_does_not_take_a_kind_away_that_is_watched(cache):
+    class Refusing:
+        async def list(self, *_: object, **__: object) -> None:
+            raise Forbidden(403, "Forbidden", "not yet")
+
+    await run(cache, [Event(ADDED, POOL), Event(SYNCED, {})])
+    await fill_optional(Refusing(), cache, INFERENCEPOOL)
+    assert cache.available[INFERENCEPOOL] is Availability.SERVED
+    assert cache.get(INFERENCEPOOL, "a", "ns") is not None

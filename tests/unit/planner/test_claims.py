@@ -66,6 +66,17 @@ def test_a_gpu_that_only_its_uuid_tells_apart_is_left_out_by_it(build):
     assert stage.selectors[-1] == '!(device.attributes["gpu.nvidia.com"].uuid in ["a-gpu-1"])'
 
 
+def test_gpus_that_only_claims_can_get_are_left_out_for_a_device_plugin_and_found_by_auto(build):
+    def claims_only(node: Node) -> Node:
+        return replace(node, devices=tuple(replace(device, claims_only=True) for device in publish(node).devices))
+
+    by_claims, by_plugin = claims_only(build.node("a", "L4 L4")), build.node("b", "T4 T4")
+    assert list(plan(build.request(by_claims, by_plugin)).nodes) == ["b"]
+    with pytest.raises(PlanError):
+        plan(build.request(by_claims))
+    assert plan(build.request(by_claims, allocation="Auto")).claims
+
+
 def test_a_gpu_that_no_driver_publishes_is_not_planned_on(build):
     published, other = publish(build.node("a", "T4")), build.node("b", "L4")
     with pytest.raises(PlanError) as refused:

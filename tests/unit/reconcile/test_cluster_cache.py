@@ -87,6 +87,15 @@ def test_a_full_list_keeps_what_appeared_while_it_was_under_way(make):
     assert [pod["metadata"]["name"] for pod in cache.pods(KEY)] == ["new"]
 
 
+def test_a_full_list_does_not_bring_back_what_was_deleted_while_it_was_under_way(make):
+    cache = Cache()
+    cache.put(POD, make.pod("gone"))
+    before = cache.snapshot(POD)
+    cache.remove(POD, make.pod("gone"))
+    cache.replace(POD, [make.pod("gone")], before=before)
+    assert cache.pods(KEY) == []
+
+
 def test_the_profiled_nodes_follow_the_profiles(make):
     cache = Cache()
     cache.put(GPUNODEPROFILE, make.profile("b", (None,)))
