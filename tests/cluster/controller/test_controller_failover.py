@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 
@@ -106,7 +107,8 @@ async def test_one_that_was_frozen_past_its_lease_writes_nothing_when_it_goes_on
     await eventually(ended, timeout_s=30)
     assert await written(kube, namespace) == before
     assert first.end(0) == 1
-    assert "was taken by" in first.text()
+    # It may have been frozen in the middle of a renewal, which then took too long.
+    assert re.search("was taken by|could not be renewed for", first.text())
     second.go_on()
     await eventually(lambda: llama.child(CONFIGMAP), timeout_s=40)
 
