@@ -113,7 +113,9 @@ async def test_a_plan_that_a_device_plugin_cannot_carry_out_runs_by_a_claim(
     llama = await service(placement={"gpus": {"max": 1}})
     watching = operator()
     await watching.settle("llama")
-    assert (await llama.condition("Planned"))[:2] == ("False", "NeedsExactDevices")
+    refused = await llama.condition("Planned")
+    assert refused[:2] == ("False", "NoFit")
+    assert f"{node}: GPUs there can only be claimed: set spec.placement.allocation to DRA or Auto" in refused[2]
 
     await llama.change(lambda spec: spec["placement"].update(allocation="DRA"))
     await watching.write_out("llama")

@@ -37,6 +37,7 @@ from uellm.reconcile.scaling.scaling import wanted_replicas
 from uellm.step_basis import Correction
 
 _UNPUBLISHED = "no DRA driver publishes its GPUs"
+_CLAIMS_ONLY = "GPUs there can only be claimed: set spec.placement.allocation to DRA or Auto"
 
 
 class Promises:
@@ -113,7 +114,9 @@ class Promises:
         )
         published = drivers_known(offer.node for offer in nodes)
         if request.allocation == AUTO and not (published and observed.dra.obstacle() is None):
-            return dataclasses.replace(request, allocation=DEVICE_PLUGIN)
+            request = dataclasses.replace(request, allocation=DEVICE_PLUGIN)
+        if request.allocation == DEVICE_PLUGIN:
+            return _without_claims_only(request)
         if request.allocation == DRA and not published:
             shut = (NodeOffer(offer.node, (), closed=_UNPUBLISHED) for offer in nodes)
             return dataclasses.replace(request, nodes=tuple(shut))
@@ -210,3 +213,13 @@ class Promises:
 def _homes(offered: Iterable[NodeOffer], commitment: Commitment, nodes: Mapping[str, ProfiledNode]) -> int:
     """Replicas for which there is room on these nodes."""
     return sum(seats(commitment, nodes[offer.node.name], offer) for offer in offered if offer.node.name in nodes)
+
+
+def _without_claims_only(request: PlanRequest) -> PlanRequest:
+    """The request of a service whose pods claim nothing, without the nodes that have nothing else to offer."""
+    shut = [offer for offer in request.nodes if offer.node.devices and all(d.claims_only for d in offer.node.devices)]
+    if not shut:
+        return request
+    left = LeftOut(", ".join(offer.node.name for offer in shut), _CLAIMS_ONLY)
+    others = tuple(offer for offer in request.nodes if offer not in shut)
+    return dataclasses.replace(request, nodes=others, left_out=(*request.left_out, left))
