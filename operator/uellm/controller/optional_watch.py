@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing
 
 from uellm.controller.resync import label_selector
 from uellm.controller.watcher import Watcher
-from uellm.kube import SYNCED, Forbidden, Kind, Kube, NotFound
-from uellm.reconcile.cache import Cache, place_of
+from uellm.controller.watches import follow
+from uellm.kube import Forbidden, Kind, Kube, NotFound
+from uellm.reconcile.cache import Cache
 from uellm.reconcile.optional_kinds import Availability
 
 logger = logging.getLogger(__name__)
@@ -40,18 +40,8 @@ class OptionalWatch:
             await asyncio.sleep(self._look_s)
 
     async def _watch(self) -> None:
-        before, listed, synced = self._watcher.known(self._kind), set[tuple[str, str]](), False
         events = self._kube.watch(self._kind, label_selector=label_selector(self._kind), optional=True)
-        async with aclosing(events):
-            async for event in events:
-                if event.type == SYNCED:
-                    synced = True
-                    self._watcher.on_listed(self._kind, listed, before)
-                    self._found(Availability.SERVED)
-                else:
-                    if not synced:
-                        listed.add(place_of(event.object))
-                    self._watcher.on_event(self._kind, event.type, event.object)
+        await follow(events, self._watcher, self._kind, lambda: self._found(Availability.SERVED))
 
     def _found(self, availability: Availability) -> None:
         if self._cache.available[self._kind] is availability:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
 from uellm.controller.resync import label_selector
 from uellm.controller.watcher import Watcher
-from uellm.kube import LLMSERVICE, SYNCED, Kind, Kube
+from uellm.kube import LLMSERVICE, SYNCED, Event, Kind, Kube
 from uellm.reconcile.cache import WATCHED_KINDS, place_of
 
 KOPFS_KINDS = (LLMSERVICE,)
@@ -34,16 +34,25 @@ class Watches:
         return [self._follow(kind) for kind in OWN_KINDS]
 
     async def _follow(self, kind: Kind) -> None:
-        before, listed = self._watcher.known(kind), set[tuple[str, str]]()
         events = self._kube.watch(
             kind, label_selector=label_selector(kind), on_contact=lambda: self._watcher.on_contact(kind)
         )
-        async with aclosing(events):
-            async for event in events:
-                if event.type == SYNCED:
-                    self._watcher.on_listed(kind, listed, before)
-                    self._synced[kind].set()
-                else:
-                    if not self._synced[kind].is_set():
-                        listed.add(place_of(event.object))
-                    self._watcher.on_event(kind, event.type, event.object)
+        await follow(events, self._watcher, kind, self._synced[kind].set)
+
+
+async def follow(
+    events: AsyncGenerator[Event, None], watcher: Watcher, kind: Kind, on_synced: Callable[[], object]
+) -> None:
+    """Pass the events of a new watch on. `on_synced` is called after each list, when the watcher knows all of it."""
+    before, listed, synced = watcher.known(kind), set[tuple[str, str]](), False
+    async with aclosing(events):
+        async for event in events:
+            if event.type == SYNCED:
+                if not synced:
+                    watcher.on_listed(kind, listed, before)
+                synced = True
+                on_synced()
+            else:
+                if not synced:
+                    listed.add(place_of(event.object))
+                watcher.on_event(kind, event.type, event.object)
