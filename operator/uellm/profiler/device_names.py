@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from uellm.profiler.dra import DRIVER as DRA_DRIVER
+from uellm.hardware import DRA_DRIVER
 from uellm.profiler.links import bus_id
 from uellm.profiler.podresources import DeviceId, Held, Listed, PodKey
 from uellm.profiler.sample import NVML, Sample

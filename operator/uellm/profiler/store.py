@@ -8,8 +8,8 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from uellm.hardware import DRA_DRIVER
 from uellm.kube import DELETED, GPUNODEPROFILE, NODE, POD, RESOURCESLICE, Forbidden, Kube, NotFound, Unavailable
-from uellm.profiler.dra import DRIVER
 from uellm.profiler.events import Turn, event
 
 MANAGER = "uellm-profiler"
@@ -46,7 +46,7 @@ class Store:
         devices = [
             device
             for each in slices
-            if each["spec"]["driver"] == DRIVER
+            if each["spec"]["driver"] == DRA_DRIVER
             for device in each["spec"].get("devices") or ()
         ]
         uuids = [(device.get("attributes") or {}).get("uuid") or {} for device in devices]

@@ -11,6 +11,3 @@ Three things differ. `brand` is `Simulated`. A container gets NVIDIA_VISIBLE_DEV
 claim's allocation, and the facts of its GPUs, because no driver could tell it. And it gets all devices of a claim, also
 where it asks for one request of it.
 """
-
-DRIVER = "gpu.nvidia.com"
-"""Name of the driver, of its DeviceClass, and the domain of its attributes."""

@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uellm.hardware import SIMULATED_DEVICES_VARIABLE
+from uellm.hardware import DRA_DRIVER, SIMULATED_DEVICES_VARIABLE
 from uellm.planner.handover.device_facts import DeviceFacts
 from uellm.profiler.deviceplugin import VISIBLE_DEVICES
-from uellm.profiler.dra import DRIVER
 
 CDI_DIRECTORY = "/var/run/cdi"
-VENDOR = f"k8s.{DRIVER}"
+VENDOR = f"k8s.{DRA_DRIVER}"
 KIND = f"{VENDOR}/claim"
 _PREFIX, _SUFFIX = f"{VENDOR}-claim_", ".json"
 _RECORD = "uellm.io/prepared"

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uellm.errors import CannotBeDone
+from uellm.hardware import DRA_DRIVER
 from uellm.kube import RESOURCECLAIM, Kube, KubeError
 from uellm.planner.handover.device_facts import facts_among
 from uellm.profiler.device_names import Names
 from uellm.profiler.deviceplugin import sample_facts
-from uellm.profiler.dra import DRIVER
 from uellm.profiler.dra.claims import ClaimedDevice, ClaimFiles, PreparedClaim
 from uellm.profiler.dra.devices import PublishedDevice, published
 from uellm.profiler.kubelet import dra_pb2 as api
@@ -46,7 +46,7 @@ class DraServicer(stubs.DRAPluginServicer):
         """Ask the kubelet what pods have. Raises KubeletSilent."""
         listed = await self._kubelet.held()
         plugged = {each: pod for each, pod in listed.devices.items() if not each.claimed}
-        self._in_use = frozenset(each.name for each in listed.devices if each.resource == DRIVER)
+        self._in_use = frozenset(each.name for each in listed.devices if each.resource == DRA_DRIVER)
         held = Names(self.sample).held(Listed(plugged, listed.pods))
         # A pod may have a GPU by a name that nobody knows; then it may be any of them.
         self._held = {**held.devices, **dict.fromkeys(held.unclear, min(held.unmatched, default=PodKey("", "")))}
@@ -124,9 +124,9 @@ class DraServicer(stubs.DRAPluginServicer):
         devices = allocation.get("devices") or {}
         for config in devices.get("config") or ():
             opaque = config.get("opaque") or {}
-            if opaque.get("driver") == DRIVER and (opaque.get("parameters") or {}).get("sharing"):
+            if opaque.get("driver") == DRA_DRIVER and (opaque.get("parameters") or {}).get("sharing"):
                 raise ClaimRefused("the claim asks for time-slicing or MPS, and simulated GPUs are handed out whole")
-        results = [each for each in devices.get("results") or () if each["driver"] == DRIVER]
+        results = [each for each in devices.get("results") or () if each["driver"] == DRA_DRIVER]
         if not results or any(each["pool"] != self._node for each in results):
             raise ClaimRefused(f"the claim's devices are not on {self._node}")
         return results

@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 
 from uellm.errors import BadInput
+from uellm.hardware import DRA_DRIVER
 from uellm.kube import KubeError
-from uellm.profiler.dra import DRIVER
 from uellm.profiler.dra.devices import PublishedDevice
 from uellm.profiler.dra.driver import DraServicer
 from uellm.profiler.dra.slice import NodeSlice
@@ -42,14 +42,14 @@ class RegistrationServicer(pluginregistration_pb2_grpc.RegistrationServicer):
 
     async def GetInfo(self, request: Any, context: Any) -> Any:  # noqa: D102, N802
         return pluginregistration_pb2.PluginInfo(
-            type=PLUGIN_TYPE, name=DRIVER, endpoint=str(self._endpoint), supported_versions=[SERVICE_VERSION]
+            type=PLUGIN_TYPE, name=DRA_DRIVER, endpoint=str(self._endpoint), supported_versions=[SERVICE_VERSION]
         )
 
     async def NotifyRegistrationStatus(self, request: Any, context: Any) -> Any:  # noqa: D102, N802
         if request.plugin_registered:
-            logger.info("registered %s at the kubelet; its GPUs are simulated", DRIVER)
+            logger.info("registered %s at the kubelet; its GPUs are simulated", DRA_DRIVER)
         else:
-            logger.warning("the kubelet does not register %s: %s", DRIVER, request.error)
+            logger.warning("the kubelet does not register %s: %s", DRA_DRIVER, request.error)
         return pluginregistration_pb2.RegistrationStatusResponse()
 
 
@@ -69,8 +69,8 @@ class DraServer:
         self._servicer = servicer
         self._slice = node_slice
         self._poll_s = poll_s
-        self._socket = Path(kubelet_directory) / "plugins" / DRIVER / "dra.sock"
-        self._registration = Path(kubelet_directory) / "plugins_registry" / f"{DRIVER}-reg.sock"
+        self._socket = Path(kubelet_directory) / "plugins" / DRA_DRIVER / "dra.sock"
+        self._registration = Path(kubelet_directory) / "plugins_registry" / f"{DRA_DRIVER}-reg.sock"
         self._changed = asyncio.Event()
         self._said: dict[str, str] = {}
 

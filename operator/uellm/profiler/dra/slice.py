@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from uellm.hardware import DRA_DRIVER
 from uellm.kube import DELETED, NODE, RESOURCESLICE, Kube, NotFound
-from uellm.profiler.dra import DRIVER
 from uellm.profiler.dra.devices import PublishedDevice
 
 MANAGER = "uellm-dra-driver"
@@ -24,7 +24,7 @@ class NodeSlice:
     def __init__(self, kube: Kube, node: str) -> None:
         self._kube = kube
         self._node = node
-        self.name = f"{node}-{DRIVER}"
+        self.name = f"{node}-{DRA_DRIVER}"
 
     async def publish(self, devices: Sequence[PublishedDevice]) -> bool:
         """Make the slice hold these devices; false if it does already. Without devices there is no slice."""
@@ -66,7 +66,7 @@ class NodeSlice:
                 "ownerReferences": [{**owner, "controller": True}],
             },
             "spec": {
-                "driver": DRIVER,
+                "driver": DRA_DRIVER,
                 "nodeName": self._node,
                 "pool": {"name": self._node, "generation": generation, "resourceSliceCount": 1},
                 "devices": [device.to_dict() for device in devices],
