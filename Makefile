@@ -1,6 +1,8 @@
 # Two commands matter: `make demo` and `make test`. Each does all its own set-up; python3 and make are enough to begin.
 PYTHON3 ?= python3
 BIN := .venv/bin
+# Tests that take seconds are listed one by one, with how long each took.
+EACH_TEST := -v -o console_output_style=times
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help setup demo test test-full lint unit cluster-test e2e bench crds golden reference clean
@@ -24,11 +26,11 @@ test: setup
 		"programs" "$(BIN)/python -m uellm_devcluster.binaries" \
 		"lint" "$(MAKE) --no-print-directory lint" \
 		"unit and property" "$(BIN)/pytest -q -n auto tests/unit tests/property tests/plans" \
-		"cluster: real API server" "$(BIN)/pytest -q tests/cluster" \
-		"e2e: real kubelets, real vLLM" "$(BIN)/pytest -q tests/e2e"
+		"cluster: real API server" "$(BIN)/pytest $(EACH_TEST) tests/cluster" \
+		"e2e: real kubelets, real vLLM" "$(BIN)/pytest $(EACH_TEST) tests/e2e"
 
 test-full: test
-	@$(BIN)/pytest -q tests/full
+	@$(BIN)/pytest $(EACH_TEST) tests/full
 
 lint:
 	@$(BIN)/ruff check .
@@ -40,10 +42,10 @@ unit: setup
 	@$(BIN)/pytest -q -n auto tests/unit tests/property tests/plans
 
 cluster-test: setup
-	@$(BIN)/pytest -q tests/cluster
+	@$(BIN)/pytest $(EACH_TEST) tests/cluster
 
 e2e: setup
-	@$(BIN)/pytest -q tests/e2e
+	@$(BIN)/pytest $(EACH_TEST) tests/e2e
 
 bench: setup
 	@mkdir -p build/bench

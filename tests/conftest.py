@@ -15,11 +15,30 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
+SHOWN_LINES = 60
 
-def pytest_configure() -> None:
-    """Restore the default handling of Ctrl-C, which a background job and all its children would ignore."""
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Show failures at once, and restore the default handling of Ctrl-C, which a background job would ignore."""
+    config.pluginmanager.register(_ShownAtOnce(config))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _ShownAtOnce:
+    """Prints a failure when it happens: a run that is ended before its summary still tells what failed."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.getplugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write_sep("_", f"{report.nodeid} ({report.when})")
+            terminal.write_line(report.longreprtext)
+            for title, text in report.sections:
+                terminal.write_line(f"--- {title}")
+                terminal.write_line("\n".join(text.splitlines()[-SHOWN_LINES:]))
 
 
 @pytest.fixture
