@@ -1,34 +1,30 @@
 """How a simulated device plugin names its devices to the kubelet: as one of the plugins that clusters have. Pure.
 
-A description asks for it beside its devices:
-
-    devicePlugin:
-      names: GKE       # UUID | Index | GKE | HAMi | Opaque
-      replicas: 4      # by time-slicing or MPS: to how many pods a device is lent at once
-      renamed: true    # the resource is then `nvidia.com/gpu.shared`
+Standard library only: the source of real GPUs needs nothing more, so that it runs on a bare machine too.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
-
-from uellm.api.base import Model
+from dataclasses import dataclass
+from typing import Any, Literal
 
 SHARED_SUFFIX = ".shared"
 _LAST_DIGITS = re.compile(r"\d{1,3}$")
 
 
-class DevicePluginNames(Model):
+Scheme = Literal["UUID", "Index", "GKE", "HAMi", "Opaque"]
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePluginNames:
     """What a simulated device plugin calls its devices."""
 
-    names: Literal["UUID", "Index", "GKE", "HAMi", "Opaque"] = "UUID"
+    names: Scheme = "UUID"
     """UUID: NVIDIA's plugin. Index: the driver's index. GKE: the device file. HAMi: always a number behind the UUID.
     Opaque: names that mean nothing to anybody else."""
-    replicas: Annotated[int, Field(ge=1, le=1024)] = 1
+    replicas: int = 1
     """To how many pods each device is lent at once."""
     renamed: bool = False
     """Whether the resource of lent devices has another name."""

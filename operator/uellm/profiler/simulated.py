@@ -1,24 +1,45 @@
 """Simulated GPUs as a source: a GPUNodeProfile document, or only its status, instead of real GPUs.
 
-The profile follows changes of the file (or its ConfigMap): every sample checks whether it changed.
+The profile follows changes of the file (or its ConfigMap): every sample checks whether it changed. Beside the devices
+it may say how their device plugin names them:
+
+    devicePlugin:
+      names: GKE       # UUID | Index | GKE | HAMi | Opaque
+      replicas: 4      # by time-slicing or MPS: to how many pods a device is lent at once
+      renamed: true    # the resource is then `nvidia.com/gpu.shared`
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from uellm.api import parse, read_documents
+from uellm.api.base import Model
 from uellm.api.gpunodeprofile import GPUNodeProfileStatus
 from uellm.errors import BadInput
-from uellm.profiler.plugin_names import DevicePluginNames, device_file
+from uellm.profiler.plugin_names import DevicePluginNames, Scheme, device_file
 from uellm.profiler.sample import SIMULATED, NoGPUs, Sample, Source
 
 _PLUGIN = "devicePlugin"
 """Field of a description that no profile has."""
 MAX_DEVICE_ID = 63
 """Longest id of a device that the kubelet's device-plugin API allows."""
+
+
+class DevicePluginEntry(Model):
+    """`devicePlugin` of a description."""
+
+    names: Scheme = "UUID"
+    replicas: Annotated[int, Field(ge=1, le=1024)] = 1
+    renamed: bool = False
+
+    def read(self) -> DevicePluginNames:
+        """What the device plugin calls its devices."""
+        return DevicePluginNames(self.names, self.replicas, self.renamed)
 
 
 def described_name(path: str | Path) -> str:
@@ -64,7 +85,7 @@ class SimulatedSource:
         document = self._status()
         status = _parsed(str(self.file), document)
         at = f"{self.file}: status.{_PLUGIN}"
-        plugin_names = parse(DevicePluginNames, document.get(_PLUGIN) or {}, at=at)
+        plugin_names = parse(DevicePluginEntry, document.get(_PLUGIN) or {}, at=at).read()
         to_measure = status.measurement is not None and status.measurement.on == "CPU"
         described = _without_rates(status) if to_measure else status
         devices = tuple(_entries(described))

@@ -33,7 +33,7 @@ SLICE = {"index": 3, "uuid": "MIG-0000-07", "memoryBytes": 1, "mig": True}
     ],
 )
 def test_each_scheme_names_a_device_as_its_plugin_does(scheme, device, names):
-    assert list(DevicePluginNames.model_validate(scheme).of(device)) == names
+    assert list(DevicePluginNames(**scheme).of(device)) == names
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
