@@ -41,8 +41,8 @@ TINY = {
     for layers in (2, 4)
 }
 BATCHES, CONTEXTS, CHUNKS = (1, 8, 32, 64, 128, 256), (256, 1024, 4096), (64, 128, 256, 512, 1024, 2048, 4096)
-TINY_BATCHES, TINY_CONTEXTS, TINY_CHUNKS = (1, 2, 4, 8, 16), (16, 64, 256, 1024), (8, 16, 32, 64, 96, 128, 192, 256)
-REPEATS, TINY_REPEATS = 20, 5
+TINY_BATCHES, TINY_CONTEXTS, TINY_CHUNKS = (1, 4, 16), (16, 64, 256), (8, 16, 32, 64, 96, 128)
+REPEATS, TINY_REPEATS = 20, 3
 FREE_SHARE = 0.6
 """Share of the free memory that a step's KV cache may take; larger steps are left out."""
 

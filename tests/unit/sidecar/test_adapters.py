@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ class Lists:
         self.served: dict[str, str] = {}
         self.refused: set[str] = set()
         self.loads: list[dict[str, Any]] = []
+        self.may_unload = asyncio.Event()
+        self.may_unload.set()
 
     async def __call__(self, request: web.Request, received: Any) -> web.StreamResponse:
         if request.path == "/v1/models":
@@ -43,6 +46,7 @@ class Lists:
             self.served[body["lora_name"]] = body["lora_path"]
             return web.Response(text="Success")
         if request.path == "/v1/unload_lora_adapter":
+            await self.may_unload.wait()
             del self.served[body["lora_name"]]
             return web.Response(text="Success")
         return web.json_response({"model": body.get("model")})
@@ -81,15 +85,21 @@ async def test_adapters_are_added_replaced_and_removed_while_the_engine_runs(lis
     take_over(harness, {**SQL, "path": "/adapters/sql-2"}, CHAT)
     await eventually(lambda: lists.served == {"sql": "/adapters/sql-2", "chat": CHAT["path"]})
     assert [each["load_inplace"] for each in lists.loads] == [False, True, False]
+    lists.may_unload.clear()
     take_over(harness)
-    await eventually(lambda: not lists.served)
+    # The engine still serves what has not been unloaded, and the report says so.
+    assert (await report(harness))["adapters"] == ["sql", "chat"]
+    lists.may_unload.set()
+    await eventually(lambda: not harness.sidecar.adapters.loaded)
+    assert not lists.served
     assert "adapters" not in await report(harness)
 
 
 async def test_a_renamed_adapter_is_served_under_its_new_name_alone(lists, launch, eventually):
     harness = await launch(configured(SQL))
     take_over(harness, {**SQL, "name": "queries"})
-    await eventually(lambda: lists.served == {"queries": SQL["path"]})
+    await eventually(lambda: harness.sidecar.adapters.loaded == ("queries",))
+    assert lists.served == {"queries": SQL["path"]}
     assert (await report(harness))["adapters"] == ["queries"]
 
 

@@ -83,8 +83,9 @@ class AdapterLoader:
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """The adapters that are served as the configuration has them."""
-        return tuple(each.name for each in self._settings.current.adapters if self._loaded.get(each.name) == each)
+        """The adapters that are served as the configuration has them, and those that are still to be unloaded."""
+        wanted = {each.name: each for each in self._settings.current.adapters}
+        return tuple(name for name, each in self._loaded.items() if wanted.get(name, each) == each)
 
     @property
     def failed(self) -> tuple[tuple[str, str], ...]:
@@ -147,7 +148,7 @@ class AdapterLoader:
 
     def _forget_all_but(self, wanted: tuple[SidecarAdapter, ...]) -> None:
         names = {each.name for each in wanted}
-        for known in (self._loaded, self._failed, self._retry):
+        for known in (self._failed, self._retry):
             for name in known.keys() - names:
                 del known[name]
 
@@ -198,6 +199,7 @@ class AdapterLoader:
         body = {"lora_name": name}
         status, answer = await self._call(self._pool, "POST", b"/v1/unload_lora_adapter", body, LOAD_TIMEOUT_S)
         if status in (200, 404):
+            self._loaded.pop(name, None)
             LOG.info("adapter %s: no longer served", name)
         else:
             LOG.error("adapter %s: cannot be unloaded: %s", name, _reason(status, answer))
