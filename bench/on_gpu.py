@@ -165,7 +165,8 @@ def results(*, tiny: bool) -> dict[str, Any] | None:
     _say("rates", began_s)
     found["rates"] = rates(torch, device, TINY if tiny else FULL)
     gpu = described(torch, device, found["rates"], found["discovery"])
-    formats = [False, True] if gpu.fp8_flops_per_s else [False]
+    # CPUs multiply in FP8 number by number, which would take minutes.
+    formats = [False, True] if gpu.fp8_flops_per_s and not tiny else [False]
     found["layers"] = []
     for fp8 in formats:
         _say(f"layers in {'FP8' if fp8 else 'bf16'}", began_s)

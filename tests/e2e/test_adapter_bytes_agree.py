@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,11 +64,14 @@ def test_slots_take_what_the_engine_allocates(tensor: int, tmp_path: Path):
         files.append(tmp_path / f"{number}.json")
         files[-1].write_text(json.dumps(config))
     port = free_port()
+    # vLLM's executor sets it, and its processes on some CPUs share memory under this name.
+    environment = {**os.environ, "VLLM_DIST_IDENT": f"test-{port}"}
     fixed = [SLOTS.slots, SLOTS.rank, tensor]
     parts = [
         subprocess.Popen(
             list(map(str, [sys.executable, adapter_tensors.__file__, *fixed, part, port, *files])),
             stdout=subprocess.PIPE,
+            env=environment,
             text=True,
         )
         for part in range(tensor)
