@@ -213,6 +213,9 @@ class Reconciler:
             desired = desired_state(observed, planned.choice.plan, planned.rendered, self._images, surge)
         except BadInput as error:
             return self._left_alone(observed, Obstacle("InvalidTemplate", str(error)))
+        if desired.claim_spec is not None and (unwritable := observed.dra.unwritable()) is not None:
+            # Without their template no pod can be started, so the Deployment is not written either.
+            return self._left_alone(observed, unwritable, keep_plan=True)
         differing = self._applier.differing(observed, children(desired))
         refusal = await self._applier.refusal(observed, differing)
         if refusal is not None:
