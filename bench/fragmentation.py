@@ -2,9 +2,9 @@
 
     python bench/fragmentation.py [--json FILE] [--seeds 10] [--events 2000]
 
-100 nodes of 8 GPUs. Pods of 1, 2, 4 and 8 GPUs arrive and leave at random, at about 85 % of the GPUs; a pod that finds no
-node goes away. Fragmentation is that of Weng et al., "Beware of Fragmentation" (USENIX ATC 2023): the share of the free
-GPUs that the next pod could not use, because its node has too few of them, expected over the sizes of pods.
+100 nodes of 8 GPUs. Pods of 1, 2, 4 and 8 GPUs arrive and leave at random, at about 85 % of the GPUs; a pod that finds
+no node goes away. Fragmentation is that of Weng et al., "Beware of Fragmentation" (USENIX ATC 2023): the share of the
+free GPUs that the next pod could not use, because its node has too few of them, expected over the sizes of pods.
 
     default  kube-scheduler as it comes: LeastAllocated and BalancedAllocation over CPU and memory
     spread   LeastAllocated over GPUs, CPU and memory
