@@ -24,7 +24,7 @@ _GATES = "kueue.x-k8s.io/"
 _MESSAGE_LENGTH = 1024
 
 
-class _Answer(NamedTuple):
+class _QueueAnswer(NamedTuple):
     at: datetime
     words: str
 
@@ -34,7 +34,7 @@ class QueueWords:
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._known: dict[Key, dict[str, _Answer]] = {}
+        self._known: dict[Key, dict[str, _QueueAnswer]] = {}
 
     async def refresh(self, key: Key, pods: Sequence[Object], now: datetime) -> float | None:
         """Ask about a service's pods that Kueue holds back. Returns in how many seconds to ask again, or None."""
@@ -43,7 +43,8 @@ class QueueWords:
         due = [uid for uid in waiting if _due_in_s(before.get(uid), now) <= 0]
         found = await asyncio.gather(*(self._fetch(waiting[uid]) for uid in due))
         fresh = {
-            uid: _Answer(now, clip(words_about(each), _MESSAGE_LENGTH)) for uid, each in zip(due, found, strict=True)
+            uid: _QueueAnswer(now, clip(words_about(each), _MESSAGE_LENGTH))
+            for uid, each in zip(due, found, strict=True)
         }
         self._known[key] = known = {uid: before[uid] for uid in waiting if uid in before} | fresh
         if not known:
@@ -59,5 +60,5 @@ class QueueWords:
         self._known.pop(key, None)
 
 
-def _due_in_s(answer: _Answer | None, now: datetime) -> float:
+def _due_in_s(answer: _QueueAnswer | None, now: datetime) -> float:
     return 0.0 if answer is None else ASK_EVERY_S - (now - answer.at).total_seconds()
