@@ -136,6 +136,18 @@ RELEASES = (
         build_minutes=4,
         optional=True,
     ),
+    # Kueue publishes container images only.
+    Release(
+        name="kueue",
+        version="v0.17.0",
+        programs=("kueue",),
+        build=Build(
+            packages=("sigs.k8s.io/kueue/cmd/kueue",),
+            files=("config/components/crd/bases/*.yaml", "config/components/webhook/manifests.yaml"),
+        ),
+        build_minutes=6,
+        optional=True,
+    ),
     Release(
         name="helm",
         version="v4.3.1",

@@ -11,6 +11,7 @@ from typing import Any
 from uellm.kube import AlreadyExists, Forbidden, Invalid, Kube, KubeError, NotFound
 from uellm.kube.kinds import NODE, POD
 from uellm.reconcile.cache import Cache
+from uellm.reconcile.kueue import gates
 from uellm.reconcile.measuring.event import not_measured_event
 from uellm.reconcile.measuring.images import full_reference, images_on
 from uellm.reconcile.measuring.needs import MeasuringNeed, need_of
@@ -112,7 +113,7 @@ class MeasuringKeeper:
 
     def _engines_come(self, now: datetime) -> bool:
         young = timestamp(now - timedelta(seconds=ENGINE_COMES_S))
-        pods = (pod for key in self._cache.service_keys() for pod in self._cache.pods(key))
+        pods = (pod for key in self._cache.service_keys() for pod in self._cache.pods(key) if not gates(pod))
         return any(not pod["spec"].get("nodeName") and pod["metadata"]["creationTimestamp"] > young for pod in pods)
 
     def _remember(self, name: str, attempt: MeasuringAttempt | None) -> None:

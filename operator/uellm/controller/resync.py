@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterable
 
 from uellm.api.names import SERVICE_LABEL
+from uellm.controller.rights import lacking
 from uellm.errors import CannotBeDone
 from uellm.kube import Forbidden, Kube, KubeError, NotFound
 from uellm.kube.kinds import (
@@ -43,13 +44,17 @@ def label_selector(kind: Kind) -> str:
 
 
 async def fill(kube: Kube, cache: Cache, kinds: Iterable[Kind] = ALL_KINDS) -> None:
-    """Replace these kinds in the cache by full lists. Raises KubeError."""
+    """Replace these kinds in the cache by full lists. Raises KubeError, and CannotBeDone where a right is missing."""
     for kind in kinds:
         if kind in OPTIONAL_KINDS:
             await fill_optional(kube, cache, kind)
             continue
         before = cache.snapshot(kind)
-        cache.replace(kind, await kube.list(kind, label_selector=label_selector(kind)), before=before)
+        try:
+            found = await kube.list(kind, label_selector=label_selector(kind))
+        except Forbidden as error:
+            raise lacking(kind, error) from error
+        cache.replace(kind, found, before=before)
 
 
 async def fill_optional(kube: Kube, cache: Cache, kind: Kind) -> None:
@@ -68,7 +73,7 @@ async def fill_optional(kube: Kube, cache: Cache, kind: Kind) -> None:
 
 
 async def fill_patiently(kube: Kube, cache: Cache, kinds: Iterable[Kind] = ALL_KINDS) -> None:
-    """The same, repeated until the API server answers. Raises CannotBeDone where the CRDs are not installed."""
+    """The same, repeated until the API server answers. Raises CannotBeDone where CRDs or rights are missing."""
     while True:
         try:
             return await fill(kube, cache, kinds)

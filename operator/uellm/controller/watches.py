@@ -8,18 +8,24 @@ from contextlib import aclosing
 from typing import Any
 
 from uellm.controller.resync import label_selector
+from uellm.controller.rights import lacking
 from uellm.controller.watcher import Watcher
-from uellm.kube import LLMSERVICE, SYNCED, Event, Kind, Kube
+from uellm.kube import LLMSERVICE, SYNCED, Event, Forbidden, Kind, Kube
 from uellm.reconcile.cache import WATCHED_KINDS, place_of
 
 KOPFS_KINDS = (LLMSERVICE,)
 OWN_KINDS = tuple(kind for kind in WATCHED_KINDS if kind not in KOPFS_KINDS)
 
 
-class Watches:
-    """One watch a kind. They end only when they are cancelled."""
+FORBIDDEN_S = 60.0
+"""A right that was just granted takes effect within seconds."""
 
-    def __init__(self, kube: Kube, watcher: Watcher) -> None:
+
+class Watches:
+    """One watch a kind. They end only when they are cancelled, or where the operator lacks a right from the start."""
+
+    def __init__(self, kube: Kube, watcher: Watcher, *, forbidden_s: float = FORBIDDEN_S) -> None:
+        self._forbidden_s = forbidden_s
         self._kube = kube
         self._watcher = watcher
         self._synced = {kind: asyncio.Event() for kind in OWN_KINDS}
@@ -30,14 +36,20 @@ class Watches:
             await each.wait()
 
     def follow(self) -> list[Coroutine[Any, Any, None]]:
-        """The watches, to be run at the same time."""
+        """The watches, to be run at the same time. Each raises CannotBeDone where its kind stays forbidden."""
         return [self._follow(kind) for kind in OWN_KINDS]
 
     async def _follow(self, kind: Kind) -> None:
         events = self._kube.watch(
-            kind, label_selector=label_selector(kind), on_contact=lambda: self._watcher.on_contact(kind)
+            kind,
+            label_selector=label_selector(kind),
+            on_contact=lambda: self._watcher.on_contact(kind),
+            forbidden_s=self._forbidden_s,
         )
-        await follow(events, self._watcher, kind, self._synced[kind].set)
+        try:
+            await follow(events, self._watcher, kind, self._synced[kind].set)
+        except Forbidden as error:
+            raise lacking(kind, error) from error
 
 
 async def follow(

@@ -1,11 +1,15 @@
 """The two decisions: which nodes cannot hold a plan, and how good the others are. Pure functions of a snapshot.
 
-    score = 4 * memory rate / best memory rate     the slowest free GPU: decoding is as fast as memory
-          + 2 * link rate / best link rate         the slowest link between free GPUs; all of it for plans of one GPU
-          + 4 * gpus / (free - promised)           tightness: GPUs that stay together can serve bigger plans later
+    points = 4 * memory rate / best memory rate     the slowest free GPU: decoding is as fast as memory
+           + 2 * link rate / best link rate         the slowest link between free GPUs; all of it for plans of one GPU
+           + 4 * (1 - spare / most spare)           tightness: GPUs that stay together can serve bigger plans later
 
-rounded to 0..10. Rates are those of the profiles; the best ones are those among the nodes that are asked about. Rates
-within a tenth of the best count as the best, so that noise does not spread replicas over loose nodes.
+Spare are the GPUs that would be left free. Rates are those of the profiles; the best ones, and the most spare, are
+those among the nodes that are asked about. Rates within a tenth of the best count as the best, so that noise does not
+spread replicas over loose nodes.
+
+The scheduler takes whole numbers from 0 to 10, so few that nodes with other points would often have one score. So the
+points are stretched over 1..10: the worst of the nodes has 1, the best 10, and 0 is a node without a profile.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ MEMORY_POINTS = 4
 LINK_POINTS = 2
 TIGHTNESS_POINTS = HIGHEST_SCORE - MEMORY_POINTS - LINK_POINTS
 AS_GOOD = 0.9
+
+LOWEST_SCORE = 1
+_EQUAL_POINTS = 1e-9
 
 # The scheduler puts every distinct sentence into the pod's condition; this keeps it short with a thousand nodes.
 MOST_SENTENCES = 12
@@ -119,18 +126,26 @@ def scores(text: str, names: Iterable[str], snapshot: Snapshot) -> dict[str, int
         max((speed.memory_bytes_per_s for speed in speeds), default=0.0),
         max((speed.link_bytes_per_s for speed in speeds), default=0.0),
     )
-    return {name: _score(plan, best, offer) for name, offer in offers.items()}
+    most_spare = max((_spare(plan, offer) for offer in offers.values() if offer is not None), default=0)
+    points = {n: _points(plan, best, most_spare, offer) for n, offer in offers.items() if offer is not None}
+    low, high = min(points.values(), default=0.0), max(points.values(), default=0.0)
+    return {name: _stretched(points[name], low, high) if name in points else 0 for name in offers}
 
 
-def _score(plan: PlanAnnotation, best: NodeSpeed, offer: ResourceOffer | None) -> int:
-    if offer is None:
-        return 0
+def _points(plan: PlanAnnotation, best: NodeSpeed, most_spare: int, offer: ResourceOffer) -> float:
     points = MEMORY_POINTS * _share(offer.speed.memory_bytes_per_s, best.memory_bytes_per_s)
     points += LINK_POINTS * (1.0 if plan.gpus == 1 else _share(offer.speed.link_bytes_per_s, best.link_bytes_per_s))
-    left = len(offer.free) - offer.promised
-    if left > 0:
-        points += TIGHTNESS_POINTS * min(1.0, plan.gpus / left)
-    return min(HIGHEST_SCORE, round(points))
+    return points + TIGHTNESS_POINTS * (1.0 - _spare(plan, offer) / most_spare if most_spare else 1.0)
+
+
+def _spare(plan: PlanAnnotation, offer: ResourceOffer) -> int:
+    return max(0, len(offer.free) - offer.promised - plan.gpus)
+
+
+def _stretched(points: float, low: float, high: float) -> int:
+    if high - low < _EQUAL_POINTS:
+        return HIGHEST_SCORE
+    return LOWEST_SCORE + round((HIGHEST_SCORE - LOWEST_SCORE) * (points - low) / (high - low))
 
 
 def _share(rate: float, best: float) -> float:

@@ -159,10 +159,12 @@ class Kube:
         silence_s: float = SILENCE_S,
         on_contact: Callable[[], None] | None = None,
         optional: bool = False,
+        forbidden_s: float | None = None,
     ) -> AsyncGenerator[Event]:
         """All objects as ADDED, then SYNCED, then every change, for ever; see `uellm.kube.watch`.
 
         `optional`: raises NotFound where the kind is not installed, and Forbidden where it may not be read.
+        `forbidden_s`: raises Forbidden where it was forbidden for so long and has never worked.
         `on_contact` is called whenever something was received: at least every `session_s` while the server works.
         """
         watch = Watch(
@@ -173,6 +175,7 @@ class Kube:
             silence_s=silence_s,
             on_contact=on_contact,
             optional=optional,
+            forbidden_s=forbidden_s,
         )
         return watch.events()
 

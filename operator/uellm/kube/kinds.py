@@ -72,6 +72,10 @@ RESOURCECLAIMTEMPLATE = Kind("resource.k8s.io/v1", "ResourceClaimTemplate", "res
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", True)
 RESOURCECLAIM = Kind("resource.k8s.io/v1", "ResourceClaim", "resourceclaims", True)
 RESOURCESLICE = Kind("resource.k8s.io/v1", "ResourceSlice", "resourceslices", False)
+WORKLOAD = Kind("kueue.x-k8s.io/v1beta2", "Workload", "workloads", True)
+"""Kueue's, where it is installed."""
+FORMER_WORKLOAD = Kind("kueue.x-k8s.io/v1beta1", "Workload", "workloads", True)
+"""The same in releases of Kueue that do not serve the newer version."""
 CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", False)
 
 KINDS: Mapping[tuple[str, str], Kind] = {
@@ -101,6 +105,8 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         LEASE,
         RESOURCECLAIM,
         RESOURCESLICE,
+        WORKLOAD,
+        FORMER_WORKLOAD,
         CRD,
     )
 }

@@ -67,9 +67,15 @@ class Watch:
         silence_s: float = SILENCE_S,
         on_contact: Callable[[], None] | None = None,
         optional: bool = False,
+        forbidden_s: float | None = None,
     ) -> None:
-        """`optional`: the kind may not be installed; then `events` ends with NotFound or Forbidden."""
+        """`optional`: the kind may not be installed; then `events` ends with NotFound or Forbidden.
+
+        `forbidden_s`: `events` ends with Forbidden where that was all it heard for so long, until it has once worked.
+        """
         self._optional = optional
+        self._forbidden_s = forbidden_s
+        self._forbidden_since: float | None = None
         self._transport = transport
         self._path = path
         self._query = query
@@ -97,7 +103,7 @@ class Watch:
                 self._version = ""
                 failure = error
             except KubeError as error:
-                if self._optional and isinstance(error, NotFound | Forbidden):
+                if (self._optional and isinstance(error, NotFound | Forbidden)) or self._stays_forbidden(error):
                     raise
                 failure = error
             if failure or (self._doubtful and time.monotonic() < start_s + TOO_SHORT_S):
@@ -119,6 +125,15 @@ class Watch:
         async with aclosing(self._watch()) as events:
             async for event in events:
                 yield event
+
+    def _stays_forbidden(self, error: KubeError) -> bool:
+        if self._forbidden_s is None or not isinstance(error, Forbidden):
+            self._forbidden_since = None
+            return False
+        now_s = time.monotonic()
+        if self._forbidden_since is None:
+            self._forbidden_since = now_s
+        return now_s - self._forbidden_since >= self._forbidden_s
 
     async def _history_is_lost(self) -> bool:
         document = await self._transport.call("GET", self._path, query={**self._query, "limit": "1"})
@@ -148,6 +163,7 @@ class Watch:
 
     def _opened(self) -> None:
         self._doubtful = True
+        self._forbidden_s = None
         self._on_contact()
 
     def _changes(self, objects: list[dict[str, Any]]) -> Iterator[Event]:

@@ -13,14 +13,25 @@ from typing import Any
 
 from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
-from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
-from uellm.kube.kinds import CONFIGMAP, CORE_EVENT, DEPLOYMENT, POD, REPLICASET, RESOURCECLAIMTEMPLATE, kind_of
+from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError, NotFound
+from uellm.kube.kinds import (
+    CONFIGMAP,
+    CORE_EVENT,
+    DEPLOYMENT,
+    FORMER_WORKLOAD,
+    POD,
+    REPLICASET,
+    RESOURCECLAIMTEMPLATE,
+    WORKLOAD,
+    kind_of,
+)
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children.disruption import MarkedPod
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.drift import content, digest, holds
 from uellm.reconcile.event import event_of
 from uellm.reconcile.event_writer import EventWriter
+from uellm.reconcile.kueue import JOB_UID_LABEL
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
     MANAGER,
@@ -194,6 +205,21 @@ class Applier:
         except KubeError as error:
             logger.warning("no Events about pod %s: %s", metadata["name"], error)
             return ()
+
+    async def workloads(self, pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Kueue's Workloads for a pod; none where they cannot be read: a pass can do without an explanation."""
+        metadata = pod["metadata"]
+        for kind in (WORKLOAD, FORMER_WORKLOAD):
+            try:
+                return await self._kube.list(
+                    kind, metadata["namespace"], label_selector=f"{JOB_UID_LABEL}={metadata['uid']}"
+                )
+            except NotFound:
+                continue
+            except KubeError as error:
+                logger.warning("no Workload of pod %s: %s", metadata["name"], error)
+                break
+        return ()
 
     async def record_events(self, observed: Observed, notes: Iterable[Condition], now: datetime) -> None:
         """Log what changed, and create Events for it."""

@@ -33,6 +33,7 @@ from uellm.kube.kinds import (
 )
 from uellm.reconcile.dra.index import ClaimIndex
 from uellm.reconcile.dra.support import DraSupport
+from uellm.reconcile.kueue import gates
 from uellm.reconcile.lean_objects import lean
 from uellm.reconcile.names import Key, key_of, possible_owners
 from uellm.reconcile.node_class import NodeClass, node_class
@@ -383,8 +384,11 @@ def _unversioned(node: Object | None) -> Any:
 
 
 def _seat(pod: Object | None) -> Any:
-    """Where a pod sits, as long as it needs GPUs there."""
-    return pod and (pod["metadata"]["uid"], pod["spec"].get("nodeName"), pod["status"].get("phase"), pod["gpus"])
+    """Where a pod sits, or whether it looks for a seat, as long as it needs GPUs there."""
+    if pod is None:
+        return None
+    node, phase = pod["spec"].get("nodeName"), pod["status"].get("phase")
+    return pod["metadata"]["uid"], node, phase, pod["gpus"], bool(gates(pod))
 
 
 def _demand(service: Object | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from uellm.api.sidecar_document import SidecarAdapter
@@ -13,6 +14,7 @@ from uellm.reconcile.children import (
     DesiredState,
     Images,
     PinnedTemplate,
+    Revision,
     claim_templates,
     configmap,
     frozen,
@@ -22,6 +24,7 @@ from uellm.reconcile.children.former import FORMER_SECTIONS, FormerConfig
 from uellm.reconcile.children.revision import engine_document
 from uellm.reconcile.children.rollout import Surge
 from uellm.reconcile.children.stand_in import stand_in
+from uellm.reconcile.dra.left_out import without
 from uellm.reconcile.drift import signed
 from uellm.reconcile.names import config_name, revision_name
 from uellm.reconcile.observe import Observed
@@ -61,9 +64,8 @@ def desired_state(
         former = desired.former or _former(desired)
         return dataclasses.replace(desired, pinned=pinned, images=former_images, former=former)
     kept = kept_revision(observed, plan)
-    if kept is not None:
-        return dataclasses.replace(desired, revision=kept.marked(observed.spec_mark, inputs))
-    return dataclasses.replace(desired, revision=make_revision(desired))
+    revision = make_revision(desired) if kept is None else kept.marked(observed.spec_mark, inputs)
+    return dataclasses.replace(desired, revision=revision, claim_spec=_claim_spec(observed, revision))
 
 
 def left_alone(observed: Observed) -> list[dict[str, Any]]:
@@ -79,8 +81,13 @@ def left_alone(observed: Observed) -> list[dict[str, Any]]:
     revision = observed.revision
     if revision is not None and revision_name(observed.key.name, revision.name) in observed.configmaps:
         manifests.append(signed(revision.manifest(observed.document)))
-        manifests += map(signed, claim_templates(observed.document, revision))
+        if observed.dra.unwritable() is None:
+            manifests += map(signed, claim_templates(observed.document, revision, _claim_spec(observed, revision)))
     return [*manifests, frozen(observed.document, observed.deployment, observed.replicas)]
+
+
+def _claim_spec(observed: Observed, revision: Revision) -> Mapping[str, Any] | None:
+    return None if revision.claim_spec is None else without(revision.claim_spec, observed.nodes)
 
 
 def _devices_json(observed: Observed, plan: Plan) -> str:

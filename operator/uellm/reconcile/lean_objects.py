@@ -39,7 +39,7 @@ def _lean_pod(pod: Mapping[str, Any]) -> Object:
     return {
         "gpus": _planned_gpus(metadata),
         "metadata": {**{name: metadata[name] for name in _POD_METADATA if name in metadata}, **_marks(metadata)},
-        "spec": {name: spec[name] for name in ("nodeName", "schedulerName") if name in spec},
+        "spec": {name: spec[name] for name in ("nodeName", "schedulerName", "schedulingGates") if name in spec},
         "status": {name: status[name] for name in _POD_STATUS if name in status},
     }
 

@@ -108,6 +108,8 @@ class Observed:
     """Warnings of the kubelets about pods that they cannot start, by pod uid."""
     image_pulls: Mapping[str, str] = field(default_factory=dict)
     """Images that kubelets pull for pods, by uid."""
+    queue_words: Mapping[str, str] = field(default_factory=dict)
+    """Why pods wait in their queues, by uid."""
     available: Mapping[Kind, Availability] = field(default_factory=dict)
     """Whether the cluster has the kinds of other projects."""
     dra: DraSupport = NOT_SERVED

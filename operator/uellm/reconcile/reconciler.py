@@ -32,6 +32,7 @@ from uellm.reconcile.planning.stranded import stranded_in_s
 from uellm.reconcile.pods.collectors import Collectors
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.kubelet_events import KubeletEvents
+from uellm.reconcile.pods.queue_words import QueueWords
 from uellm.reconcile.pods.running import WantedConfig
 from uellm.reconcile.revisions import KnownRevisions, kept_revision, needed_by, superseded
 from uellm.reconcile.routes import next_route_step, take_route_step
@@ -87,6 +88,7 @@ class Reconciler:
         self._scalings = Scalings()
         self._applier = applier
         self._kubelet_events = KubeletEvents(applier.pod_events)
+        self._queue_words = QueueWords(applier.workloads)
         self._images = images
         self._inspections = inspections
         self._downloads = downloads
@@ -101,6 +103,7 @@ class Reconciler:
             self._applier.forget(key)
             self._revisions.forget(key)
             self._kubelet_events.forget(key)
+            self._queue_words.forget(key)
             self._inspections.forget(key)
             self._downloads.forget(key)
             self._settled.forget(key)
@@ -110,6 +113,7 @@ class Reconciler:
         scales = bounds_of(observed.document["spec"]) is not None
         measure_in_s = await self._collectors.measurements.refresh(observed.pods, EVERY_S if scales else math.inf)
         now = self._clock()
+        queue_in_s = await self._queue_words.refresh(key, observed.pods, now)
         helpers = (*observed.inspection_pods, *observed.download_pods)
         ask_in_s = await self._kubelet_events.refresh(key, (*observed.pods, *helpers), now)
         observed = dataclasses.replace(
@@ -120,6 +124,7 @@ class Reconciler:
             revisions=self._revisions.of(observed),
             kubelet_warnings=self._kubelet_events.of(key),
             image_pulls=self._kubelet_events.pulls_of(key),
+            queue_words=self._queue_words.of(key),
         )
         scaling = self._scalings.advance(observed, self._collectors.measurements.loads_of(observed.pods), now)
         observed = dataclasses.replace(observed, scaling=scaling)
@@ -141,8 +146,8 @@ class Reconciler:
         if recheck_s == 0.0:
             return recheck_s
         look_in_s = FRESH_S if observed.pool_labels else None
-        due_s = (recheck_s, scale_in_s, report_in_s, measure_in_s, ask_in_s, inspect_in_s, download_in_s, look_in_s)
-        return min(filter(None, due_s), default=None)
+        asked_s = (report_in_s, measure_in_s, ask_in_s, queue_in_s, inspect_in_s, download_in_s, look_in_s)
+        return min(filter(None, (recheck_s, scale_in_s, *asked_s)), default=None)
 
     async def _still_settled(self, observed: Observed, planned: Planned, now: datetime) -> float | None:
         """Seconds until the next pass, if this one has nothing to do but to ask the pods what they run with."""
@@ -213,6 +218,9 @@ class Reconciler:
             desired = desired_state(observed, planned.choice.plan, planned.rendered, self._images, surge)
         except BadInput as error:
             return self._left_alone(observed, Obstacle("InvalidTemplate", str(error)))
+        if desired.claim_spec is not None and (unwritable := observed.dra.unwritable()) is not None:
+            # Without their template no pod can be started, so the Deployment is not written either.
+            return self._left_alone(observed, unwritable, keep_plan=True)
         differing = self._applier.differing(observed, children(desired))
         refusal = await self._applier.refusal(observed, differing)
         if refusal is not None:

@@ -20,6 +20,7 @@ from uellm.kube.kinds import (
     RESOURCECLAIMTEMPLATE,
     RESOURCESLICE,
 )
+from uellm.reconcile.optional_kinds import Availability
 
 CLAIMS = {"placement": {"allocation": "DRA"}}
 LARGE = 'NVIDIA "Large" GPU, 24 GiB'
@@ -311,3 +312,64 @@ async def test_pods_that_run_stay_where_the_driver_goes(operator, service, drive
     assert (await llama.deployment())["metadata"]["generation"] == before["metadata"]["generation"]
     assert (await llama.condition("Planned"))[:2] == ("True", "Planned"), await llama.condition("Planned")
     assert await kube.get(CONFIGMAP, "llama-config", namespace)
+
+
+async def excluded(kube, node, *uuids):
+    devices = [{"uuid": uuid, "reason": "its fan is broken"} for uuid in uuids]
+    await kube.apply(
+        {
+            "apiVersion": GPUNODEPROFILE.api_version,
+            "kind": GPUNODEPROFILE.kind,
+            "metadata": {"name": node},
+            "spec": {"excludedDevices": devices},
+        },
+        manager="admin",
+    )
+
+
+async def test_a_gpu_that_is_excluded_after_the_plan_is_given_to_no_pod_any_more_and_nothing_rolls(
+    operator, service, driver, claim_node, kube, namespace, eventually
+):
+    node = await claim_node()
+    llama = await service(**CLAIMS)
+    watching = operator()
+    await watching.settle("llama")
+    ((_, (held,)),) = (await eventually(lambda: all_claimed(kube, namespace, 1))).items()
+    before, (name, frozen) = await llama.deployment(), *(await templates(kube, namespace)).items()
+    await excluded(kube, node, held)
+    await watching.settle("llama")
+    assert list((await claimed(kube, namespace)).values()) == [[held]]  # the pod that runs keeps it
+    assert (await llama.deployment())["metadata"]["generation"] == before["metadata"]["generation"]
+    (pod,) = await kube.list(POD, namespace)
+    await kube.delete(POD, pod["metadata"]["name"], namespace, grace_s=0)
+    twin = f"GPU-{node}-{1 - int(held[-1])}"
+
+    async def is_elsewhere():
+        return [twin] in (await claimed(kube, namespace)).values()
+
+    await eventually(is_elsewhere)
+    await excluded(kube, node)
+    await watching.settle("llama")
+    assert (await templates(kube, namespace))[name]["spec"] == frozen["spec"]
+    assert (await llama.deployment())["metadata"]["generation"] == before["metadata"]["generation"]
+
+
+async def test_where_claims_are_served_no_more_a_condition_says_why_the_pods_are_not_changed(
+    operator, service, driver, claim_node, kube, namespace
+):
+    await claim_node()
+    llama = await service(**CLAIMS)
+    watching = operator()
+    await watching.settle("llama")
+    before = await llama.deployment()
+    watching.cache.available[RESOURCECLAIMTEMPLATE] = Availability.NOT_INSTALLED
+    await llama.change(lambda spec: spec.update(replicas=2))
+    await watching.write_out("llama")
+    status, reason, message = await llama.condition("Ready")
+    assert (status, reason) == ("False", "DRANotServed")
+    assert message.startswith("the API server does not serve resource.k8s.io/v1")
+    assert (await llama.deployment())["spec"]["template"] == before["spec"]["template"]
+    watching.cache.available[RESOURCECLAIMTEMPLATE] = Availability.SERVED
+    await watching.write_out("llama")
+    assert (await llama.condition("Ready"))[1] != "DRANotServed"
+    assert (await llama.deployment())["spec"]["replicas"] == 2

@@ -70,11 +70,11 @@ class World:
         metadata = {"name": name, "namespace": "team", "resourceVersion": "1"}
         self.cache.put(LLMSERVICE, {"metadata": metadata, "spec": spec, "status": status})
 
-    def engine_pod(self, service: str, created: str) -> None:
+    def engine_pod(self, service: str, created: str, **spec: Any) -> None:
         labels = {"uellm.io/service": service}
         metadata = {"name": f"{service}-0", "namespace": "team", "uid": "e", "labels": labels}
         metadata |= {"resourceVersion": "1", "creationTimestamp": created}
-        self.cache.put(POD, {"metadata": metadata, "spec": {}, "status": {}})
+        self.cache.put(POD, {"metadata": metadata, "spec": spec, "status": {}})
 
     def measuring_pod(self, node: str, namespace: str, phase: str) -> None:
         labels = {"uellm.io/service": "", "uellm.io/measuring": "mark"}
@@ -211,3 +211,10 @@ async def test_pods_on_nodes_that_are_down_do_not_keep_others_from_being_measure
     world.cache.put(NODE, {"metadata": metadata, "spec": {"taints": taints}})
     [pod] = await world.step()
     assert pod["spec"]["nodeName"] == "n2"
+
+
+async def test_a_pod_that_waits_in_a_queue_keeps_nobody_from_measuring(world):
+    world.node("n1")
+    world.service("chat", "engine:1", "n1")
+    world.engine_pod("chat", "2026-01-01T11:59:50Z", schedulingGates=[{"name": "kueue.x-k8s.io/admission"}])
+    assert len(await world.step()) == 1

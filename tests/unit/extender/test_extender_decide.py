@@ -136,3 +136,11 @@ def test_scores_stay_within_what_the_scheduler_takes(make):
     snapshot = make.snapshot(make.profile("full", 1, taken={0: "x"}), make.profile("n", 1))
     ranked = scores(make.plan(4), ["n", "full", "unknown"], snapshot)
     assert all(0 <= score <= 10 for score in ranked.values())
+
+
+def test_every_spare_gpu_counts_so_that_nodes_are_filled_before_others_are_begun(make):
+    snapshot = make.snapshot(*(make.profile(f"n{free}", free) for free in range(1, 9)))
+    ranked = scores(make.plan(1), [f"n{free}" for free in range(1, 9)], snapshot)
+    assert sorted(ranked, key=lambda name: -ranked[name]) == [f"n{free}" for free in range(1, 9)]
+    assert len(set(ranked.values())) == 8
+    assert (ranked["n1"], ranked["n8"]) == (10, 1)

@@ -103,3 +103,18 @@ def test_a_deleted_profile_takes_the_node_out(make):
     snapshot.drop_profile("n")
     snapshot.drop_profile("n")
     assert snapshot.offer("n", GPU_RESOURCE) is None
+
+
+def test_a_pod_that_waits_in_a_queue_takes_nothing_and_one_that_is_preempted_keeps_its_gpus_until_it_is_gone(make):
+    snapshot = make.snapshot(make.profile("n", 4))
+    gated = make.pod("gated", text=make.plan(2))
+    gated["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}]
+    snapshot.put_pod(gated)
+    assert snapshot.offer("n", GPU_RESOURCE).promised == 0
+    victim = make.pod("victim", node="n", text=make.plan(2), phase="Running")
+    victim["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    victim["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]
+    snapshot.put_pod(victim)
+    assert snapshot.offer("n", GPU_RESOURCE).promised == 2
+    snapshot.drop_pod(victim["metadata"]["uid"])
+    assert snapshot.offer("n", GPU_RESOURCE).promised == 0

@@ -176,3 +176,20 @@ async def test_the_watch_of_a_kind_that_may_be_missing_ends_when_it_is(server, k
     with pytest.raises(error):
         await take(kube, 2, optional=True)
     assert len(server.requests) == 3
+
+
+async def test_a_watch_that_was_never_allowed_ends_after_its_patience(server, kube, scripts):
+    server.script = [scripts.refuses(503), scripts.lists("10"), scripts.refuses(403)]
+    with pytest.raises(Forbidden):
+        await take(kube, 2, forbidden_s=0.0)
+    assert len(server.requests) == 3
+
+
+async def test_a_watch_that_has_worked_outlives_a_refusal(server, kube, scripts):
+    server.script = [
+        scripts.lists("10"),
+        scripts.streams(("ADDED", scripts.config_map("a", "11"))),
+        scripts.refuses(403),
+        scripts.streams(("ADDED", scripts.config_map("b", "12")), then=for_ever),
+    ]
+    assert await take(kube, 3, forbidden_s=0.0) == [("SYNCED", ""), ("ADDED", "a"), ("ADDED", "b")]

@@ -105,3 +105,23 @@ def test_time_stamps_and_free_memory_are_not_hardware_changes(make):
         make.profile("a", (None,), memoryFreeBytes=9, measured={"measuredAt": "2026-02-01T00:00:00Z"})
     )
     assert one == other
+
+
+def test_a_replica_that_a_scheduling_gate_holds_back_is_promised_nothing_until_the_gate_goes(make):
+    nodes = [make.profiled_node("a", None, None, None, None)]
+    gated = make.pod("p", node=None)
+    gated["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}]
+    assert offered(nodes, [claim(Commitment(2, ("a",)), 1, [gated])])["a"][1] == 0
+    assert offered(nodes, [claim(Commitment(2, ("a",)), 2, [gated])])["a"][1] == 2
+    del gated["spec"]["schedulingGates"]
+    assert offered(nodes, [claim(Commitment(2, ("a",)), 1, [gated])])["a"][1] == 2
+
+
+def test_a_preempted_pod_has_its_gpus_until_it_is_gone_and_its_replacement_is_promised_none_meanwhile(make):
+    nodes = [make.profiled_node("a", "uid-p", "uid-p"), make.profiled_node("b", None, None)]
+    victim, replacement = make.pod("p", node="a"), make.unschedulable("q")
+    victim["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:30Z"
+    promise = Commitment(2, ("a", "b"))
+    assert offered(nodes, [claim(promise, 1, [victim, replacement])]) == {"a": ((), 0), "b": (("b-g0", "b-g1"), 0)}
+    freed = [make.profiled_node("a", "stranger", "stranger"), nodes[1]]
+    assert offered(freed, [claim(promise, 1, [replacement])]) == {"a": ((), 0), "b": (("b-g0", "b-g1"), 2)}

@@ -272,3 +272,15 @@ def test_another_time_to_start_does_not_make_the_load_be_forgotten(world):
 
     assert high > 1
     assert here.minutes(LEARN_S / 60 - 5, 0.1) < high
+
+
+def test_replicas_that_wait_in_a_queue_are_told_and_are_not_taken_for_missing_gpus(world):
+    here = world(2, 4)
+    queued = here.make.pod("b", node=None)
+    queued["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}]
+    here.pods = [here.make.unschedulable("a"), queued]
+    assert here.look().message == "1 of 2 replicas find no node with free GPUs: add GPUs, or free some"
+    here.pods = [queued]
+    scaling = here.look()
+    assert (scaling.replicas, scaling.reason) == (2, "ScalingLimited")
+    assert scaling.message == "1 of 2 replicas wait in a queue, or for another scheduling gate"

@@ -8,7 +8,7 @@ left out by its uuid.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -98,9 +98,25 @@ def conditions(
             if len(fewer) < len(left):
                 chosen.append(condition)
                 left = fewer
-    uuids = sorted({device.uuid for device in left})
+    return (*chosen, *_none_of(sorted({device.uuid for device in left})))
+
+
+def _none_of(uuids: Sequence[str]) -> list[IsNoneOf]:
     parts = (uuids[at : at + UUIDS_PER_SELECTOR] for at in range(0, len(uuids), UUIDS_PER_SELECTOR))
-    return (*chosen, *(IsNoneOf(tuple(part)) for part in parts))
+    return [IsNoneOf(tuple(part)) for part in parts]
+
+
+def left_out(selectors: Sequence[str], unusable: Iterable[PublishedGpu]) -> tuple[str, ...]:
+    """Further selectors, that leave out those of these GPUs which the `selectors` of a plan may admit."""
+    asked = " ".join(selectors)
+    named = (each.uuid for each in unusable if _may_be_admitted(each, asked) and _text(each.uuid) not in asked)
+    return tuple(each.cel() for each in _none_of(sorted(set(named))))
+
+
+def _may_be_admitted(device: PublishedGpu, asked: str) -> bool:
+    """By its product alone: a GPU too many does no harm, and every plan asks for one where its GPUs have one."""
+    product = device.attribute(PRODUCT)
+    return product is None or f".{PRODUCT} == " not in asked or HasAttribute(product).cel() in asked
 
 
 def one_of(uuids: Sequence[str]) -> str:

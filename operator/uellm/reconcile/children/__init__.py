@@ -36,11 +36,13 @@ __all__ = [
 ]
 
 
-def claim_templates(document: Mapping[str, Any], revision: Revision | None) -> tuple[dict[str, Any], ...]:
-    """The ResourceClaimTemplate of a revision whose pods claim their GPUs; else none."""
-    if revision is None or revision.claim_spec is None:
+def claim_templates(
+    document: Mapping[str, Any], revision: Revision | None, claim_spec: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], ...]:
+    """The ResourceClaimTemplate of a revision whose pods claim their GPUs by `claim_spec`; else none."""
+    if revision is None or claim_spec is None:
         return ()
-    return (claim_template(document, revision.name, revision.claim_spec),)
+    return (claim_template(document, revision.name, claim_spec),)
 
 
 def children(desired: DesiredState) -> tuple[dict[str, Any], ...]:
@@ -50,6 +52,6 @@ def children(desired: DesiredState) -> tuple[dict[str, Any], ...]:
     """
     revisions = () if desired.revision is None else (desired.revision.manifest(desired.document),)
     advice = (devices_configmap(desired),) if desired.devices_json else ()
-    claims = claim_templates(desired.document, desired.revision)
+    claims = claim_templates(desired.document, desired.revision, desired.claim_spec)
     made = (configmap(desired), *revisions, *claims, *advice, service(desired), pdb(desired), deployment(desired))
     return tuple(signed(child) for child in made)

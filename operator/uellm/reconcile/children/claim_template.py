@@ -1,6 +1,7 @@
 """The ResourceClaimTemplate of a revision whose pods claim their GPUs: each pod gets a claim of its own from it.
 
-It has the name of the revision and the same content for as long as that is kept. Its spec cannot be changed.
+It has the name of the revision, and what that froze, without the GPUs that are excluded or quarantined now. Its spec
+cannot be changed, so it is replaced where these change: pods that run keep their claims, and nothing rolls.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.children.rollout import rolling_update
 from uellm.reconcile.drift import signed
+from uellm.reconcile.kueue import queue_labels
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
     IMAGES_ANNOTATION,
@@ -30,6 +31,7 @@ def deployment(desired: DesiredState) -> dict[str, Any]:
     spec, metadata = desired.service.spec, child_metadata(desired.document, deployment_name(desired.service.name))
     template = _template(desired)
     update = rolling_update(desired.service, desired.live, template, desired.surge)
+    metadata["labels"] |= queue_labels(desired.document)
     metadata["annotations"] |= {
         **({ROLLOUT_ANNOTATION: update.why} if update.why else {}),
         **({STAND_IN_ANNOTATION: desired.stand_in.note} if desired.stand_in.note else {}),
@@ -74,6 +76,8 @@ def frozen(document: Mapping[str, Any], live: Mapping[str, Any], replicas: int) 
     A wrong spec does not take down pods that serve, but a smaller number of replicas still takes effect.
     """
     metadata = child_metadata(document, live["metadata"]["name"])
+    # Kueue lets no Deployment whose pods serve change its queue.
+    metadata["labels"] |= queue_labels(live)
     kept = live["metadata"].get("annotations") or {}
     metadata["annotations"] |= {
         name: kept[name]

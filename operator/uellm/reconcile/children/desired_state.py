@@ -90,6 +90,8 @@ class DesiredState:
     """Digest of the plan that this is built for."""
     revision: Revision | None = None
     """The revision that the pods keep; None: it is made from the plan."""
+    claim_spec: Mapping[str, Any] | None = None
+    """What its pods claim, without GPUs that have become unusable; None where they claim none."""
     pinned: PinnedTemplate | None = None
     """The pod template of pods of a release without revisions, where they are to be left alone."""
     adapters: tuple[SidecarAdapter, ...] = ()

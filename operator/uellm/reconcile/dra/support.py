@@ -22,8 +22,8 @@ class DraSupport(NamedTuple):
     gpus: int = 0
     """Whole GPUs that the driver publishes."""
 
-    def obstacle(self) -> Obstacle | None:
-        """Why no pod can claim a GPU; None where one can."""
+    def unwritable(self) -> Obstacle | None:
+        """Why no ResourceClaimTemplate can be written; None where one can."""
         if self.forbidden:
             return Obstacle(
                 "DRAForbidden",
@@ -36,6 +36,12 @@ class DraSupport(NamedTuple):
                 "the API server does not serve resource.k8s.io/v1, which spec.placement.allocation: DRA needs: use "
                 f"Kubernetes 1.34 or later, {_INSTEAD}",
             )
+        return None
+
+    def obstacle(self) -> Obstacle | None:
+        """Why no pod can claim a GPU; None where one can."""
+        if (unwritable := self.unwritable()) is not None:
+            return unwritable
         if not self.device_class:
             return Obstacle(
                 "NoDeviceClass",

@@ -6,7 +6,8 @@ counted here, as numbers, because it is not known which devices the kubelet will
     free      are usable, and held by nobody or by the service itself,
     promised  is the number of free devices that others will take: GPUs of their pods on the node that the profile does
               not show yet, and GPUs of their replicas without a node, each counted on the first node that suits the
-              plan and has room: the nodes that the plan names come first, but a pod may go to any that suits.
+              plan and has room: the nodes that the plan names come first, but a pod may go to any that suits. Not
+              those of pods that scheduling gates hold back: whoever set the gates decides when it is their turn.
 
 GPUs for replicas that will claim them are known by name: those of the plan, else others that its claim admits. They are
 not offered to others.
@@ -23,6 +24,7 @@ from uellm.hardware import StageNeeds, class_place
 from uellm.planner.request import NodeOffer
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
+from uellm.reconcile.kueue import gates
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.profiled_node import ProfiledNode
 from uellm.reconcile.scaling.scaling import wanted_replicas
@@ -112,13 +114,18 @@ class Claim(NamedTuple):
     commitment: Commitment
     replicas: int
     bound_pods: tuple[BoundPod, ...]
+    queued: int = 0
+    """Replicas that scheduling gates hold back."""
 
     def unplaced(self, nodes: Mapping[str, ProfiledNode]) -> int:
-        """Replicas without a node. A pod of an earlier plan counts as placed where its node and GPUs suit this plan."""
+        """Replicas that look for a node.
+
+        A pod of an earlier plan counts as placed where its node and GPUs suit this plan.
+        """
         settled = sum(
             pod.gpus == self.commitment.gpus and suits(self.commitment, pod.node, nodes) for pod in self.bound_pods
         )
-        return max(0, self.replicas - settled)
+        return max(0, self.replicas - settled - self.queued)
 
 
 def suits(commitment: Commitment, name: str, nodes: Mapping[str, ProfiledNode]) -> bool:
@@ -178,12 +185,13 @@ def _suits(needs: tuple[int, ...], alike: bool, kinds: tuple[tuple[int, str], ..
 
 def claim(commitment: Commitment, replicas: int, pods: Iterable[Mapping[str, Any]]) -> Claim:
     """A service's claim, from its wanted replicas and its pods."""
+    pods = tuple(pods)
     bound_pods = tuple(
         BoundPod(pod["metadata"]["uid"], pod["spec"]["nodeName"], pod.get("gpus") or commitment.gpus)
         for pod in pods
         if pod["spec"].get("nodeName") and pod["status"].get("phase") not in ("Failed", "Succeeded")
     )
-    return Claim(commitment, replicas, bound_pods)
+    return Claim(commitment, replicas, bound_pods, sum(bool(gates(pod)) for pod in pods))
 
 
 def commitment_of(document: Mapping[str, Any], nodes: Mapping[str, ProfiledNode]) -> Commitment | None:

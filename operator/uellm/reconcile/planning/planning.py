@@ -256,7 +256,9 @@ class Planning:
             self._standing.pop(observed.key, None)
             return Choice(observed.incumbent)
         standing = self._standing.get(observed.key)
-        return standing.choice if standing is not None and standing.still_holds(observed, request, now) else None
+        if standing is None or (standing.choice.plan is None and self.promises.may_take(observed)):
+            return None
+        return standing.choice if standing.still_holds(observed, request, now) else None
 
     async def _search(
         self, observed: Observed, architecture: Architecture, now: datetime
@@ -269,7 +271,9 @@ class Planning:
                 return request, choice
 
     async def _ask(self, observed: Observed, request: PlanRequest, now: datetime, version: int) -> Choice | None:
-        """Ask the planner and enter its answer; None where another service has taken the room meanwhile.
+        """Ask the planner and enter its answer; None where it has to be asked again.
+
+        That is where another service has taken the room meanwhile, and where the pods may displace others.
 
         `version`: of the promises, when the request was made.
         """
@@ -294,6 +298,9 @@ class Planning:
         self._count(failure.reason if failure else "Planned", seconds)
         self._turns.record(observed.key, seconds)
         choice, rendered = answer.choice, answer.rendered
+        if choice.plan is None and self.promises.may_take(observed):
+            self.promises.take(observed.key)
+            return None
         if version != self.promises.version and self.promises.room_is_gone(observed, request, choice.plan):
             return None
         standing = Standing(observed.spec_digest, request, stranded, improve, placed, choice, now)

@@ -12,6 +12,7 @@ from uellm.planner.nodes.pools import drivers_known
 from uellm.planner.request import LeftOut, NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
+from uellm.reconcile.kueue import may_displace
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.eligible_nodes import IneligibleNode, reachable, selectable, verdicts
@@ -57,6 +58,8 @@ class Promises:
         """Of classes of nodes, by name."""
         self._doubts_of = -1
         """The version of the hardware that they are about."""
+        self._taking: set[Key] = set()
+        """Services that fit on no free GPUs, and are planned on those that others hold."""
         self._another: dict[Key, tuple[tuple[int, int, int], str]] = {}
         """The last answers of `room_for_another`, and the versions that they were given at."""
 
@@ -91,12 +94,14 @@ class Promises:
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self.withdraw(key)
+        self._taking.discard(key)
         self._another.pop(key, None)
 
     def request(self, observed: Observed, architecture: Architecture) -> PlanRequest:
         """The planner's request for a service, with what the nodes offer to it now."""
         assert observed.service is not None
-        nodes, left_out = reachable(self._offers(observed), self._judged(observed))
+        offers = hardware_offers(observed.nodes) if self._on_taken(observed) else self._offers(observed)
+        nodes, left_out = reachable(offers, self._judged(observed))
         # A service whose pods all have nodes does not wait for one, so a new class does not matter.
         on_nodes = observed.incumbent is not None and not observed.incumbent.node_classes
         # What a driver will publish on a node that joins is not known, so none is waited for to claim its GPUs.
@@ -121,6 +126,20 @@ class Promises:
             shut = (NodeOffer(offer.node, (), closed=_UNPUBLISHED) for offer in nodes)
             return dataclasses.replace(request, nodes=tuple(shut))
         return request
+
+    def may_take(self, observed: Observed) -> bool:
+        """Whether its pods may displace others, and it was not planned on GPUs that others hold."""
+        return observed.key not in self._taking and may_displace(observed.document)
+
+    def take(self, key: Key) -> None:
+        """Plan the service on GPUs that others hold, from now on until its pods have nodes."""
+        self._taking.add(key)
+
+    def _on_taken(self, observed: Observed) -> bool:
+        """Whether the service is planned as if every GPU were free: until its pods have nodes, or find none."""
+        if not may_displace(observed.document) or (observed.incumbent is not None and all_placed(observed)):
+            self._taking.discard(observed.key)
+        return observed.key in self._taking and observed.unschedulable_since is None
 
     def _classes(self, observed: Observed) -> tuple[tuple[NodeOffer, ...], tuple[LeftOut, ...]]:
         """The classes of nodes that may join for the service, and the others."""

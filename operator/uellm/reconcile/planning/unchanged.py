@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from uellm.api.names import EFFICIENCY_ANNOTATION
 from uellm.planner.result import Plan
+from uellm.reconcile.kueue import may_displace
 from uellm.reconcile.observe import Observed
 
 
@@ -16,7 +17,7 @@ class Inputs(NamedTuple):
     """Equal inputs give the same plan, or one that is not worth a search."""
 
     spec: tuple[Any, ...]
-    """Which spec, which calibration, and which facts of the model."""
+    """Which spec, calibration and facts of the model, and whether its pods may displace others."""
     own_plan: bool
     """The status has the chosen plan, or none yet; not somebody else's."""
     stranded: bool
@@ -38,7 +39,7 @@ def inputs_of(
     return Inputs(
         (
             *(metadata.get("uid"), metadata.get("generation"), observed.spec_digest, calibration),
-            *(observed.facts, observed.dra.obstacle()),
+            *(observed.facts, observed.dra.obstacle(), may_displace(observed.document)),
         ),
         chosen is None or observed.incumbent in (None, chosen),
         stranded,

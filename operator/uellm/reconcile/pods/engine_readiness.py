@@ -1,7 +1,7 @@
 """Readiness of the engine's pods: one reason and one sentence from a Deployment and its pods. Pure.
 
-The worst pod decides: failing before unschedulable before starting. A container that crashed and was restarted counts
-as failing until its pod is ready, so that the condition does not flap with the crash loop.
+The worst pod decides: failing before preempted, unschedulable, queued, starting. A container that crashed and was
+restarted counts as failing until its pod is ready, so that the condition does not flap with the crash loop.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 from uellm.placement_report import ENGINE_FAILED, ENGINE_TOO_OLD, LaunchFailure
 from uellm.reconcile.children.rollout import rollout_reason
 from uellm.reconcile.children.stand_in import has_stand_in
+from uellm.reconcile.kueue import QUEUE_LABEL, gates
 from uellm.reconcile.pods.pod_failures import PodFailures
+from uellm.reconcile.pods.pod_state import taken_from
 
 # One failed start may be bad luck (a download, a device still being released); three in a row are not.
 STALLED_RESTARTS = 3
@@ -53,11 +55,12 @@ def engine_readiness(
     failures: PodFailures | None = None,
     kubelet_warnings: Mapping[str, str] = MappingProxyType({}),
     image_pulls: Mapping[str, str] = MappingProxyType({}),
+    queue_words: Mapping[str, str] = MappingProxyType({}),
 ) -> EngineReadiness:
     """The readiness of an up-to-date Deployment with `replicas` pods.
 
     `failures`: pods that failed for good in the last hour; `kubelet_warnings`: why pods do not start, by uid;
-    `image_pulls`: the images that they wait for.
+    `image_pulls`: the images that they wait for; `queue_words`: why they wait in a queue.
     """
     alive = living(pods)
     if _rolled_out(deployment, replicas):
@@ -65,12 +68,13 @@ def engine_readiness(
         return EngineReadiness(True, "Ready", f"{replicas} of {replicas} replicas serve{more}")
     if refused := _refused_by_server(deployment):
         return refused
-    found = [trouble for pod in alive for trouble in _troubles(pod, kubelet_warnings.get(pod["metadata"]["uid"], ""))]
+    ready = int((deployment.get("status") or {}).get("readyReplicas") or 0)
+    found = [*_preempted(pods), *_queued(alive, queue_words, f"{ready} of {replicas} replicas serve")]
+    found += [trouble for pod in alive for trouble in _troubles(pod, kubelet_warnings.get(pod["metadata"]["uid"], ""))]
     if failures is not None:
         found.append(_failures_trouble(failures))
     if troubles := sorted(found, key=lambda trouble: trouble.rank):
         return troubles[0].state
-    ready = int((deployment.get("status") or {}).get("readyReplicas") or 0)
     leaving = [pod for pod in pods if "deletionTimestamp" in pod["metadata"]]
     if len(alive) > replicas or leaving:
         how = rollout_reason(deployment)
@@ -86,7 +90,7 @@ def _failures_trouble(failures: PodFailures) -> _Trouble:
     times = "1 pod has failed" if failures.total == 1 else f"{failures.total} pods have failed"
     message = f"{times} for good within the last hour, last {failures.message}"
     state = EngineReadiness(False, "PodFailed", message, stalled=failures.repeated)
-    return _Trouble(0 if failures.repeated else 4, state)
+    return _Trouble(0 if failures.repeated else 5, state)
 
 
 def _rolled_out(deployment: Mapping[str, Any], replicas: int) -> bool:
@@ -117,6 +121,25 @@ def unschedulable_since(pod: Mapping[str, Any]) -> str | None:
     if condition is None or condition.get("status") != "False" or condition.get("reason") != "Unschedulable":
         return None
     return str(condition.get("lastTransitionTime") or "") or None
+
+
+def _preempted(pods: Iterable[Mapping[str, Any]]) -> Iterator[_Trouble]:
+    """Pods that are being ended so that others get their GPUs: no fault of theirs, and the reason for what follows."""
+    for pod in pods:
+        if (taken := taken_from(pod)) is not None:
+            where, reason = pod["spec"].get("nodeName"), " ".join(str(taken.get("message") or taken["reason"]).split())
+            message = f"pod {pod['metadata']['name']} on node {where} has to give up its GPUs: {reason}"
+            yield _Trouble(3, EngineReadiness(False, "Preempted", message))
+
+
+def _queued(pods: Iterable[Mapping[str, Any]], words: Mapping[str, str], serving: str) -> Iterator[_Trouble]:
+    for pod in pods:
+        if held := gates(pod):
+            name, queue = pod["metadata"]["name"], (pod["metadata"].get("labels") or {}).get(QUEUE_LABEL)
+            where = f"waits in the queue {queue}" if queue else f"is held back by the scheduling gate {', '.join(held)}"
+            why = words.get(pod["metadata"]["uid"], "")
+            message = f"{serving}; pod {name} {where}{f': {why}' if why else ''}"
+            yield _Trouble(4, EngineReadiness(False, "Queued", message))
 
 
 def _scheduled(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -2,7 +2,7 @@
 
 A container that crashes is started again in its pod. A pod is not: one that its kubelet evicted or did not admit, one
 that was lost with its node, and one on devices that cannot hold the plan. The Deployment makes another pod at once. The
-failed one is removed, and repeated failures are reported.
+failed one is removed, and repeated failures are reported. A pod that was preempted has not failed.
 
 The count is kept in the status, with the names of the pods that it includes, so that an operator that dies after
 writing it counts no pod twice.
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from uellm.placement_report import LaunchFailure
 from uellm.reconcile.conditions import clip
+from uellm.reconcile.pods.pod_state import taken_from
 from uellm.reconcile.times import moment, timestamp
 
 # One failure may be bad luck, such as a node that is rebooted. The third in an hour is not.
@@ -165,7 +166,7 @@ def _due_s(failure: PodFailure, count: int, *, shown: bool) -> float:
 
 def _failure(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailure | None:
     status = pod["status"]
-    if status.get("phase") == "Failed":
+    if status.get("phase") == "Failed" and taken_from(pod) is None:
         reason = str(status.get("reason") or _disruption(status) or "Failed")
         return _made(pod, PodFate.FAILED, reason, str(status.get("message") or "its kubelet gives no reason"))
     if "deletionTimestamp" in pod["metadata"]:

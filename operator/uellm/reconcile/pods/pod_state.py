@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from uellm.reconcile.kueue import TERMINATION_TARGET
+
 
 def is_ready(pod: Mapping[str, Any]) -> bool:
     """Whether the pod serves, by its own condition Ready."""
@@ -18,4 +20,16 @@ def engine_start(pod: Mapping[str, Any]) -> str | None:
         state = status.get("state") or {}
         if status["name"] == "engine" and ("running" in state or "terminated" in state or status.get("restartCount")):
             return str(status.get("restartCount", 0))
+    return None
+
+
+def taken_from(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The condition of a pod that the scheduler or Kueue ends, so that others get its GPUs; None for any other pod."""
+    if "deletionTimestamp" not in pod["metadata"]:
+        return None
+    for each in pod["status"].get("conditions") or ():
+        preempted = each.get("type") == "DisruptionTarget" and each.get("reason") == "PreemptionByScheduler"
+        if each.get("status") == "True" and (preempted or each.get("type") == TERMINATION_TARGET):
+            found: Mapping[str, Any] = each
+            return found
     return None

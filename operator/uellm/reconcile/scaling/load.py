@@ -8,6 +8,7 @@ from typing import Any
 
 from uellm.api.attainment_report import LoadMeasurement
 from uellm.autoscaling import Interval
+from uellm.reconcile.kueue import QUEUE_LABEL
 from uellm.reconcile.times import moment
 from uellm.step_time import StepTime
 
@@ -79,8 +80,18 @@ def _startup_s(pod: Mapping[str, Any], now: datetime) -> float | None:
     for condition in pod["status"].get("conditions") or ():
         if condition.get("type") == "Ready" and condition.get("status") == "True":
             try:
-                at, created = moment(condition["lastTransitionTime"]), moment(pod["metadata"]["creationTimestamp"])
+                at, created = moment(condition["lastTransitionTime"]), moment(_began(pod))
             except (KeyError, ValueError):
                 return None
             return (at - created).total_seconds() if (now - at).total_seconds() < FRESH_S else None
     return None
+
+
+def _began(pod: Mapping[str, Any]) -> str:
+    """From when on the pod's start is counted: a wait in a queue says nothing about the next start."""
+    conditions = pod["status"].get("conditions") or ()
+    if QUEUE_LABEL in (pod["metadata"].get("labels") or {}):
+        for each in conditions:
+            if each.get("type") == "PodScheduled" and each.get("status") == "True":
+                return str(each["lastTransitionTime"])
+    return str(pod["metadata"]["creationTimestamp"])

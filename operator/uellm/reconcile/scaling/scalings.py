@@ -19,6 +19,7 @@ from uellm.autoscaling import Autoscaler, Bounds, ReplicaDecision, ReplicaEngine
 from uellm.planner.request import SloClass
 from uellm.planner.result import Plan
 from uellm.reconcile.children.stand_in import has_stand_in
+from uellm.reconcile.kueue import gates
 from uellm.reconcile.names import Key, uid_of
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.pods.engine_readiness import living
@@ -220,12 +221,15 @@ def _decided(
 def _explained(
     observed: Observed, decision: ReplicaDecision, replicas: int, most: int, took_s: float | None
 ) -> Scaling:
-    waiting = sum(not pod["spec"].get("nodeName") for pod in living(observed.pods))
+    waiting = sum(not pod["spec"].get("nodeName") and not gates(pod) for pod in living(observed.pods))
     if decision.limited:
         message = f"the load needs more than {counted(most, 'replica')}: raise spec.autoscaling.maxReplicas"
         return Scaling(replicas, "ScalingLimited", message, took_s)
     if waiting and observed.unschedulable_since is not None:
         message = f"{waiting} of {counted(replicas, 'replica')} find no node with free GPUs: add GPUs, or free some"
+        return Scaling(replicas, "ScalingLimited", message, took_s)
+    if queued := sum(bool(gates(pod)) for pod in observed.pods):
+        message = f"{queued} of {counted(replicas, 'replica')} wait in a queue, or for another scheduling gate"
         return Scaling(replicas, "ScalingLimited", message, took_s)
     return Scaling(replicas, "AsNeeded", f"{counted(replicas, 'replica')} by load and targets", took_s)
 

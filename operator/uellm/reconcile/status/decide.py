@@ -176,6 +176,7 @@ def _readiness(
         failures,
         observed.kubelet_warnings,
         observed.image_pulls,
+        observed.queue_words,
     )
     if waits is not None and state.reason in ("Unschedulable", "EngineStarting"):
         return waits

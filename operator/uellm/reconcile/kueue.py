@@ -1,0 +1,55 @@
+"""Kueue: the labels by which it queues pods, the pods that it holds back, and what it says of them. Pure.
+
+Kueue holds a pod back by a scheduling gate until its queue has quota. Pods with gates of others are the same to us: no
+scheduler looks at them, so they need no GPUs yet, and nothing is wrong with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Object = Mapping[str, Any]
+
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+PRIORITY_CLASS_LABEL = "kueue.x-k8s.io/priority-class"
+JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
+"""On a Workload: the uid of the pod that it is for."""
+TERMINATION_TARGET = "TerminationTarget"
+"""The condition of a pod that Kueue deletes, to give its quota to others."""
+_PASSED_ON = (QUEUE_LABEL, PRIORITY_CLASS_LABEL)
+
+
+def queue_labels(obj: Object) -> dict[str, str]:
+    """The labels of an object by which Kueue queues it. Kueue itself copies a Deployment's to its pods."""
+    labels = obj["metadata"].get("labels") or {}
+    return {name: labels[name] for name in _PASSED_ON if labels.get(name)}
+
+
+def may_displace(service: Object) -> bool:
+    """Whether pods of the service may get GPUs that others hold now: by their turn in a queue, or by their priority."""
+    template = service["spec"].get("template") or {}
+    own = {"metadata": template.get("metadata") or {}}
+    priority = (template.get("spec") or {}).get("priorityClassName")
+    return QUEUE_LABEL in {**queue_labels(service), **queue_labels(own)} or bool(priority)
+
+
+def gates(pod: Object) -> tuple[str, ...]:
+    """What holds the pod back from every scheduler; nothing once it has a node, or is being deleted."""
+    if pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
+        return ()
+    return tuple(str(each["name"]) for each in pod["spec"].get("schedulingGates") or ())
+
+
+def words_about(workloads: Iterable[Object]) -> str:
+    """Why a pod waits, by the Workloads that are for it; empty where they do not say."""
+    for workload in workloads:
+        conditions = {each.get("type"): each for each in (workload.get("status") or {}).get("conditions") or ()}
+        if workload["spec"].get("active") is False:
+            return "its Workload is deactivated: set its spec.active to true"
+        reserved = conditions.get("QuotaReserved") or {}
+        # With quota, an admission check may still be missing.
+        waits = conditions.get("Admitted") if reserved.get("status") == "True" else reserved
+        if waits and waits.get("status") == "False" and waits.get("message"):
+            return " ".join(str(waits["message"]).split())
+    return ""
