@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from functools import lru_cache
 from typing import Any
@@ -10,12 +11,15 @@ from uellm.api.llmservice import LLMService, LLMServiceSpec, ModelSource
 from uellm.errors import BadInput, PlanError
 from uellm.hub import ModelFacts
 from uellm.models import Architecture, Task, needs_remote_code, read_architecture
+from uellm.models.drafts import read_draft
 from uellm.models.shown import shown
 from uellm.planner import request as planner
 from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.vllm import flags
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
+from uellm.planner.vllm.speculation import method_by_config, speculation_of
+from uellm.reconcile.draft import args_with_draft, draft_facts
 from uellm.reconcile.model_source import is_in_bucket, model_path, model_revision
 from uellm.reconcile.planning.adapters import adapter_notes, adapter_slots, check_adapters
 from uellm.reconcile.planning.calibration import efficiency_of
@@ -53,7 +57,7 @@ def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Arc
         where = f"{model.uri}: " if model.config is None else "spec.model."
         raise PlanError("InvalidModel", f"{where}{error}") from error
     check_adapters(service, facts, found)
-    return found
+    return _with_draft(service, facts, found)
 
 
 def _read_architecture(
@@ -66,6 +70,24 @@ def _read_architecture(
     return read_architecture(
         config, dtype=model.dtype, quantization=model.quantization, tensors=facts.tensors, task=task
     )
+
+
+def _with_draft(service: LLMService, facts: ModelFacts | None, model: Architecture) -> Architecture:
+    """The model with what drafts for it, where that is known."""
+    draft, speculation = draft_facts(service, facts), speculation_of(UserArgs(service.spec.engine.args))
+    if draft is None or speculation is None:
+        return model
+    method = method_by_config(speculation, draft.facts.config)
+    try:
+        read = _draft(draft.facts, method, model.dtype, speculation.text("quantization") or "auto")
+    except BadInput as error:
+        raise PlanError("InvalidModel", f"draft model {speculation.model}: {error}") from error
+    return dataclasses.replace(model, draft=read)
+
+
+@lru_cache(maxsize=256)
+def _draft(facts: ModelFacts, method: str, dtype: str, quantization: str) -> Architecture:
+    return read_draft(facts.config, method, dtype=dtype, quantization=quantization, tensors=facts.tensors)
 
 
 def _config(service: LLMService, facts: ModelFacts | None) -> dict[str, Any]:
@@ -149,7 +171,7 @@ def plan_request(
             # The path of a copy names its commit.
             revision=model_revision(service, facts) if spec.model.cache is None else "",
             served_name=service.served_name,
-            args=_engine_args(service),
+            args=args_with_draft(service, facts, _engine_args(service)),
             dtype=spec.model.dtype,
             quantization=spec.model.quantization,
             task_args=(*served.engine_args, *_loader_args(service)),
