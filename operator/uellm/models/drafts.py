@@ -86,7 +86,7 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     found = {**config, **(section or {}), "tie_word_embeddings": True}
     if group_of(_named(found)) != "text_generation":
         found.pop("architectures", None)
-    return {"model_type": "llama", **found}
+    return {**found, "model_type": found.get("model_type") or "llama"}
 
 
 def _head(config: Config, layers: Architecture, method: str, plain: Mapping[str, Any]) -> Architecture:

@@ -224,6 +224,11 @@ def test_what_is_no_object_is_refused(build, text):
     ("given", "why"),
     [
         ({"method": "magic", "num_speculative_tokens": 1}, "names the method 'magic', which the engine does not have"),
+        ({"method": "my_mtp", "num_speculative_tokens": 1}, "names the method 'my_mtp', which the engine does not"),
+        (
+            {"method": "ngram", "num_speculative_tokens": 1, "tensor_parallel_size": 1},
+            "has no use for tensor_parallel_size: give draft_tensor_parallel_size",
+        ),
         ({"method": 3}, "has a method that is no name, 3: give a text"),
         ({"model": "org/x", "acceptance": 0.8}, "has no field 'acceptance': leave it out"),
         ({"method": "eagle3", "num_speculative_tokens": 1}, "names no model that drafts by eagle3: add `model`"),

@@ -95,6 +95,23 @@ def test_a_draft_whose_configuration_cannot_be_read_is_named(make):
     assert str(caught.value).startswith("draft model org/small: config.hidden_size")
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {**CONFIG, "architectures": ["LlamaForCausalLMEagle3"]},
+        {"speculators_config": {}, "transformer_layer_config": {}},
+    ],
+)
+def test_a_draft_is_no_model_by_itself(make, config):
+    with pytest.raises(PlanError) as caught:
+        architecture_of(parse_service(make.service(model={"uri": "hf://org/head"})), ModelFacts(COMMIT, config, None))
+    assert caught.value.reason == "InvalidModel"
+    assert str(caught.value) == (
+        "hf://org/head drafts for another model and is none by itself: serve that model, and name this one as `model` "
+        "in --speculative-config of spec.engine.args"
+    )
+
+
 def test_the_engine_is_started_with_the_commit_of_the_draft_that_was_looked_up(make):
     assert (told(service(make), with_draft()).model, told(service(make), with_draft()).revision) == ("org/small", OTHER)
     assert told(service(make), FACTS).revision == "main"

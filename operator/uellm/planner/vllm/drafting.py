@@ -129,8 +129,6 @@ def check_drafting(model: Architecture, user: UserArgs) -> None:
 
 
 def _problem(found: Speculation, model: Architecture, draft: Architecture | None) -> str:
-    if found.given.get("tensor_parallel_size") is not None:
-        return "tensor_parallel_size is not taken: give draft_tensor_parallel_size"
     if found.method in TAP_STATES and not is_tapped(model.name):
         return f"vLLM does not draft by {found.method} for {model.name}: take another method"
     if found.predicts_itself:

@@ -29,6 +29,16 @@ OWN_CODE = ("custom_class", "extract_hidden_states")
 NEED_MODEL = (DRAFT_MODEL, "eagle", "eagle3", "medusa", "mlp_speculator", "dflash")
 TAP_STATES = ("eagle3", "dflash", "dspark", "extract_hidden_states")
 """Methods that need the states of the model's inner layers."""
+MTP_METHODS = frozenset(
+    {
+        *("deepseek_mtp", "dots3_note_mtp", "mimo_mtp", "mimo_v2_mtp", "glm4_moe_mtp", "glm4_moe_lite_mtp", "mtp"),
+        *("glm_ocr_mtp", "ernie_mtp", "nemotron_h_mtp", "exaone_moe_mtp", "exaone4_5_mtp", "qwen3_next_mtp"),
+        *("qwen4_exp_mtp", "qwen3_5_mtp", "longcat_flash_mtp", "bailing_hybrid_v3_mtp", "minimax_m3_mtp"),
+        *("bailing_hybrid_mtp", "kimi_k3_mtp", "pangu_ultra_moe_mtp", "step3p5_mtp", "hy_v3_mtp", "hy_v4_mtp"),
+        *("gemma4_mtp", "inkling_mtp", "glm5_next_mtp"),
+    }
+)
+"""Older names of one method."""
 METHODS = (*WITHOUT_WEIGHTS, MTP, *NEED_MODEL, "dspark", *OWN_CODE)
 FIELDS = frozenset(
     {
@@ -39,7 +49,7 @@ FIELDS = frozenset(
         *("parallel_drafting", "num_speculative_tokens_per_batch_size", "suffix_decoding_max_tree_depth"),
         *("suffix_decoding_max_cached_requests", "suffix_decoding_max_spec_factor", "suffix_decoding_min_token_prob"),
         *("draft_load_config", "rejection_sample_method", "synthetic_acceptance_rates", "synthetic_acceptance_length"),
-        *("enable_adaptive_verification", "draft_sample_method", "dspark_draft_topk"),
+        *("enable_adaptive_verification", "draft_sample_method", "dspark_draft_topk", "tensor_parallel_size"),
     }
 )
 """Those of the engine's SpeculativeConfig that a user may set."""
@@ -88,6 +98,8 @@ def speculation_of(user: UserArgs) -> Speculation | None:
         return None
     if unknown := sorted(set(given) - FIELDS):
         _refuse(f"has no field {shown(unknown[0])}", "leave it out")
+    if given.get("tensor_parallel_size") is not None:
+        _refuse("has no use for tensor_parallel_size", "give draft_tensor_parallel_size")
     name, revision = given.get("model"), given.get("revision")
     for text, found in (("model", name), ("method", given.get("method")), ("revision", revision)):
         if found is not None and (not isinstance(found, str) or not found):
@@ -180,7 +192,7 @@ def _value(text: str) -> Any:
 
 def _method(given: str | None, model: str) -> str:
     if given is not None:
-        method = MTP if given.endswith("_mtp") else NGRAM if given == "[ngram]" else given
+        method = MTP if given in MTP_METHODS else NGRAM if given == "[ngram]" else given
         if method not in METHODS:
             _refuse(f"names the method {shown(given)}, which the engine does not have", f"take {', '.join(METHODS)}")
         if method != DRAFT_MODEL:

@@ -11,6 +11,7 @@ from uellm.api.llmservice import LLMService, LLMServiceSpec, ModelSource
 from uellm.errors import BadInput, PlanError
 from uellm.hub import ModelFacts
 from uellm.models import Architecture, Task, needs_remote_code, read_architecture
+from uellm.models.classes import group_of
 from uellm.models.drafts import read_draft
 from uellm.models.shown import shown
 from uellm.planner import request as planner
@@ -18,7 +19,7 @@ from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.vllm import flags
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
-from uellm.planner.vllm.speculation import method_by_config, speculation_of
+from uellm.planner.vllm.speculation import FLAG, method_by_config, speculation_of
 from uellm.reconcile.draft import args_with_draft, draft_facts
 from uellm.reconcile.model_source import is_in_bucket, model_path, model_revision
 from uellm.reconcile.planning.adapters import adapter_notes, adapter_slots, check_adapters
@@ -47,6 +48,7 @@ def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Arc
             f"the architecture of {model.uri} is not known here: put the model's config.json into spec.model.config",
         )
     config = _config(service, facts)
+    _check_is_no_draft(service, config)
     _check_remote_code(service, config)
     _check_loader(service)
     task = served_task(service, config).task
@@ -116,6 +118,17 @@ def _check_remote_code(service: LLMService, config: dict[str, Any]) -> None:
         f"{shown(name)} is no class of the engine, and {service.spec.model.uri} brings code of its own for it: set "
         "spec.model.trustRemoteCode if you trust that code",
     )
+
+
+def _check_is_no_draft(service: LLMService, config: dict[str, Any]) -> None:
+    named = config.get("architectures")
+    name = str(named[0]) if isinstance(named, list) and named else ""
+    if group_of(name) == "speculative_decoding" or "speculators_config" in config:
+        raise PlanError(
+            "InvalidModel",
+            f"{service.spec.model.uri} drafts for another model and is none by itself: serve that model, and name this "
+            f"one as `model` in {FLAG} of spec.engine.args",
+        )
 
 
 def _engine_args(service: LLMService) -> tuple[str, ...]:
