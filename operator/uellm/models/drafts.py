@@ -14,7 +14,7 @@ from typing import Any
 
 from uellm.errors import BadInput
 from uellm.models.architecture import Architecture
-from uellm.models.classes import group_of
+from uellm.models.classes import group_of, is_served
 from uellm.models.fields import Config
 from uellm.models.measured import EMBEDDINGS, LM_HEADS, loaded_bytes
 from uellm.models.reading import read_architecture
@@ -61,16 +61,16 @@ def read_draft(
     return head if not tensors else _measured(head, tensors)
 
 
-def draft_class(config: Mapping[str, Any], method: str) -> str:
-    """The engine's class for a draft; empty where config.json names none, or is in the format of speculators."""
+def missing_class(config: Mapping[str, Any], method: str) -> str:
+    """The class that the engine would need for a head and does not have; empty where it has it."""
     name = _named(config)
-    if not name or LAYER_SECTION in config:
+    if not name or LAYER_SECTION in config or method not in (EAGLE, EAGLE3):
         return ""
-    if method == EAGLE:
-        return name if name.startswith("Eagle") else f"Eagle{name}"
-    if method == EAGLE3:
-        return name if name.startswith("Eagle3") or name.endswith("Eagle3") else f"Eagle3{name}"
-    return name
+    if method == EAGLE and not name.startswith("Eagle"):
+        name = f"Eagle{name}"
+    elif method == EAGLE3 and not (name.startswith("Eagle3") or name.endswith("Eagle3")):
+        name = f"Eagle3{name}"
+    return "" if is_served(name) else name
 
 
 def _named(config: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from helpers.checkpoints import llama_tensors
 from helpers.models import SMALLEST_LLAMA
 from uellm.errors import BadInput
 from uellm.models import Tensor, read_architecture
-from uellm.models.drafts import draft_class, read_draft
+from uellm.models.drafts import missing_class, read_draft
 
 # yuhuili/EAGLE3-LLaMA3.1-Instruct-8B: its checkpoint has 850 MB.
 EAGLE3 = {
@@ -66,7 +66,7 @@ def test_the_format_of_speculators_keeps_the_layers_in_a_section():
     section = {name: EAGLE3[name] for name in EAGLE3 if name not in ("architectures", "draft_vocab_size")}
     nested = {"architectures": ["Eagle3DraftModel"], "draft_vocab_size": 32000, "transformer_layer_config": section}
     assert draft(nested, "eagle3").weight_bytes == draft(EAGLE3, "eagle3").weight_bytes
-    assert draft_class(nested, "eagle3") == ""
+    assert missing_class(nested, "eagle3") == ""
     with pytest.raises(BadInput, match=r"^config.transformer_layer_config: must be an object"):
         draft({"transformer_layer_config": 3}, "eagle3")
 
@@ -106,14 +106,16 @@ def test_an_assistant_reads_the_models_own_cache():
 
 
 @pytest.mark.parametrize(
-    ("named", "method", "served"),
+    ("named", "method", "missing"),
     [
-        ("LlamaForCausalLM", "eagle", "EagleLlamaForCausalLM"),
-        ("EagleLlamaForCausalLM", "eagle", "EagleLlamaForCausalLM"),
-        ("LlamaForCausalLM", "eagle3", "Eagle3LlamaForCausalLM"),
-        ("LlamaForCausalLMEagle3", "eagle3", "LlamaForCausalLMEagle3"),
-        ("Qwen3ForCausalLM", "draft_model", "Qwen3ForCausalLM"),
+        ("LlamaForCausalLM", "eagle", ""),
+        ("EagleLlamaForCausalLM", "eagle", ""),
+        ("LlamaForCausalLM", "eagle3", ""),
+        ("LlamaForCausalLMEagle3", "eagle3", ""),
+        ("BloomForCausalLM", "eagle", "EagleBloomForCausalLM"),
+        ("BloomForCausalLM", "eagle3", "Eagle3BloomForCausalLM"),
+        ("BloomForCausalLM", "draft_model", ""),
     ],
 )
-def test_the_engine_names_its_class_after_the_method(named, method, served):
-    assert draft_class({"architectures": [named]}, method) == served
+def test_the_engine_names_its_class_after_the_method_and_may_not_have_it(named, method, missing):
+    assert missing_class({"architectures": [named]}, method) == missing

@@ -112,6 +112,24 @@ def test_a_draft_is_no_model_by_itself(make, config):
     )
 
 
+def test_a_head_whose_class_the_engine_does_not_have_is_refused(make):
+    own = service(make, speculation={"model": "org/small", "method": "eagle3", "num_speculative_tokens": 1})
+    with pytest.raises(PlanError) as caught:
+        architecture_of(own, with_draft(config={**SMALL, "architectures": ["BloomForCausalLM"]}))
+    assert "hf://org/small@main needs the class Eagle3BloomForCausalLM, which the engine does not have" in str(
+        caught.value
+    )
+
+
+def test_a_draft_model_with_code_of_its_own_needs_the_users_trust(make):
+    theirs = {**SMALL, "architectures": ["TheirsForCausalLM"], "auto_map": {"AutoConfig": "configuration.Config"}}
+    with pytest.raises(PlanError) as caught:
+        architecture_of(service(make), with_draft(config=theirs))
+    assert caught.value.reason == "NeedsRemoteCode"
+    trusted = service(make, trustRemoteCode=True)
+    assert architecture_of(trusted, with_draft(config={**theirs, "model_type": "llama"})).draft.layers == 2
+
+
 def test_the_engine_is_started_with_the_commit_of_the_draft_that_was_looked_up(make):
     assert (told(service(make), with_draft()).model, told(service(make), with_draft()).revision) == ("org/small", OTHER)
     assert told(service(make), FACTS).revision == "main"

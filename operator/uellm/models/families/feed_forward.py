@@ -12,6 +12,7 @@ from uellm.models.families.part import LayerPart
 from uellm.models.families.parts import Experts, expert, gated_mlp
 from uellm.models.families.traits import Traits
 from uellm.models.fields import Config
+from uellm.models.shown import shown
 from uellm.models.weights import WeightMatrix
 
 
@@ -50,7 +51,10 @@ def _adjusted(config: Config, width: int) -> int:
     """LFM2 takes two thirds of the width, times a factor, rounded up."""
     factor = config.value("block_ffn_dim_multiplier")
     width = int(2 * width / 3)
-    if isinstance(factor, int | float) and not isinstance(factor, bool) and math.isfinite(factor):
+    if factor is not None:
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1024:
+            where = f"{config.prefix}.block_ffn_dim_multiplier"
+            raise BadInput(where, f"must be a number above 0, not {shown(factor)}")
         width = int(factor * width)
     multiple = config.size("block_multiple_of", default=1)
     return multiple * math.ceil(width / multiple)

@@ -178,8 +178,8 @@ def _listed(config: Config, layers: int) -> list[bool] | None:
         return [bool(each) for each in numbers]
     enumerated = config.value("moe_layers_enum")
     if isinstance(enumerated, str) and enumerated:
-        chosen = {int(each) for each in enumerated.split(",") if each.strip().isdigit()}
-        return [index in chosen for index in range(layers)]
+        chosen = {each.strip() for each in enumerated.split(",")}
+        return [str(index) in chosen for index in range(layers)]
     sparse = config.indices("moe_layers", layers)
     return None if sparse is None else [index in sparse for index in range(layers)]
 

@@ -9,17 +9,17 @@ from typing import Any
 
 from uellm.api.llmservice import LLMService, LLMServiceSpec, ModelSource
 from uellm.errors import BadInput, PlanError
-from uellm.hub import ModelFacts
+from uellm.hub import DraftFacts, ModelFacts
 from uellm.models import Architecture, Task, needs_remote_code, read_architecture
 from uellm.models.classes import group_of
-from uellm.models.drafts import read_draft
+from uellm.models.drafts import missing_class, read_draft
 from uellm.models.shown import shown
 from uellm.planner import request as planner
 from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.vllm import flags
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
-from uellm.planner.vllm.speculation import FLAG, method_by_config, speculation_of
+from uellm.planner.vllm.speculation import DRAFT_MODEL, FLAG, method_by_config, speculation_of
 from uellm.reconcile.draft import args_with_draft, draft_facts
 from uellm.reconcile.model_source import is_in_bucket, model_path, model_revision
 from uellm.reconcile.planning.adapters import adapter_notes, adapter_slots, check_adapters
@@ -80,11 +80,26 @@ def _with_draft(service: LLMService, facts: ModelFacts | None, model: Architectu
     if draft is None or speculation is None:
         return model
     method = method_by_config(speculation, draft.facts.config)
+    _check_draft_class(service, draft, method)
     try:
         read = _draft(draft.facts, method, model.dtype, speculation.text("quantization") or "auto")
     except BadInput as error:
         raise PlanError("InvalidModel", f"draft model {speculation.model}: {error}") from error
     return dataclasses.replace(model, draft=read)
+
+
+def _check_draft_class(service: LLMService, draft: DraftFacts, method: str) -> None:
+    if missing := missing_class(draft.facts.config, method):
+        raise PlanError(
+            "InvalidOverride",
+            f"spec.engine.args: {FLAG}: {draft.source} needs the class {missing}, which the engine does not have: take "
+            "another method, or a head of a class that it has",
+        )
+    if method == DRAFT_MODEL and needs_remote_code(draft.facts.config) and not _trusts(service):
+        raise PlanError(
+            "NeedsRemoteCode",
+            f"draft model {draft.source} brings code of its own: set spec.model.trustRemoteCode if you trust that code",
+        )
 
 
 @lru_cache(maxsize=256)
@@ -109,7 +124,7 @@ def _architecture(config: str, dtype: str, quantization: str, task: Task) -> Arc
 
 
 def _check_remote_code(service: LLMService, config: dict[str, Any]) -> None:
-    if not needs_remote_code(config) or _TRUST in UserArgs(_engine_args(service)).flags:
+    if not needs_remote_code(config) or _trusts(service):
         return
     named = config.get("architectures")
     name = named[0] if isinstance(named, list) and named else config.get("model_type")
@@ -118,6 +133,10 @@ def _check_remote_code(service: LLMService, config: dict[str, Any]) -> None:
         f"{shown(name)} is no class of the engine, and {service.spec.model.uri} brings code of its own for it: set "
         "spec.model.trustRemoteCode if you trust that code",
     )
+
+
+def _trusts(service: LLMService) -> bool:
+    return _TRUST in UserArgs(_engine_args(service)).flags
 
 
 def _check_is_no_draft(service: LLMService, config: dict[str, Any]) -> None:
