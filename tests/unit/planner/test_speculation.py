@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ from uellm.planner.cost.work import stage_loads
 from uellm.planner.memory.footprint import footprint
 from uellm.planner.request import EngineRequest, Overrides
 from uellm.planner.shape import Shape, Steps
-from uellm.planner.vllm.drafting import check_drafting, drafting_of, uncut_because
+from uellm.planner.vllm.drafting import check_drafting, drafting_note, drafting_of, uncut_because
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.speculation import speculation_of
 from uellm.planner.vllm.speculation import with_draft as with_draft_args
@@ -56,6 +57,13 @@ def test_layers_for_multi_token_prediction_are_loaded_with_their_cache():
     assert drafting.head_bytes - plain.head_bytes == model.predicting_bytes
     assert drafting.layer_kv_bytes_per_token[:-1] == plain.layer_kv_bytes_per_token[:-1]
     assert drafting.layer_kv_bytes_per_token[-1] == 2 * plain.layer_kv_bytes_per_token[-1]
+
+
+def test_those_of_deepseek_v4_are_counted_too():
+    facts = json.loads((Path(__file__).parents[2] / "data" / "published-facts.json").read_text())["models"]
+    model = read_architecture(next(each["config"] for each in facts if each["name"] == "DeepSeek-V4-Flash"))
+    note = drafting_note(model, UserArgs(args(method="mtp", num_speculative_tokens=1)))
+    assert "speculation by mtp by the model's own layers: 3.4 GiB of weights" in note
 
 
 def test_their_bytes_are_those_of_the_checkpoints_headers():

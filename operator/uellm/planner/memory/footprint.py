@@ -15,6 +15,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from uellm.models import Architecture
+from uellm.models.families.names import EXPERT_WIDTH
 from uellm.planner import constants as c
 from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.cost.work import kv_share
@@ -182,7 +183,8 @@ def _layer_bytes(model: Architecture, tensor: int) -> tuple[int, ...]:
 
 
 def _expert_width(model: Architecture) -> int:
-    return min((width for _, width in model.tensor_widths), default=model.intermediate_size)
+    widths = (width for field, width in model.tensor_widths if field in EXPERT_WIDTH)
+    return min(widths, default=model.intermediate_size)
 
 
 def _padded(size: int, tile: int) -> float:
