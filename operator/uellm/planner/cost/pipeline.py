@@ -57,9 +57,6 @@ class Parts:
         return Parts(factor * self.compute_s, factor * self.memory_s, factor * self.link_s)
 
 
-NO_PARTS = Parts(0.0, 0.0, 0.0)
-
-
 @dataclass(frozen=True, slots=True)
 class Matrices:
     """The matrices of a stage that one kind of kernel multiplies."""
@@ -135,7 +132,7 @@ class StageTimes:
         """The first pass of the draft goes over all tokens of the step, each further one over one of a sequence."""
         passes = self.load.draft_passes
         if self.draft is None or not passes:
-            return NO_PARTS
+            return Parts(0.0, 0.0, 0.0)
         first = self.draft.parts(prefill_tokens + verified - sequences, sequences)
         return first + self.draft.parts(0.0, sequences).times(passes - 1)
 
@@ -159,11 +156,10 @@ class StageTimes:
         drafts = self.load.draft_passes * self.draft.weights_s if self.draft is not None else 0.0
         return self.linear.memory_s + self.experts.memory_s + drafts
 
-    @property
-    def held_s(self) -> float:
-        """Seconds to read the KV cache of a mean sequence."""
-        drafts = self.load.draft_passes * self.draft.held_s if self.draft is not None else 0.0
-        return self.held_bytes / self.memory_per_s + drafts
+    def kv_token_s(self, held: float) -> float:
+        """Seconds to read the KV cache of a token of a mean sequence, which holds `held`."""
+        drafts = self.load.draft_passes * self.draft.kv_token_s(held) if self.draft is not None else 0.0
+        return self.held_bytes / held / self.memory_per_s + drafts
 
     def _link_s(self, tokens: float) -> float:
         times = [fixed + per_token * tokens for fixed, per_token in self.traffic]
@@ -225,7 +221,7 @@ class Pipeline:
         filled = max(sequences, m)
         decode = self.costs.factors.decode
         floor = decode * self._filled([stage.weights_s for stage in self.stages])
-        reading = [stage.held_s / held for stage in self.stages]
+        reading = [stage.kv_token_s(held) for stage in self.stages]
         per_kv_token = decode * self._filled(reading) / m
         lone, many = self.round_s(0.0, m), self.round_s(0.0, filled)
         overhead = max(0.0, lone - floor - per_kv_token * m * held)

@@ -15,6 +15,7 @@ from typing import Any
 
 from uellm.errors import PlanError
 from uellm.models.shown import shown
+from uellm.planner import constants as c
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.refused_flags import flag_name
 
@@ -53,9 +54,6 @@ FIELDS = frozenset(
     }
 )
 """Those of the engine's SpeculativeConfig that a user may set."""
-SUFFIX_TOKENS = 24
-"""That suffix decoding drafts at most, where nothing else is said."""
-MOST_TOKENS = 1000
 # Names of draft models by which the engine finds their method, in its order.
 _BY_NAME = (("eagle-", "eagle"), ("eagle3", "eagle3"), ("dflash", "dflash"), ("dspark", "dspark"))
 
@@ -207,13 +205,14 @@ def _method(given: str | None, model: str) -> str:
 
 def _tokens(given: Any, method: str, *, has_model: bool) -> int:
     if given is None and method == SUFFIX:
-        return SUFFIX_TOKENS
+        return c.SUFFIX_TOKENS
     if given is None and has_model:
         return 0  # the draft's own configuration may say it
     if given is None:
         _refuse("does not say how many tokens are drafted", "add `num_speculative_tokens`")
-    if type(given) is not int or not 0 < given < MOST_TOKENS:
-        _refuse(f"has num_speculative_tokens {shown(given)}, which is no whole number from 1 to {MOST_TOKENS - 1}", "")
+    if type(given) is not int or not 0 < given < c.MOST_DRAFTED_TOKENS:
+        most = c.MOST_DRAFTED_TOKENS - 1
+        _refuse(f"has num_speculative_tokens {shown(given)}, which is no whole number from 1 to {most}", "")
     return int(given)
 
 
