@@ -80,8 +80,8 @@ def delta_net(config: Config, hidden: int) -> LayerPart:
 def kimi_delta(config: Config, hidden: int) -> LayerPart:
     """Kimi's delta attention: a decay for each channel, through a low rank as wide as a head."""
     inner = config.inside("linear_attn_config")
-    heads = inner.size("num_heads", "linear_num_heads")
-    width = inner.size("head_dim", "linear_head_dim")
+    heads = inner.size("linear_num_heads", "num_heads")
+    width = inner.size("linear_head_dim", "head_dim")  # without the section, head_dim is that of attention
     kernel = inner.size("short_conv_kernel_size", "linear_conv_kernel_dim", default=DEFAULT_KERNEL)
     channels = heads * width
     linears = tuple(WeightMatrix(f"self_attn.{name}_proj", channels, hidden) for name in "qkv")
