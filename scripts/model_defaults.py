@@ -19,6 +19,7 @@ from typing import Any
 
 MODELS = Path(__file__).parents[1] / "operator" / "uellm" / "models"
 PIPELINE, SPEECH, SPEECH_ONLY = "SupportsPP", "SupportsTranscription", "supports_transcription_only"
+TAPPED, RELAYS = "SupportsEagle3", "supports_aux_hidden_states_over_pp"
 ADAPTERS = "SupportsLoRA"
 ENDS = ("embed_tokens", "lm_head")
 GROUPS = (
@@ -125,11 +126,13 @@ def _plain(name: str) -> str:
 def classes() -> dict[str, dict[str, Any]]:
     """Every class of the registry: its type and kind, whether it can be cut into stages, when it was removed.
 
-    `speech`: it transcribes speech, `also` or `only`.
+    `speech`: it transcribes speech, `also` or `only`. `tapped`: it gives the states of inner layers to a head that
+    drafts (EAGLE3, DFlash), `whole` or also across `stages`.
     """
     types = types_of_classes()
     stems = {SUFFIX.sub("", name): kind for name, kind in reversed(types.items())}
     (bases, transcribers), registry, wrapped = _bases(), _registry(), _embedding_modules()
+    relays, made = _relays()
     table: dict[str, dict[str, Any]] = {}
 
     def kind_of(name: str) -> str:
@@ -141,6 +144,8 @@ def classes() -> dict[str, dict[str, Any]]:
             found = {"type": kind_of(name), "served": kind, "pipeline": _supports(PIPELINE, entry[1], bases)}
             if _supports(SPEECH, entry[1], bases):
                 found["speech"] = "only" if entry[1] in transcribers else "also"
+            if _supports(TAPPED, entry[1], bases):
+                found["tapped"] = "stages" if _decoder_relays(entry[1], relays, made, bases) else "whole"
             if _supports(ADAPTERS, entry[1], bases):
                 # A model of images wraps a decoder of any class, whose embedding may take adapters.
                 found["lora"] = list(ENDS) if kind == "multimodal" else _wrapped_ends(entry[1], wrapped, bases)
@@ -203,6 +208,40 @@ def _supports(interface: str, name: str, bases: dict[str, list[str]], seen: froz
     if name in seen:
         return False
     return name == interface or any(_supports(interface, each, bases, seen | {name}) for each in bases.get(name, []))
+
+
+def _relays() -> tuple[dict[str, bool], dict[str, list[str]]]:
+    """Whether classes hand states of inner layers on to the next stage, where a class says so itself; and the
+    decoders that each class names."""
+    says: dict[str, bool] = {}
+    made: dict[str, list[str]] = {}
+    root = _engine()
+    for path in [*(root / "model_executor" / "models").rglob("*.py"), *(root / "models").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            names = {each.id for part in node.body for each in ast.walk(part) if isinstance(each, ast.Name)}
+            made.setdefault(node.name, []).extend(sorted(name for name in names if name.endswith("Model")))
+            for each in node.body:
+                is_named = isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Name)
+                if is_named and each.targets[0].id == RELAYS:
+                    says[node.name] = _says(each, RELAYS)
+    return says, made
+
+
+def _decoder_relays(
+    name: str, relays: dict[str, bool], made: dict[str, list[str]], bases: dict[str, list[str]]
+) -> bool:
+    """Whether the decoder that a class names does; a class that names none has that of its base."""
+    if made.get(name):
+        return any(_inherited(each, relays, bases) for each in made[name])
+    return any(_decoder_relays(each, relays, made, bases) for each in bases.get(name, []) if each != name)
+
+
+def _inherited(name: str, relays: dict[str, bool], bases: dict[str, list[str]]) -> bool:
+    if name in relays:
+        return relays[name]
+    return any(_inherited(each, relays, bases) for each in bases.get(name, []) if each != name)
 
 
 def _embedding_modules() -> dict[str, list[str]]:

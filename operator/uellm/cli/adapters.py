@@ -1,4 +1,4 @@
-"""Looks the LoRA adapters of an LLMService up for a command, as far as this machine can."""
+"""Looks the LoRA adapters and the draft of an LLMService up for a command, as far as this machine can."""
 
 from __future__ import annotations
 
@@ -7,13 +7,32 @@ from pathlib import Path
 
 from uellm.api import LLMService
 from uellm.api.adapter import AdapterSpec
-from uellm.cli.hub import SCHEME
+from uellm.cli.hub import SCHEME, model_facts
 from uellm.errors import CannotBeDone
-from uellm.hub import LookUpRefusal, ModelFacts
+from uellm.hub import DraftFacts, LookUpRefusal, ModelFacts
 from uellm.hub.adapter import AdapterFacts
-from uellm.hub.directory import read_directory_adapter
+from uellm.hub.directory import read_directory_adapter, read_directory_facts
+from uellm.reconcile.draft import draft_source
 
 _FILE = "file://"
+
+
+def with_draft(service: LLMService, facts: ModelFacts | None) -> ModelFacts | None:
+    """`facts` with those of the model or head that drafts for speculation, on the hub or in a directory of this
+    machine. Raises CannotBeDone."""
+    wanted = draft_source(service)
+    if wanted is None:
+        return facts
+    if wanted.repository:
+        found = model_facts(wanted.source)
+    elif Path(wanted.path).is_dir():
+        answer = read_directory_facts(Path(wanted.path), Path("/"), wanted.path)
+        if isinstance(answer, LookUpRefusal):
+            raise CannotBeDone(f"draft model: {answer.message}")
+        found = answer
+    else:
+        return facts
+    return replace(facts or ModelFacts("", {}, None), draft=DraftFacts(wanted.source, found))
 
 
 def with_adapters(service: LLMService, facts: ModelFacts | None) -> ModelFacts | None:

@@ -66,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a LoRA adapter to copy as well, with @REVISION if it is not main",
     )
     parser.add_argument(
+        "--draft",
+        metavar="hf://OWNER/NAME",
+        help="the model or head that drafts for speculation, to copy as well, with @REVISION if it is not main",
+    )
+    parser.add_argument(
         "--free",
         action="store_true",
         help="where room is lacking, delete other copies on the volume, the least recently used first",
@@ -94,7 +99,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Copy, and serve or show how far it is."""
-    model, adapters = repository_of(args.model), dict(map(_adapter, args.adapter))
+    model = repository_of(args.model)
+    others = {f"adapter {name}": adapter for name, adapter in map(_adapter, args.adapter)}
+    if args.draft is not None:
+        others["draft model"] = repository_of(args.draft)
     volume = Path(args.directory)
     if not volume.is_dir():
         raise BadInput(args.directory, "is no directory")
@@ -103,15 +111,15 @@ def run(args: argparse.Namespace) -> int:
 
     def work_out() -> Copied | LookUpRefusal:
         where = args.called or args.directory
-        own = [copy_path(*each) for each in (model, *adapters.values())]
+        own = [copy_path(*each) for each in (model, *others.values())]
         kept = Kept(frozenset([*args.keep, *own]), args.keep_as_of or time.time()) if args.free else None
         found = copy_model(*model, volume, settings, watch, where=where, kept=kept)
-        for name, adapter in adapters.items():
+        for name, other in others.items():
             if isinstance(found, LookUpRefusal):
                 return found
-            one = copy_model(*adapter, volume, settings, watch, where=where, kept=kept)
+            one = copy_model(*other, volume, settings, watch, where=where, kept=kept)
             if isinstance(one, LookUpRefusal):
-                return replace(one, message=f"adapter {name}: {one.message}")
+                return replace(one, message=f"{name}: {one.message}")
             found = found._replace(files=found.files + one.files, bytes=found.bytes + one.bytes)
         if args.compiled is None or isinstance(found, LookUpRefusal):
             return found

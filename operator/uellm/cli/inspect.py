@@ -17,7 +17,7 @@ from uellm.cli.arguments import listen_address, positive
 from uellm.cli.hub import SCHEME, repository_of
 from uellm.cli.serving import ServedResult, log_to_stderr, serve
 from uellm.errors import BadInput
-from uellm.hub import LookUpRefusal, ModelFacts
+from uellm.hub import DraftFacts, LookUpRefusal, ModelFacts
 from uellm.hub.adapter import AdapterFacts
 from uellm.hub.connection import HubSettings
 from uellm.hub.directory import read_directory_adapter, read_directory_facts
@@ -68,7 +68,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a LoRA adapter to look up as well: hf://OWNER/NAME@REVISION, or DIRECTORY,VOLUME,CALLED",
     )
     parser.add_argument(
-        "--only-adapters", action="store_true", help="the model itself is known already: look its adapters up alone"
+        "--draft",
+        metavar="URI",
+        help="the model or head that drafts for speculation, to look up as well: hf://OWNER/NAME@REVISION, or "
+        "DIRECTORY,VOLUME",
+    )
+    parser.add_argument(
+        "--only-adapters",
+        action="store_true",
+        help="the model itself is known already: look its adapters and its draft up alone",
     )
     parser.add_argument("--called", metavar="NAME", help="what sentences call the directory (default: its path)")
     parser.add_argument(
@@ -83,6 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Look up and serve."""
     look = _with_adapters(_look_up(args), [_adapter(each) for each in args.adapter])
+    if args.draft is not None:
+        look = _with_draft(look, args.draft)
     host, port = listen_address(args.listen, "--listen", DEFAULT_LISTEN)
     log_to_stderr()
     served = ServedResult(host, port, MODEL_PATH, args.seconds)
@@ -105,6 +115,29 @@ def _with_adapters(look: LookUp, adapters: Sequence[LookUpAdapter]) -> LookUp:
         return replace(facts, adapters=tuple(found))
 
     return all_of_them
+
+
+def _with_draft(look: LookUp, argument: str) -> LookUp:
+    """The same, then the draft."""
+
+    def all_of_them() -> ModelFacts | LookUpRefusal:
+        facts = look()
+        if isinstance(facts, LookUpRefusal):
+            return facts
+        source, found = _draft(argument)
+        if isinstance(found, LookUpRefusal):
+            return replace(found, message=f"draft model: {found.message}")
+        return replace(facts, draft=DraftFacts(source, found))
+
+    return all_of_them
+
+
+def _draft(argument: str) -> tuple[str, ModelFacts | LookUpRefusal]:
+    if argument.startswith(SCHEME):
+        repository, revision = repository_of(argument)
+        return argument, look_up(repository, revision, HubSettings.from_environment(OF_SERVICES))
+    directory, _, volume = argument.partition(",")
+    return directory, read_directory_facts(Path(directory), Path(volume or directory), directory)
 
 
 def _adapter(argument: str) -> LookUpAdapter:

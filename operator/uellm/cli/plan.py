@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from uellm.api import LLMService, parse_node_class, parse_profile, parse_service, read_documents
-from uellm.cli.adapters import with_adapters
+from uellm.cli.adapters import with_adapters, with_draft
 from uellm.cli.arguments import add_output
 from uellm.cli.files import read_json
 from uellm.cli.hub import SCHEME, model_facts
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     config, facts = _model(args.model_config)
     service = _service(args.file, config, args.model_config, args.namespace)
     try:
-        facts = with_adapters(service, facts or _by_its_name(service))
+        facts = with_draft(service, with_adapters(service, facts or _by_its_name(service)))
         architecture = architecture_of(service, facts)
         offered = _offered(args, service)
         request = plan_request(

@@ -3,6 +3,6 @@
 Only `connection` and `lookup` need httpx; the rest is imported by programs that look nothing up.
 """
 
-from uellm.hub.facts import LookUpRefusal, ModelFacts
+from uellm.hub.facts import DraftFacts, LookUpRefusal, ModelFacts
 
-__all__ = ["LookUpRefusal", "ModelFacts"]
+__all__ = ["DraftFacts", "LookUpRefusal", "ModelFacts"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from uellm.hub.adapter import AdapterFacts
 from uellm.models import Tensor
@@ -46,11 +46,21 @@ class ModelFacts:
     """Number of safetensors files."""
     adapters: tuple[AdapterFacts, ...] = ()
     """Of the service's LoRA adapters."""
+    draft: DraftFacts | None = None
+    """Of the model or head that drafts for speculation, where it is one of its own."""
 
     @cached_property
     def tensor_bytes(self) -> int:
         """Bytes of all tensors; 0 where they are not known."""
         return sum(each.size for each in (self.tensors or {}).values())
+
+
+class DraftFacts(NamedTuple):
+    """What is known of a model or head that drafts."""
+
+    source: str
+    """`hf://`, its repository, `@` and its revision; or its path in the engine's container."""
+    facts: ModelFacts
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ from pathlib import Path
 
 LEAST_FREE_BYTES = 2 << 30
 """The engine fails where it cannot write, so a volume that is nearly full is left alone."""
-# Variables of vLLM 0.32, PyTorch, Triton, FlashInfer and the CUDA driver. DeepGEMM follows the first.
+# Variables of vLLM 0.32, PyTorch, Triton, FlashInfer, TileLang and the CUDA driver. DeepGEMM follows the first, and so
+# does all of PyTorch that vLLM itself compiles: it sets the second anew, below the first.
 _VARIABLES = {
     "VLLM_CACHE_ROOT": "vllm",
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
     "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+    "TILELANG_CACHE_DIR": "tilelang",
     "CUDA_CACHE_PATH": "cuda",
 }
 

@@ -86,6 +86,8 @@ class Architecture:
     """Layers for multi-token prediction, which the engine loads for speculation alone."""
     predicting_bytes: int = 0
     """Their weights, which are not in `weight_bytes`."""
+    draft: Architecture | None = None
+    """The model or head of its own that drafts for speculation (drafts.py). It is not in `weight_bytes`."""
     measured: bool = False
     """Whether bytes come from the checkpoint's headers or the engine; otherwise they are computed from config.json."""
     source: str = "config"

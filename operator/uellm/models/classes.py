@@ -68,6 +68,17 @@ def adapter_ends(name: str) -> tuple[str, ...] | None:
     return tuple(entry["lora"]) if "lora" in entry else None
 
 
+def is_tapped(name: str) -> bool:
+    """Whether the engine can give the states of a class's inner layers to a head that drafts (EAGLE3, DFlash)."""
+    entry = _table().get(name, {})
+    return "tapped" in entry or "served" not in entry
+
+
+def is_tapped_across_stages(name: str) -> bool:
+    """Whether it can do so where the model is split into stages."""
+    return _table().get(name, {}).get("tapped") == "stages"
+
+
 def served_classes() -> Iterator[tuple[str, str, str]]:
     """Every class that the engine serves, with its model_type (empty: unknown) and its group in the registry."""
     for name, entry in _table().items():

@@ -166,7 +166,7 @@ def _stretched(positions: int, rope: Mapping[str, Any]) -> int:
     if not 1 <= factor < LARGEST:  # nor for something that is not a number
         return positions
     original = rope.get("original_max_position_embeddings")
-    if kind == "yarn" and isinstance(original, int):
+    if kind == "yarn" and isinstance(original, int) and original < LARGEST:
         # Older engines scale the original length; newer ones use the given one, which is then the longer.
         return max(positions, int(original * factor))
     return int(positions * factor)

@@ -25,7 +25,15 @@ from uellm.models.weights import Blueprint
 
 FAMILY_FIELD = "uellm_family"
 # Where wrappers keep the config of their text model, outermost first.
-NESTED = ("thinker_config", "text_config", "llm_config", "language_config", "language_model_config", "lm_config")
+NESTED = (
+    "vlm_config",
+    "thinker_config",
+    "text_config",
+    "llm_config",
+    "language_config",
+    "language_model_config",
+    "lm_config",
+)
 # Objects inside a text model's config that hold a part of its sizes.
 SECTIONS = ("attn_config", "ffn_config", "ssm_cfg")
 # Wrappers whose text fields lie beside the vision_config, and the text model's type.

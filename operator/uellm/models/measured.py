@@ -102,7 +102,7 @@ def _tally(model: Architecture, tensors: Mapping[str, Tensor]) -> _Tally:
     for name, tensor in tensors.items():
         if name.endswith(BUFFERS):
             continue
-        size = _loaded(name, tensor, model.weight_dtype_bytes)
+        size = loaded_bytes(name, tensor, model.weight_dtype_bytes)
         place, index = _place(name)
         if IDLE.search(name) or (place == "layer" and index >= model.layers):
             tally.beyond += size
@@ -125,7 +125,7 @@ def _unused(model: Architecture, name: str) -> bool:
     return not model.writes and any(head in f"{name}." for head in LM_HEADS)
 
 
-def _loaded(name: str, tensor: Tensor, width: int) -> int:
+def loaded_bytes(name: str, tensor: Tensor, width: int) -> int:
     """Bytes of a tensor in the engine, which converts weights to its own dtype."""
     if tensor.dtype not in FLOATS or name.rpartition(".")[2] in KEPT:
         return tensor.size

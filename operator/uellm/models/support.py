@@ -44,7 +44,9 @@ def _support(name: str, kind: str, group: str) -> Support:
     if name in NO_SIZES:
         return Support(name, REFUSED, f"{NO_SIZES[name]}; the safetensors headers tell them")
     if group == "speculative_decoding":
-        return Support(name, APPROXIMATE, "a draft for speculation; its layers are read like Llama's")
+        return Support(
+            name, APPROXIMATE, "drafts for another model (--speculative-config), and is none by itself; read like Llama"
+        )
     if group == "transformers_backend":
         return Support(name, APPROXIMATE, "any class of transformers: as the model_type of its config is read")
     family = FLAT_WRAPPERS.get(kind, kind)

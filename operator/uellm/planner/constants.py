@@ -171,6 +171,12 @@ HOST_CPU_MILLICORES = 100
 
 # What vLLM takes for --max-lora-rank (vllm/config/lora.py).
 ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+SUFFIX_TOKENS = 24
+"""That suffix decoding drafts at most, where nothing else is said (suffix_decoding_max_tree_depth)."""
+MOST_DRAFTED_TOKENS = 1000
+"""For a sequence in a step: beyond any use."""
+DRAFT_LOGIT_BYTES = 4
+"""Of a drafted token's probabilities, a number (vllm/v1/worker/gpu/spec_decode/speculator.py)."""
 # Slots are memory of the GPUs whether they are used or not, and few adapters are in use at a time.
 FEWEST_ADAPTER_SLOTS, MOST_ADAPTER_SLOTS = 4, 8
 # Adapters that are kept in host memory, for each slot.

@@ -77,6 +77,25 @@ def test_a_refusal_names_the_field_of_the_service(hub):
     assert (found.reason, "(spec.model.tokenSecretRef)" in found.message) == ("Gated", True)
 
 
+def test_a_draft_is_looked_up_after_the_model(hub, tmp_path):
+    directory = tmp_path / "draft"
+    directory.mkdir()
+    (directory / "config.json").write_text('{"hidden_size": 4}')
+    (directory / "model.safetensors").write_bytes(tensor_file({"b": [2]}))
+    for uri, source in (("hf://org/model@main",) * 2, (f"{directory},{tmp_path}", str(directory))):
+        with inspecting("hf://org/model", f"--draft={uri}", HF_ENDPOINT=hub.url) as (process, port):
+            found = result(process, port)
+        assert (found.config, found.draft.source) == ({"hidden_size": 8}, source)
+    assert (found.draft.facts.config, set(found.draft.facts.tensors)) == ({"hidden_size": 4}, {"b"})
+
+
+def test_a_refusal_of_a_draft_says_so(hub):
+    with inspecting("/models", "--only-adapters", "--draft=hf://org/small", HF_ENDPOINT=hub.url) as (process, port):
+        found = result(process, port)
+    assert found.reason == "NoSuchRepository"
+    assert found.message.startswith(f"draft model: {hub.url}/org/small does not exist, or is private")
+
+
 def test_while_it_reads_it_says_so_and_can_be_ended(hub):
     asked, go_on = Event(), Event()
 

@@ -51,5 +51,6 @@ def test_the_variables_lead_there_unless_the_user_has_set_them_elsewhere(tmp_pat
         "VLLM_CACHE_ROOT": f"{tmp_path}/vllm",
         "TORCHINDUCTOR_CACHE_DIR": f"{tmp_path}/inductor",
         "FLASHINFER_WORKSPACE_BASE": f"{tmp_path}/flashinfer",
+        "TILELANG_CACHE_DIR": f"{tmp_path}/tilelang",
         "CUDA_CACHE_PATH": f"{tmp_path}/cuda",
     }

@@ -25,6 +25,19 @@ def nested(depth: int) -> dict[str, Any]:
     return whole
 
 
+HYBRID = next(config for config in CONFIGS if config.get("model_type") == "falcon_h1")
+CONVOLVING = {
+    "model_type": "lfm2",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "vocab_size": 100,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "layer_types": ["conv", "full_attention"],
+    "block_auto_adjust_ff_dim": True,
+}
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
@@ -38,6 +51,14 @@ def nested(depth: int) -> dict[str, Any]:
         ({"model_type": "llama", "hidden_size": "4096" * 100_000}, "config.hidden_size: must be a positive"),
         ({"model_type": "llama", "hidden_size": -1}, "config.hidden_size: must be a positive"),
         ({"model_type": {"a": 1}}, "config.architectures"),
+        *(
+            ({**HYBRID, "mamba_d_ssm": value}, "mamba_d_ssm: must be a whole number")
+            for value in (float("nan"), -1, "x")
+        ),
+        *(
+            ({**CONVOLVING, "block_ffn_dim_multiplier": value}, "must be a number above 0")
+            for value in (1e300, -1, "x")
+        ),
     ],
 )
 def test_a_hostile_config_is_refused_in_one_short_line(config: dict, words: str) -> None:
@@ -46,6 +67,14 @@ def test_a_hostile_config_is_refused_in_one_short_line(config: dict, words: str)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 1000
+
+
+def test_numbers_that_are_no_counts_where_a_config_has_text_or_no_bound_change_nothing() -> None:
+    plain = {**CONVOLVING, "model_type": "llama", "layer_types": None}
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10**400}
+    assert read_architecture({**plain, "rope_scaling": rope}).max_position_embeddings == 4 * 2048
+    mixture = {**plain, "num_experts": 4, "num_experts_per_tok": 2, "moe_layers_enum": "1,\u00b2," + "9" * 5000}
+    assert [experts > 0 for experts in read_architecture(mixture).layer_expert_bytes] == [False, True]
 
 
 HOSTILE = (None, -1, 0, 1e30, float("nan"), "x", [], [1], [None], ["a"] * 3, {}, {"a": 1}, True, 2**70, [[1]], [{}])

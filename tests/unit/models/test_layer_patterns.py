@@ -38,6 +38,7 @@ def read(**fields: Any) -> Architecture:
         {"model_type": "qwen3_5_text", **DELTA, "layer_types": ["linear_attention"] * 3 + ["full_attention"]},
         {"model_type": "qwen3_next", **DELTA, "full_attention_interval": 4},
         {"model_type": "granitemoehybrid", **MAMBA, "layers_block_type": ["mamba"] * 3 + ["attention"]},
+        {"model_type": "granitemoehybrid", **MAMBA, "layer_types": ["linear_attention"] * 3 + ["full_attention"]},
         {"model_type": "nemotron_h", **MAMBA, "hybrid_override_pattern": "MMM*"},
         {"model_type": "bamba", **MAMBA, "attn_layer_indices": [3]},
         {"model_type": "jamba", "mamba_d_state": 16, "attn_layer_period": 4, "attn_layer_offset": 3},
@@ -125,3 +126,37 @@ def test_the_engines_caches_replace_the_formulas() -> None:
     assert found.layer_weight_bytes == (2 * 192 * 64,) * 4
     with pytest.raises(BadInput, match=r"4 layers, but the engine has a cache for model\.layers\.4"):
         with_engine_facts(model, {"tensors": shapes, "caches": {"model.layers.4.self_attn.attn": cache}})
+
+
+def test_a_layer_with_a_state_is_the_same_under_its_old_and_its_new_name() -> None:
+    old = read(model_type="granitemoehybrid", **MAMBA, layers_block_type=["mamba"] * 3 + ["attention"])
+    new = read(model_type="granitemoehybrid", **MAMBA, layer_types=["linear_attention"] * 3 + ["full_attention"])
+    assert (old.layer_weight_bytes, old.layer_state_bytes) == (new.layer_weight_bytes, new.layer_state_bytes)
+
+
+def test_attention_with_an_indexer_is_full_attention_under_each_of_its_names() -> None:
+    kinds = ["indexed_attention", "qwen_sparse_attention", "deepseek_sparse_attention", "full_attention"]
+    assert len(set(read(model_type="llama", layer_types=kinds).layer_kv_bytes_per_token)) == 1
+
+
+def test_attention_beside_a_state_that_is_not_known_keeps_its_cache() -> None:
+    both = read(model_type="llama", layer_types=["hybrid", "hybrid_sliding"] * 2, sliding_window=16)
+    assert both.layer_window_tokens == (None, 16, None, 16)
+
+
+def test_kimis_linear_layers_have_the_width_of_their_own_heads() -> None:
+    kinds = {"model_type": "kimi_linear", "layer_types": ["linear_attention"] * 4, "head_dim": 16, "kv_lora_rank": 8}
+    kinds |= {"qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16}
+    flat = read(**kinds, linear_num_heads=2, linear_head_dim=48)
+    section = read(**kinds, linear_attn_config={"num_heads": 2, "head_dim": 48, "full_attn_layers": []})
+    assert flat.layer_weight_bytes == section.layer_weight_bytes
+    assert flat.layer_state_bytes == section.layer_state_bytes
+
+
+def test_ernie_has_as_many_experts_for_images_which_text_does_not_use() -> None:
+    fields = {"model_type": "ernie4_5_vl_moe_text", "moe_k": 2, "moe_layer_interval": 1}
+    one = read(**fields, moe_num_experts=8, moe_intermediate_size=32, moe_layer_start_index=1)
+    two = read(**fields, moe_num_experts=[8, 8], moe_intermediate_size=[32, 16], moe_layer_start_index=[1, 1])
+    assert (two.layer_expert_bytes[0], two.layer_flops_per_token) == (0, one.layer_flops_per_token)
+    assert two.layer_expert_bytes[1] - one.layer_expert_bytes[1] == 8 * 3 * 64 * 16 * 2
+    assert two.experts == 8

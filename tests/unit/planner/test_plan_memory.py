@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import UserArgs
 
 STEPS = Steps(2048, 256)
+PUBLISHED = json.loads((Path(__file__).parents[2] / "data" / "published-facts.json").read_text())["models"]
 
 
 def test_the_kinds_and_what_is_free_add_up_to_the_device(build) -> None:
@@ -242,3 +245,11 @@ def test_a_checkpoint_with_an_fp8_cache_needs_half_and_the_flag_may_ask_for_16_b
 
 def kv_of(model: Architecture, user: UserArgs) -> int:
     return sum(footprint(model, Shape(1, 1), STEPS, 1000, user).layer_kv_bytes)
+
+
+@pytest.mark.parametrize("entry", PUBLISHED, ids=[entry["name"] for entry in PUBLISHED])
+def test_padding_adds_little_to_the_weights_of_any_published_model(entry):
+    """The kernels for MXFP4 pad the two sides of an expert's matrices, and of nothing else."""
+    model = read_architecture(entry["config"])
+    sizes = footprint(model, Shape(1, 1), Steps(2048, 256), 0, UserArgs(()))
+    assert sum(sizes.layer_bytes) <= 1.25 * sum(model.layer_weight_bytes)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from dataclasses import replace
 
 import pytest
 
-from uellm.hub import ModelFacts
+from uellm.hub import DraftFacts, ModelFacts
 from uellm.models import Tensor
 from uellm.reconcile.inspection.kept_facts import facts_configmap, read_facts
 
@@ -35,6 +36,18 @@ def test_facts_without_headers_are_kept_too(make):
     kept = facts_configmap(make.service(), ModelFacts("", {}, None), "source")
     assert "binaryData" not in kept
     assert read_facts(kept, "source").tensors is None
+
+
+def test_a_draft_is_kept_with_its_headers(make):
+    draft = DraftFacts("hf://org/small@main", replace(FACTS, commit="beef"))
+    kept = json.loads(json.dumps(facts_configmap(make.service(), replace(FACTS, draft=draft), "source")))
+    found = read_facts(kept, "source").draft
+    assert (found.source, found.facts.commit, found.facts.config) == (draft.source, "beef", FACTS.config)
+    assert found.facts.tensors == FACTS.tensors
+    told = json.loads(kept["data"]["model.json"])
+    told["draft"]["commit"] = "another"
+    kept["data"]["model.json"] = json.dumps(told)
+    assert read_facts(kept, "source") is None
 
 
 def test_the_answer_to_another_question_is_none(kept):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from uellm.api import LLMService, parse_service, read_documents
-from uellm.cli.adapters import with_adapters
+from uellm.cli.adapters import with_adapters, with_draft
 from uellm.cli.hub import model_facts
 from uellm.cli.local.machine import LocalMachine
 from uellm.errors import BadInput, CannotBeDone
@@ -66,7 +66,7 @@ def prepare(path: str, machine: LocalMachine) -> Prepared:
     _check_model(service)
     _check_engine(on_cpu=on_cpu)
     _check_adapters(service)
-    model = with_adapters(service, _model_facts(service))
+    model = with_draft(service, with_adapters(service, _model_facts(service)))
     request = plan_request(service, architecture_of(service, model), machine.offers, facts=model)
     plan = make_plan(request)
     images = Images(engine="", sidecar="", launcher="")  # there are no containers here

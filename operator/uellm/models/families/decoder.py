@@ -173,5 +173,5 @@ def _notes(config: Config, traits: Traits) -> tuple[str, ...]:
     extra = _predicting(config)
     notes: tuple[str, ...] = (traits.note,) if traits.note else ()
     if extra:
-        notes += (f"{extra} layer(s) for multi-token prediction are not counted: they serve speculation alone",)
+        notes += (f"{extra} layer(s) for multi-token prediction are not counted without speculation",)
     return notes

@@ -19,7 +19,7 @@ TRAITS = Traits(mlp_bias=False, corrected=True)
 
 
 def deepseek_v4(config: Config) -> Blueprint:
-    """DeepSeek V4 Flash and Pro. Layers of multi-token prediction are not counted."""
+    """DeepSeek V4 Flash and Pro."""
     hidden, layers = config.size("hidden_size"), config.layers()
     heads, width = config.size("num_attention_heads"), config.size("head_dim")
     mixture = feed_forward.experts_of(config)
@@ -60,11 +60,12 @@ def deepseek_v4(config: Config) -> Blueprint:
         experts=mixture.total,
         experts_per_token=mixture.per_token,
         kv_shared_by_tensor=False,
+        predicting=config.count("num_nextn_predict_layers"),
         tensor_widths=((mixture.field, mixture.width), ("o_groups", config.size("o_groups"))),
         notes=(
             "the windows that layers with compressed tokens keep beside them are not counted in the KV cache",
             *(
-                ("layers for multi-token prediction are not counted",)
+                ("layers for multi-token prediction are not counted without speculation",)
                 if config.count("num_nextn_predict_layers")
                 else ()
             ),

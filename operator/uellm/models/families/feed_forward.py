@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 from uellm.errors import BadInput
@@ -12,7 +11,11 @@ from uellm.models.families.part import LayerPart
 from uellm.models.families.parts import Experts, expert, gated_mlp
 from uellm.models.families.traits import Traits
 from uellm.models.fields import Config
+from uellm.models.shown import shown
 from uellm.models.weights import WeightMatrix
+
+SETS = 2
+"""ERNIE's experts: for text, and for images."""
 
 
 def dense(config: Config, traits: Traits, hidden: int, width: int, *, path: str = "mlp") -> LayerPart:
@@ -50,7 +53,10 @@ def _adjusted(config: Config, width: int) -> int:
     """LFM2 takes two thirds of the width, times a factor, rounded up."""
     factor = config.value("block_ffn_dim_multiplier")
     width = int(2 * width / 3)
-    if isinstance(factor, int | float) and not isinstance(factor, bool) and math.isfinite(factor):
+    if factor is not None:
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1024:
+            where = f"{config.prefix}.block_ffn_dim_multiplier"
+            raise BadInput(where, f"must be a number above 0, not {shown(factor)}")
         width = int(factor * width)
     multiple = config.size("block_multiple_of", default=1)
     return multiple * math.ceil(width / multiple)
@@ -61,22 +67,28 @@ def experts_of(config: Config) -> Experts | None:
     name = config.first_of(names.EXPERTS)
     if name is None:
         return None
-    total = config.size(name)
+    listed = config.value(name)
+    total = config.whole(name, listed[0]) if isinstance(listed, list | tuple) and listed else config.size(name)
     if total == 1 and not any(config.value(each) for each in names.EXPERTS_USED):
         return None
     used = config.size(*names.EXPERTS_USED)
     field = config.first_of(names.EXPERT_WIDTH) or names.EXPERT_WIDTH[0]
-    width = config.size(field) if not isinstance(config.value(field), list | tuple) else _first(config, field)
+    width, others = _widths(config, field)
     if used > total:
         raise BadInput(f"{config.prefix}.num_experts_per_tok", f"{used} is more than the {total} experts of {name}")
-    return Experts(total, used, width, field)
+    return Experts(total, used, width, field, others)
 
 
-def _first(config: Config, field: str) -> int:
-    values: Sequence[object] = config.value(field)
+def _widths(config: Config, field: str) -> tuple[int, tuple[int, ...]]:
+    """The width of an expert, and those of further sets of experts. A list has one for each set, or for each layer."""
+    values = config.value(field)
+    if not isinstance(values, list | tuple):
+        return config.size(field), ()
     if not values:
         raise BadInput(f"{config.prefix}.{field}", "is an empty list")
-    return config.whole(field, values[-1])
+    if len(values) == SETS and config.value("moe_k") is not None:
+        return config.whole(field, values[0]), tuple(config.whole(field, each) for each in values[1:])
+    return config.whole(field, values[-1]), ()
 
 
 def shared_width(config: Config, of: Experts) -> int:
@@ -102,7 +114,13 @@ def mixture(config: Config, traits: Traits, hidden: int, of: Experts) -> LayerPa
     if latent:
         linears.append(WeightMatrix("mlp.fc1_latent_proj", latent, hidden))
         linears.append(WeightMatrix("mlp.fc2_latent_proj", hidden, latent))
-    corrected = of.total * traits.has(config, traits.corrected)
+    for width in of.others:
+        idle = replace(of, per_token=0)
+        linears.append(WeightMatrix("mlp.gate", of.total, hidden, traits.router_bias, used=0, quantizable=False))
+        linears.append(expert("mlp.experts.0.up_proj", width, inner, idle, bias=bias))
+        linears.append(expert("mlp.experts.0.gate_proj", width, inner, idle, bias=bias))
+        linears.append(expert("mlp.experts.0.down_proj", inner, width, idle, bias=bias))
+    corrected = of.total * traits.has(config, traits.corrected) * (1 + len(of.others))
     part = LayerPart(tuple(linears), float32=corrected, width=of.width * of.per_token)
     shared = shared_width(config, of)
     if not shared:

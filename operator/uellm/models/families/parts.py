@@ -81,6 +81,8 @@ class Experts:
     width: int
     field: str
     """The name of the width in the config."""
+    others: tuple[int, ...] = ()
+    """Widths of further sets of as many experts, to which no token of text is routed (ERNIE's for images)."""
 
 
 # transformers 5 uses one name for all families; older checkpoints use each family's own.

@@ -22,13 +22,14 @@ LETTERS = "hybrid_override_pattern"  # a letter for each layer
 KINDS = {
     **dict.fromkeys(("full_attention", "attention", "full", "global", "global_attention"), FULL),
     **dict.fromkeys(("compressed_sparse_attention", "heavily_compressed_attention", "*", "sparse_attention"), FULL),
+    **dict.fromkeys(("indexed_attention", "qwen_sparse_attention"), FULL),
     **dict.fromkeys(("minimax_m3_sparse", "qwen_attention", "deepseek_sparse_attention", "mla_attention"), FULL),
     **dict.fromkeys(("sliding_attention", "sliding_window", "sliding", "local", "swa", "local_attention"), SLIDING),
     **dict.fromkeys(("chunked_attention", "chunked"), CHUNKED),
     **dict.fromkeys(("linear_attention", "linear", "kda", "gated_deltanet", "lightning_attention"), LINEAR),
     **dict.fromkeys(("mamba", "mamba2", "M", "recurrent"), MAMBA),
     **dict.fromkeys(("conv", "convolution", "short_conv"), CONVOLUTION),
-    "hybrid": HYBRID,
+    **dict.fromkeys(("hybrid", "hybrid_sliding"), HYBRID),
     **dict.fromkeys(("mlp", "moe", "-", "E", "nothing"), NOTHING),
 }
 MLPS = {"mlp": DENSE, "-": DENSE, "moe": SPARSE, "E": SPARSE, "dense": DENSE, "sparse": SPARSE}
@@ -90,8 +91,20 @@ def _mixers(config: Config, traits: Traits, layers: int) -> tuple[list[str], lis
                     f"{config.prefix}.{name}",
                     f"{shown(word)} is not known here; known are {', '.join(sorted(set(KINDS.values())))}",
                 )
-        return [KINDS[word] for word in listed], list(listed)
+        return [_meant(config, word) for word in listed], list(listed)
     return _periodic(config, traits, layers), []
+
+
+def _meant(config: Config, word: str) -> str:
+    """The kind that a word means: transformers has one for all layers with a state, one for attention beside it."""
+    kind = KINDS[word]
+    if kind not in (LINEAR, HYBRID) or word == "linear":
+        return kind
+    recurrent = _recurrent(config)
+    if kind == LINEAR:
+        return MAMBA if recurrent == MAMBA else LINEAR
+    beside = SLIDING if word == "hybrid_sliding" else FULL
+    return HYBRID if recurrent == MAMBA else beside
 
 
 def _periodic(config: Config, traits: Traits, layers: int) -> list[str]:
@@ -178,8 +191,8 @@ def _listed(config: Config, layers: int) -> list[bool] | None:
         return [bool(each) for each in numbers]
     enumerated = config.value("moe_layers_enum")
     if isinstance(enumerated, str) and enumerated:
-        chosen = {int(each) for each in enumerated.split(",") if each.strip().isdigit()}
-        return [index in chosen for index in range(layers)]
+        chosen = {each.strip() for each in enumerated.split(",")}
+        return [str(index) in chosen for index in range(layers)]
     sparse = config.indices("moe_layers", layers)
     return None if sparse is None else [index in sparse for index in range(layers)]
 
@@ -188,10 +201,16 @@ def _interval(config: Config, layers: int) -> list[bool] | None:
     """ERNIE: every n-th layer between two layers."""
     if config.value("moe_layer_interval") is None:
         return None
-    first, every = config.count("moe_layer_start_index"), config.size("moe_layer_interval")
-    last = config.value("moe_layer_end_index")
-    end = last if type(last) is int and last >= 0 else layers - 1
-    return [first <= index <= end and (index + 1) % every == 0 for index in range(layers)]
+    every = config.size("moe_layer_interval")
+    first, last = (_each(config.value(name)) for name in ("moe_layer_start_index", "moe_layer_end_index"))
+    end = max(last) if last and min(last) >= 0 else layers - 1
+    start = min(first, default=0)
+    return [start <= index <= end and (index + 1) % every == 0 for index in range(layers)]
+
+
+def _each(value: Any) -> list[int]:
+    """A whole number, or a list of them: one for each set of experts."""
+    return [each for each in (value if isinstance(value, list | tuple) else [value]) if type(each) is int]
 
 
 def _period(config: Config, layers: int) -> list[bool] | None:

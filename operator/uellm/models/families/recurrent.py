@@ -26,8 +26,8 @@ def _with_state(config: Config, part: LayerPart, convolution: int, recurrent: in
 
 def mamba1(config: Config, hidden: int, *, norms: bool) -> LayerPart:
     """Mamba: a state of `STATE` numbers for each inner channel. `norms`: over step, B and C, as in Jamba."""
-    given = config.value("intermediate_size") if config.value("state_size") else None
-    inner = int(given or config.size(*names.EXPAND, default=2) * hidden)
+    given = config.count("intermediate_size") if config.value("state_size") else 0
+    inner = given or config.size(*names.EXPAND, default=2) * hidden
     state, kernel = config.size(*names.STATE), config.size(*names.KERNEL, default=DEFAULT_KERNEL)
     rank = next((config.size(name) for name in names.TIME_RANK if type(config.value(name)) is int), 0)
     rank = rank or math.ceil(hidden / STATE_INPUTS)
@@ -47,9 +47,9 @@ def mamba1(config: Config, hidden: int, *, norms: bool) -> LayerPart:
 def mamba2(config: Config, hidden: int, *, norm: bool = True) -> LayerPart:
     """Mamba 2: heads with a scalar decay each; B and C are shared by groups of them."""
     heads = config.size(*names.STATE_HEADS)
-    given = config.value("mamba_d_ssm")
+    given = config.count("mamba_d_ssm")
     width = next((config.size(name) for name in names.STATE_HEAD_WIDTH if type(config.value(name)) is int), 0)
-    inner = int(given or heads * width or config.size(*names.EXPAND, default=2) * hidden)
+    inner = given or heads * width or config.size(*names.EXPAND, default=2) * hidden
     state, kernel = config.size(*names.STATE), config.size(*names.KERNEL, default=DEFAULT_KERNEL)
     channels = inner + 2 * config.size(*names.STATE_GROUPS, default=1) * state
     bias = config.either(*names.PROJECTION_BIAS)
@@ -80,8 +80,8 @@ def delta_net(config: Config, hidden: int) -> LayerPart:
 def kimi_delta(config: Config, hidden: int) -> LayerPart:
     """Kimi's delta attention: a decay for each channel, through a low rank as wide as a head."""
     inner = config.inside("linear_attn_config")
-    heads = inner.size("num_heads", "linear_num_heads")
-    width = inner.size("head_dim", "linear_head_dim")
+    heads = inner.size("linear_num_heads", "num_heads")
+    width = inner.size("linear_head_dim", "head_dim")  # without the section, head_dim is that of attention
     kernel = inner.size("short_conv_kernel_size", "linear_conv_kernel_dim", default=DEFAULT_KERNEL)
     channels = heads * width
     linears = tuple(WeightMatrix(f"self_attn.{name}_proj", channels, hidden) for name in "qkv")

@@ -7,6 +7,8 @@
                latencies (Thakur, Rabenseifner and Gropp 2005, doi:10.1177/1094342005051521). With NVLink also in one
                shot: n-1 times the size and one latency, as in vLLM's kernel for small messages. The faster one counts.
     hop        to the next stage: latency + 2 * tokens * hidden_size * bytes per number / link rate
+    drafting   with speculation each sequence brings drafted tokens to verify, and what drafts them passes over all
+               tokens of the step once, and over the sequences for each further token; none is taken as accepted
     overhead   constants per batch, sequence and layer, and another per layer for tokens of a prompt: each stage's
                process prepares, launches and samples every batch
 
@@ -23,7 +25,7 @@ batches.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from uellm.hardware import NVLINK, Device
 from uellm.models.kernels import Kernel
@@ -46,6 +48,13 @@ class Parts:
     def total_s(self) -> float:
         """The sum."""
         return self.compute_s + self.memory_s + self.link_s
+
+    def __add__(self, other: Parts) -> Parts:
+        return Parts(self.compute_s + other.compute_s, self.memory_s + other.memory_s, self.link_s + other.link_s)
+
+    def times(self, factor: float) -> Parts:
+        """So many of them."""
+        return Parts(factor * self.compute_s, factor * self.memory_s, factor * self.link_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +105,36 @@ class StageTimes:
     """Ring all-reduces (if GPUs share layers), then the hop (if a stage follows): seconds, and seconds per token."""
     shot: tuple[float, float] | None
     """One-shot all-reduces, which replace the ring if they are faster: seconds, and seconds per token."""
+    draft: StageTimes | None = None
+    """A pass of what drafts for speculation."""
 
     def parts(self, prefill_tokens: float, sequences: float) -> Parts:
         """The time of a step with the given prompt tokens and sequences."""
-        tokens, load = prefill_tokens + sequences, self.load
-        rows = sequences + (1.0 if prefill_tokens else 0.0)  # outputs of the LM head
+        load = self.load
+        verified = sequences * load.rows
+        tokens = prefill_tokens + verified
+        rows = verified + (1.0 if prefill_tokens else 0.0)  # outputs of the LM head
         compute = memory = 0.0
         for computing, reading in (
             (tokens * self.linear.compute_s, self.linear.memory_s),
             (tokens * self.experts.compute_s, self.experts.memory_s * self.touched(tokens)),
             (rows * load.head_flops / self.compute_per_s, load.head_bytes / self.memory_per_s),
-            (sequences * self.held_flops / self.compute_per_s, sequences * self.held_bytes / self.memory_per_s),
+            (verified * self.held_flops / self.compute_per_s, sequences * self.held_bytes / self.memory_per_s),
             (prefill_tokens * self.seen_flops / self.attention_per_s, 0.0),
         ):
             if computing > reading:
                 compute += computing
             else:
                 memory += reading
-        return Parts(compute, memory, self._link_s(tokens))
+        return Parts(compute, memory, self._link_s(tokens)) + self._drafting(prefill_tokens, verified, sequences)
+
+    def _drafting(self, prefill_tokens: float, verified: float, sequences: float) -> Parts:
+        """The first pass of the draft goes over all tokens of the step, each further one over one of a sequence."""
+        passes = self.load.draft_passes
+        if self.draft is None or not passes:
+            return Parts(0.0, 0.0, 0.0)
+        first = self.draft.parts(prefill_tokens + verified - sequences, sequences)
+        return first + self.draft.parts(0.0, sequences).times(passes - 1)
 
     def touched(self, tokens: float) -> float:
         """The share of the experts that a step with this number of tokens reads: see Architecture.layer_read_bytes."""
@@ -125,12 +146,20 @@ class StageTimes:
     def time_s(self, prefill_tokens: float, sequences: float) -> float:
         """Seconds of a step with the given prompt tokens and sequences, without the engine's constant parts."""
         overhead = self.layer_overhead_s + (self.prompt_overhead_s if prefill_tokens else 0.0)
+        if self.draft is not None:
+            overhead += self.load.draft_passes * self.draft.layer_overhead_s
         return self.parts(prefill_tokens, sequences).total_s + overhead
 
     @property
     def weights_s(self) -> float:
         """Seconds to read all weights of the layers: the least time of their matrices in a busy engine."""
-        return self.linear.memory_s + self.experts.memory_s
+        drafts = self.load.draft_passes * self.draft.weights_s if self.draft is not None else 0.0
+        return self.linear.memory_s + self.experts.memory_s + drafts
+
+    def kv_token_s(self, held: float) -> float:
+        """Seconds to read the KV cache of a token of a mean sequence, which holds `held`."""
+        drafts = self.load.draft_passes * self.draft.kv_token_s(held) if self.draft is not None else 0.0
+        return self.held_bytes / held / self.memory_per_s + drafts
 
     def _link_s(self, tokens: float) -> float:
         times = [fixed + per_token * tokens for fixed, per_token in self.traffic]
@@ -145,7 +174,9 @@ class Pipeline:
     def __init__(self, loads: Sequence[StageLoad], links: Links | None, costs: Costs) -> None:
         """`links` None: communication takes no time. All devices of `loads` must be measured."""
         self.costs = costs
-        self.stages = tuple(_stage(loads, index, links, costs) for index in range(len(loads)))
+        self.stages = tuple(
+            _with_draft(_stage(loads, index, links, costs), links, costs) for index in range(len(loads))
+        )
 
     def stage_times(self, prefill_tokens: float, sequences: float) -> list[float]:
         """[stages]: the time of one batch with the given prompt tokens and sequences."""
@@ -190,7 +221,7 @@ class Pipeline:
         filled = max(sequences, m)
         decode = self.costs.factors.decode
         floor = decode * self._filled([stage.weights_s for stage in self.stages])
-        reading = [stage.held_bytes / held / stage.memory_per_s for stage in self.stages]
+        reading = [stage.kv_token_s(held) for stage in self.stages]
         per_kv_token = decode * self._filled(reading) / m
         lone, many = self.round_s(0.0, m), self.round_s(0.0, filled)
         overhead = max(0.0, lone - floor - per_kv_token * m * held)
@@ -257,6 +288,12 @@ def _stage(loads: Sequence[StageLoad], index: int, links: Links | None, costs: C
         traffic=tuple(traffic),
         shot=shot,
     )
+
+
+def _with_draft(stage: StageTimes, links: Links | None, costs: Costs) -> StageTimes:
+    """The stage with the times of what drafts on it."""
+    draft = stage.load.draft
+    return stage if draft is None else replace(stage, draft=_stage((draft,), 0, links, costs))
 
 
 def _matrices(

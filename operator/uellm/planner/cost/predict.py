@@ -97,12 +97,13 @@ class EngineModel:
         self.output = float(max(1, pipeline.costs.output_tokens))
         self._batch = float(sizes.batched_tokens)
         self._chunk = self._batch * len(pipeline.stages)
+        self._rows = pipeline.stages[-1].load.rows
         self._by_kv = max(1.0, kv_tokens / pipeline.costs.held_tokens)
         self.limit = min(self._by_kv, float(sizes.sequences))
 
     def room(self, running: float) -> float:
-        """Prompt tokens that a round has room for besides the running sequences."""
-        return max(1.0, self._chunk - running)
+        """Prompt tokens that a round has room for besides the running sequences and what they drafted."""
+        return max(1.0, self._chunk - running * self._rows)
 
     def tpot_s(self, running: float) -> float:
         """The mean TPOT, T in the module's docstring."""

@@ -23,6 +23,7 @@ from uellm.planner.cost.work import stage_loads
 from uellm.planner.request import SloClass
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.defaults import MOST_SEQUENCES, default_steps
+from uellm.planner.vllm.drafting import Drafting, drafting_of, rows_of
 from uellm.planner.vllm.flags import BATCHED_TOKENS, SEQUENCES, UserArgs
 from uellm.planner.vllm.partition import even_split
 from uellm.step_time import StepTime
@@ -40,6 +41,8 @@ def steps(
     links: Links | None = None,
 ) -> Steps:
     """The step sizes for a shape on any of these devices. The slowest and the smallest device decide."""
+    drafting = drafting_of(model, user)
+    rows = rows_of(drafting)
     smallest = min(devices, key=lambda device: device.memory_bytes)
     tokens, sequences = default_steps(smallest.product, smallest.memory_bytes)
     why_tokens = why_sequences = "vLLM's default for GPUs of this memory"
@@ -49,7 +52,7 @@ def steps(
         if enough < sequences:
             sequences, why_sequences = enough, "more are never in flight at this load"
     if demand.tpot_s is not None and len(devices) >= shape.gpus and all(measured(device) for device in devices):
-        step = step_time(model, devices, shape, costs, links)
+        step = step_time(model, devices, shape, costs, links, drafting)
         if (most := most_sequences(step, costs, demand.tpot_s)) < sequences:
             sequences, why_sequences = most, "as many as decode together within the tightest TPOT"
         chunk = _chunk(step, demand.classes, demand.prompt_tokens, demand.output_tokens, sequences)
@@ -61,8 +64,9 @@ def steps(
         tokens, why_tokens = demand.least_step_tokens, "the engine does not cut this model's inputs into chunks"
     if (own := user.number(BATCHED_TOKENS)) is not None:
         tokens, why_tokens = own, SET
-    if tokens < sequences:
-        sequences, why_sequences = tokens, "a step needs a token for each of them"
+    if tokens < sequences * rows:
+        sequences, why_sequences = max(1, tokens // rows), "a step needs a token for each of them"
+        why_sequences += f", and {rows - 1} that were drafted" * (rows > 1)
     if (own := user.number(SEQUENCES)) is not None:
         sequences, why_sequences = own, SET
     reason = f"{BATCHED_TOKENS} {tokens}: {why_tokens}; {SEQUENCES} {sequences}: {why_sequences}"
@@ -85,14 +89,19 @@ def enlarged(sizes: Steps, factor: int, most_tokens: int, user: UserArgs) -> Ste
 
 
 def step_time(
-    model: Architecture, devices: Sequence[Device], shape: Shape, costs: Costs, links: Links | None
+    model: Architecture,
+    devices: Sequence[Device],
+    shape: Shape,
+    costs: Costs,
+    links: Links | None,
+    drafting: Drafting | None = None,
 ) -> StepTime:
     """The step-time model of an even split over devices as slow as the slowest. All devices must be measured."""
     compute = min(flops_per_s(device) or 0.0 for device in devices)
     memory = min(device.memory_bytes_per_s or 0.0 for device in devices)
     alike = [replace(device, bf16_flops_per_s=compute, memory_bytes_per_s=memory) for device in devices[: shape.gpus]]
     groups = [tuple(alike[first : first + shape.tensor]) for first in range(0, shape.gpus, shape.tensor)]
-    loads = stage_loads(model, groups, even_split(model.layers, shape.pipeline))
+    loads = stage_loads(model, groups, even_split(model.layers, shape.pipeline), drafting=drafting)
     return Pipeline(loads, links, costs).step_time(c.TYPICAL_CHUNK, c.TYPICAL_SEQUENCES)
 
 

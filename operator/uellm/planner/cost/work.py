@@ -20,6 +20,7 @@ from uellm.hardware import Device
 from uellm.models import Architecture
 from uellm.models.kernels import Kernel
 from uellm.planner.spans import spans
+from uellm.planner.vllm.drafting import Drafting, rows_of
 
 
 class LayerKind(NamedTuple):
@@ -56,7 +57,12 @@ class StageLoad:
     head_bytes: float = 0.0
     """LM head; 0 on all stages but the last."""
     head_flops: float = 0.0
-    """Per sequence; 0 on all stages but the last."""
+    """Per row of logits; 0 on all stages but the last."""
+    rows: int = 1
+    """Tokens that each sequence brings to a step: drafted ones are verified with it."""
+    draft: StageLoad | None = None
+    """What drafts them, on the last stage."""
+    draft_passes: int = 0
 
     @property
     def layers(self) -> int:
@@ -104,10 +110,12 @@ def stage_loads(
     layers: Sequence[int],
     *,
     kv_width: float = 1.0,
+    drafting: Drafting | None = None,
 ) -> tuple[StageLoad, ...]:
     """The loads of a split [stages]: `layers[i]` of the model's layers, in order, on the GPUs `groups[i]`.
 
     `kv_width`: bytes per number in the KV cache relative to the model's; 0.5 for an FP8 cache of a 16-bit model.
+    `drafting`: what speculation adds.
     """
     loads = []
     for index, (group, (first, end)) in enumerate(zip(groups, spans(layers), strict=True)):
@@ -124,9 +132,33 @@ def stage_loads(
                 kv_share=kv_width * float(kv_share(model, tensor)),
                 head_bytes=head / tensor if last else 0.0,
                 head_flops=model.head_flops_per_token / tensor if last else 0.0,
+                rows=rows_of(drafting),
+                draft=_draft_load(model, drafting, group) if last else None,
+                draft_passes=drafting.passes if drafting is not None and last else 0,
             )
         )
     return tuple(loads)
+
+
+def _draft_load(model: Architecture, drafting: Drafting | None, group: tuple[Device, ...]) -> StageLoad | None:
+    """A pass of the draft on the GPUs of the last stage. Without an LM head of its own it uses the model's."""
+    if drafting is None or drafting.model is None:
+        return None
+    draft, tensor = drafting.model, len(group)
+    head = draft.lm_head_bytes or draft.token_embedding_bytes * draft.tied
+    if draft.writes and not head:
+        head = model.lm_head_bytes or model.token_embedding_bytes
+    projection = draft.embedding_bytes - draft.token_embedding_bytes
+    return StageLoad(
+        devices=group,
+        kinds=_kinds(draft, 0, draft.layers),
+        linear_kernel=draft.linear_kernel,
+        expert_kernel=draft.expert_kernel,
+        routed_share=draft.experts_per_token / draft.experts if draft.experts else 0.0,
+        kv_share=float(drafting.kv_width * kv_share(draft, tensor)),
+        head_bytes=head / tensor + projection,
+        head_flops=draft.head_flops_per_token / tensor,
+    )
 
 
 def kv_share(model: Architecture, tensor: int) -> Fraction:

@@ -12,8 +12,8 @@ from uellm.planner.search.candidate import Candidate, Evaluator
 from uellm.planner.search.replicas import Sized
 from uellm.planner.search.search import PlacedShape, Rejection, Search, SearchResult
 from uellm.planner.shape import Shape
+from uellm.planner.vllm.drafting import drafting_note
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UTILIZATION
-from uellm.planner.vllm.speculation import speculation_note, speculation_of
 from uellm.step_basis import Correction
 from uellm.text import counted
 
@@ -102,8 +102,8 @@ def _overrides(evaluator: Evaluator) -> list[str]:
     for flag in (UTILIZATION, KV_CACHE_BYTES):
         if value := evaluator.user.text(flag):
             notes.append(f"{flag} {value} is set in engine.args and kept")
-    if (speculation := speculation_of(evaluator.user)) is not None:
-        notes.append(speculation_note(speculation, request.architecture))
+    if note := drafting_note(request.architecture, evaluator.user):
+        notes.append(note)
     return notes
 
 

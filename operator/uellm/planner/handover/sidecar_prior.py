@@ -13,6 +13,7 @@ from uellm.planner.memory.footprint import kv_width
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.shape import Steps
+from uellm.planner.vllm.drafting import drafting_of
 from uellm.planner.vllm.flags import UserArgs
 from uellm.step_basis import StepBasis
 from uellm.step_time import UNCORRECTED, StepFactors, StepTime
@@ -55,8 +56,9 @@ def step_time(plan: Plan, request: PlanRequest) -> StepTime | None:
     if node.simulated or sum(plan.layers) != request.architecture.layers:
         return None
     groups = [tuple(known[uuid][0] for uuid in stage.devices) for stage in plan.stages]
-    width = float(kv_width(request.architecture, UserArgs(request.engine.args)))
-    loads = stage_loads(request.architecture, groups, plan.layers, kv_width=width)
+    user = UserArgs(request.engine.args)
+    width, drafting = float(kv_width(request.architecture, user)), drafting_of(request.architecture, user)
+    loads = stage_loads(request.architecture, groups, plan.layers, kv_width=width, drafting=drafting)
     evaluator, sizes = evaluator_of(plan, request), Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
     tokens = plan.predicted.kv_cache_tokens
     times = predict(loads, Links(node.links), evaluator.costs, evaluator.demand, tokens, sizes)

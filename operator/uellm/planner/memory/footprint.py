@@ -15,13 +15,14 @@ from fractions import Fraction
 from functools import lru_cache
 
 from uellm.models import Architecture
+from uellm.models.families.names import EXPERT_WIDTH
 from uellm.planner import constants as c
 from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.cost.work import kv_share
 from uellm.planner.memory.adapters import AdapterBytes, adapter_bytes
 from uellm.planner.shape import Shape, Steps
+from uellm.planner.vllm.drafting import Drafting, cache_width, drafting_of, rows_of
 from uellm.planner.vllm.flags import UTILIZATION, UserArgs
-from uellm.planner.vllm.speculation import draft_layers, rows_per_sequence
 from uellm.planner.vllm.version import CURRENT, EngineVersion
 
 
@@ -40,7 +41,7 @@ class Footprint:
     embedding_bytes: int
     """On the first stage, with its LoRA slots."""
     head_bytes: int
-    """Final norm, head, and layers that draft for speculation, on the last stage, with its LoRA slots."""
+    """Final norm, head, and what drafts for speculation, on the last stage, with its LoRA slots."""
     sampler_bytes: int
     """What sampling takes beyond activations, on the last stage: the layers' are free again when it begins."""
     activation_bytes: int
@@ -104,9 +105,9 @@ def footprint(
     head = model.lm_head_bytes_on_last_stage(shape.pipeline)
     body = _activations(model, tensor, steps.batched_tokens)
     lora = adapter_bytes(model, adapters, tensor)
-    drafting = draft_layers(model, user)
-    per_token = _with_drafts(per_token, math.ceil(share * drafting * max(model.layer_kv_bytes_per_token)))
-    logits = steps.sequences * rows_per_sequence(user) * model.vocab_size if model.writes else 0
+    drafting = drafting_of(model, user)
+    per_token = _with_drafts(per_token, _draft_kv_bytes(drafting, tensor))
+    logits = steps.sequences * rows_of(drafting) * model.vocab_size if model.writes else 0
     sampler = math.ceil(logits * engine.sampler_bytes_per_logit)
     return Footprint(
         layer_bytes=tuple(map(sum, zip(_layer_bytes(model, tensor), lora.layers, strict=True))),
@@ -115,15 +116,38 @@ def footprint(
         tower_bytes=math.ceil(model.tower_bytes / tensor),
         embedding_bytes=math.ceil(model.token_embedding_bytes / tensor) + other_embedding + lora.first,
         head_bytes=(
-            math.ceil((head + model.predicting_bytes * (drafting > 0)) / tensor) + model.final_norm_bytes + lora.last
+            math.ceil(head / tensor)
+            + model.final_norm_bytes
+            + lora.last
+            + _draft_bytes(model, drafting, shape, steps.sequences)
         ),
         sampler_bytes=max(0, sampler - body),
         activation_bytes=body,
-        graph_bytes=_graphs(model, shape, user, adapters) if engine.counts_graphs else 0,
+        graph_bytes=_graphs(model, shape, user, adapters, drafting) if engine.counts_graphs else 0,
         context_bytes=c.CONTEXT_BYTES + (c.TENSOR_PARALLEL_CONTEXT_BYTES if tensor > 1 and nvlink else 0),
         margin=str(1 - Decimal(user.share(UTILIZATION) or c.GPU_MEMORY_UTILIZATION)),
         adapters=lora,
     )
+
+
+def _draft_bytes(model: Architecture, drafting: Drafting | None, shape: Shape, sequences: int) -> int:
+    """Bytes of the draft on each GPU of the last stage, and of the probabilities of its tokens where they are kept."""
+    if drafting is None or drafting.model is None:
+        return 0
+    draft = drafting.model
+    whole = draft.embedding_bytes - draft.token_embedding_bytes + draft.final_norm_bytes
+    # Where the first stage is another one, layers of the model's own load its embedding again.
+    again = model.token_embedding_bytes if not drafting.is_own and shape.pipeline > 1 else 0
+    divided = sum(draft.layer_weight_bytes) + draft.token_embedding_bytes + draft.lm_head_bytes + draft.tower_bytes
+    kept = sequences * drafting.tokens * draft.vocab_size * c.DRAFT_LOGIT_BYTES if drafting.keeps_logits else 0
+    return math.ceil((divided + again) / shape.tensor) + whole + kept
+
+
+def _draft_kv_bytes(drafting: Drafting | None, tensor: int) -> int:
+    """KV bytes of a token in the draft's layers on each GPU of the last stage."""
+    if drafting is None or drafting.model is None:
+        return 0
+    return math.ceil(kv_share(drafting.model, tensor) * drafting.kv_width * drafting.model.kv_bytes_per_token)
 
 
 def _with_drafts(per_token: tuple[int, ...], drafts: int) -> tuple[int, ...]:
@@ -133,11 +157,7 @@ def _with_drafts(per_token: tuple[int, ...], drafts: int) -> tuple[int, ...]:
 
 def kv_width(model: Architecture, user: UserArgs) -> Fraction:
     """Bytes per number in the KV cache, relative to the model's data type."""
-    asked = user.text("--kv-cache-dtype") or "auto"
-    if asked.startswith("fp8"):
-        return Fraction(1, model.kv_dtype_bytes)
-    # A checkpoint may declare FP8; the flag then asks for the wider cache of its data type.
-    return Fraction(model.weight_dtype_bytes, model.kv_dtype_bytes) if asked == model.dtype else Fraction(1)
+    return cache_width(model, user.text("--kv-cache-dtype") or "auto")
 
 
 def _within(window: int | None, batched_tokens: int, request_tokens: int | None) -> Fraction:
@@ -163,7 +183,8 @@ def _layer_bytes(model: Architecture, tensor: int) -> tuple[int, ...]:
 
 
 def _expert_width(model: Architecture) -> int:
-    return min((width for _, width in model.tensor_widths), default=model.intermediate_size)
+    widths = (width for field, width in model.tensor_widths if field in EXPERT_WIDTH)
+    return min(widths, default=model.intermediate_size)
 
 
 def _padded(size: int, tile: int) -> float:
@@ -176,9 +197,12 @@ def _activations(model: Architecture, tensor: int, tokens: int) -> int:
     return tokens * widest * model.weight_dtype_bytes
 
 
-def _graphs(model: Architecture, shape: Shape, user: UserArgs, adapters: AdapterSlots | None) -> int:
+def _graphs(
+    model: Architecture, shape: Shape, user: UserArgs, adapters: AdapterSlots | None, drafting: Drafting | None
+) -> int:
     if "--enforce-eager" in user.flags:
         return 0
     # Steps with and without adapters are captured apart (cudagraph_specialize_lora).
     kinds = 1 if adapters is None else 2
-    return kinds * c.CUDA_GRAPH_BYTES_PER_LAYER * math.ceil(model.layers / shape.pipeline)
+    drafting_layers = drafting.model.layers if drafting is not None and drafting.model is not None else 0
+    return kinds * c.CUDA_GRAPH_BYTES_PER_LAYER * (math.ceil(model.layers / shape.pipeline) + drafting_layers)

@@ -24,6 +24,7 @@ from uellm.planner.shape import Shape, Steps
 from uellm.planner.spans import spans
 from uellm.planner.units import size
 from uellm.planner.vllm.defaults import default_steps
+from uellm.planner.vllm.drafting import drafting_of
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.partition import even_split
 from uellm.planner.vllm.version import engine_version
@@ -129,8 +130,10 @@ def pipeline_of(point: Point, efficiency: Efficiency) -> Pipeline:
     """The pipeline of a point, for its mean request."""
     devices, links = _devices(point)
     groups = [devices[first : first + point.tensor] for first in range(0, len(devices), point.tensor)]
-    width = float(kv_width(point.model, UserArgs(point.engine_args)))
-    loads = stage_loads(point.model, groups, even_split(point.model.layers, point.pipeline), kv_width=width)
+    user = UserArgs(point.engine_args)
+    width, drafting = float(kv_width(point.model, user)), drafting_of(point.model, user)
+    layers = even_split(point.model.layers, point.pipeline)
+    loads = stage_loads(point.model, groups, layers, kv_width=width, drafting=drafting)
     return Pipeline(loads, links, Costs.of(point.model, *_tokens(point), efficiency))
 
 

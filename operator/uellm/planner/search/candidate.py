@@ -29,6 +29,7 @@ from uellm.planner.search.figures import Essence, Figures, Known, Worked, build_
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.spans import spans
 from uellm.planner.vllm.defaults import default_steps
+from uellm.planner.vllm.drafting import drafting_of
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UserArgs
 from uellm.step_basis import Correction
 
@@ -263,7 +264,8 @@ class Candidate:
     def _times(self) -> Times | None:
         evaluator, placed = self.evaluator, self.assignment
         model, width = evaluator.request.architecture, float(kv_width(evaluator.request.architecture, evaluator.user))
-        loads = stage_loads(model, placed.groups, placed.layers, kv_width=width)
+        drafting = drafting_of(model, evaluator.user)
+        loads = stage_loads(model, placed.groups, placed.layers, kv_width=width, drafting=drafting)
         links, costs = Links(self.pool.links), evaluator.costs_on(placed.devices, self.shape)
         return predict(loads, links, costs, evaluator.demand, self.kv.tokens, self.sizes)
 

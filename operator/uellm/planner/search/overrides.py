@@ -7,8 +7,8 @@ from uellm.placement_policies import PLACEMENT_POLICIES
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import ALLOCATIONS, OBJECTIVES, PlanRequest
 from uellm.planner.search.shapes import indivisible_size
+from uellm.planner.vllm.drafting import check_drafting, uncut_because
 from uellm.planner.vllm.flags import BATCHED_TOKENS, UserArgs, check_args
-from uellm.planner.vllm.speculation import speculation_of
 
 LENGTHENING = frozenset({"--hf-overrides", "--rope-scaling", "--rope-theta"})
 """Flags that extend a model's length beyond that in its config.json."""
@@ -24,7 +24,7 @@ def check(request: PlanRequest) -> None:
         if value not in known:
             raise PlanError("InvalidOverride", f"{field}: {value!r} is not one of {', '.join(known)}")
     check_args(request.engine.args)
-    speculation_of(UserArgs(request.engine.args))
+    check_drafting(request.architecture, UserArgs(request.engine.args))
     _check_layers(request)
     _check_tensor(request)
     _check_gpus(request)
@@ -45,6 +45,8 @@ def _check_layers(request: PlanRequest) -> None:
     stages = len(own.layers) if own.layers is not None else own.pipeline or 1
     if stages > 1 and not request.architecture.supports_pipeline:
         _refuse("pipeline", f"{stages}: vLLM cannot split {request.architecture.name} into stages; leave it out")
+    if stages > 1 and (why := uncut_because(request.architecture, UserArgs(request.engine.args))):
+        _refuse("pipeline", f"{stages}: not with the speculation in spec.engine.args, for {why}; leave one of them out")
     if own.pipeline is not None and own.pipeline > layers:
         _refuse("pipeline", f"{own.pipeline} stages are more than the model's {layers} layers")
 

@@ -9,20 +9,25 @@ from uellm.planner import constants as c
 from uellm.planner.refusals.kinds import IndivisibleSize, SplitBlocks
 from uellm.planner.request import PlanRequest
 from uellm.planner.shape import Shape
+from uellm.planner.vllm.drafting import uncut_because
+from uellm.planner.vllm.flags import UserArgs
 
 
 def shapes(request: PlanRequest, gpus: int) -> Iterator[Shape]:
     """The shapes with this many GPUs that the model and the overrides allow, by ascending tensor parallelism."""
     own = request.overrides
     stages = len(own.layers) if own.layers is not None else own.pipeline
+    model, user = request.architecture, UserArgs(request.engine.args)
+    most_stages = model.layers if model.supports_pipeline and not uncut_because(model, user) else 1
     for tensor in range(1, gpus + 1):
         shape = Shape(tensor, gpus // tensor)
         if (
             gpus % tensor == 0
             and own.tensor in (None, tensor)
             and stages in (None, shape.pipeline)
-            and shape.pipeline <= (request.architecture.layers if request.architecture.supports_pipeline else 1)
-            and indivisible_size(request.architecture, tensor) is None
+            and shape.pipeline <= most_stages
+            and indivisible_size(model, tensor) is None
+            and (model.draft is None or indivisible_size(model.draft, tensor) is None)
         ):
             yield shape
 

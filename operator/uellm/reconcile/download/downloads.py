@@ -26,6 +26,7 @@ from uellm.reconcile.download.needed import needed_copies
 from uellm.reconcile.download.order import CopyOrder, order_of
 from uellm.reconcile.download.pod import download_pod
 from uellm.reconcile.download.steps import ToldProgress, after_progress, after_silence, download_inputs
+from uellm.reconcile.draft import draft_is_known
 from uellm.reconcile.drift import signed
 from uellm.reconcile.helper_pods.steps import (
     WAIT_EVERY_S,
@@ -80,6 +81,8 @@ class Downloads:
             return NOT_BEGUN, None  # its commit is not known yet
         if not are_known(service, observed.facts):
             return NOT_BEGUN, None  # those of its adapters are not
+        if not draft_is_known(service, observed.facts):
+            return NOT_BEGUN, None
         if plan is None and not observed.download_pods and observed.deployment is None:
             return NOT_BEGUN, None
         claim, obstacle = await self._claim(observed)
@@ -217,7 +220,7 @@ class Downloads:
 
     async def _keep(self, observed: Observed, order: CopyOrder, copy: Copied) -> Obstacle | None:
         """Write down that the copy is there, if the cluster does not have that; why it is impossible, if it is."""
-        manifest = signed(copy_configmap(observed.document, order.copy_digest, copy, order.adapter_directories))
+        manifest = signed(copy_configmap(observed.document, order.copy_digest, copy, order.other_directories))
         differing = self._applier.differing(observed, [manifest])
         refusal = await self._applier.refusal(observed, differing)
         if refusal is None:

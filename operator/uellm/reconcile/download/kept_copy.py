@@ -22,7 +22,7 @@ COPY_FILE = "copy.json"
 def copy_configmap(
     document: Mapping[str, Any], copy_digest: str, copy: Copied, adapters: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The ConfigMap, owned by the LLMService `document`. `adapters`: directories of the adapters copied with it."""
+    """The ConfigMap, owned by the LLMService `document`. `adapters`: directories of what was copied with it."""
     about = {"version": VERSION, "copy": copy_digest, "copied": copy._asdict(), "adapters": list(adapters)}
     return {
         "apiVersion": "v1",

@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from uellm.errors import PlanError
+from uellm.planner.vllm.flags import UserArgs
+from uellm.planner.vllm.speculation import speculation_of
 from uellm.pod_interface import PLAN_FILE, SIDECAR_FILE
 from uellm.reconcile.adapters import read_told
 from uellm.reconcile.download.kept_copy import directories
@@ -35,10 +38,10 @@ def needed_copies(
     found = {_path_on_claim(each.get("uri") or "") for each in (model, *(model.get("adapters") or ()))}
     found |= {_below_mount(each.path or "") for each in read_told(configmaps.get(config_name(key.name)), SIDECAR_FILE)}
     for name in filter(None, names):
-        place = _model_of(configmaps.get(revision_name(key.name, name)))
-        if place is None:
+        places = _models_of(configmaps.get(revision_name(key.name, name)))
+        if places is None:
             return None
-        found.add(place)
+        found |= places
     return found | directories(configmaps.get(weights_name(key.name)) or {})
 
 
@@ -50,13 +53,17 @@ def _path_on_claim(uri: str) -> str:
     return uri.removeprefix("pvc://").partition("/")[2].strip("/") if uri.startswith("pvc://") else ""
 
 
-def _model_of(revision: Object | None) -> str | None:
-    """Where the engines of a revision find their model, below MODEL_MOUNT; empty for elsewhere."""
+def _models_of(revision: Object | None) -> set[str] | None:
+    """Where the engines of a revision find their model and its draft, below MODEL_MOUNT; empty for elsewhere."""
     try:
-        model = json.loads(revision["data"][PLAN_FILE])["engine"]["model"] if revision is not None else None
-    except (KeyError, TypeError, ValueError):
+        engine = json.loads(revision["data"][PLAN_FILE])["engine"] if revision is not None else {}
+        model, args = engine["model"], tuple(map(str, engine.get("args") or ()))
+        speculation = speculation_of(UserArgs(args))
+    except (KeyError, TypeError, ValueError, PlanError):
         return None
-    return _below_mount(model) if isinstance(model, str) else None
+    if not isinstance(model, str):
+        return None
+    return {_below_mount(model), _below_mount(speculation.model if speculation is not None else "")}
 
 
 def _below_mount(path: str) -> str:

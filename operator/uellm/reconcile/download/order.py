@@ -8,6 +8,7 @@ from uellm.api import LLMService
 from uellm.hub import ModelFacts
 from uellm.hub.copy_state import COMPILED, copy_path
 from uellm.reconcile.adapters import copied_adapters
+from uellm.reconcile.draft import copied_draft
 from uellm.reconcile.drift import digest
 from uellm.reconcile.helper_pods.hub_access import Entry, certificates, hub_environment
 from uellm.reconcile.model_claim import MODEL_MOUNT, cache_claim
@@ -29,6 +30,8 @@ class CopyOrder:
     """Of a claim that the operator made: a claim of the same name that was made anew is empty."""
     adapters: tuple[tuple[str, str, str], ...] = ()
     """Name, repository and commit of each adapter of the hub."""
+    draft: tuple[str, str] | None = None
+    """Repository and commit of the model or head of the hub that drafts for speculation."""
     environment: tuple[Entry, ...] = ()
     volumes: tuple[Entry, ...] = ()
     mounts: tuple[Entry, ...] = ()
@@ -39,9 +42,10 @@ class CopyOrder:
         return copy_path(self.repository, self.commit)
 
     @property
-    def adapter_directories(self) -> list[str]:
-        """Where the copies of its adapters are."""
-        return [copy_path(repository, commit) for _, repository, commit in self.adapters]
+    def other_directories(self) -> list[str]:
+        """Where the copies of its adapters and of its draft are."""
+        others = [each[1:] for each in self.adapters] + ([self.draft] if self.draft else [])
+        return [copy_path(repository, commit) for repository, commit in others]
 
     @property
     def compiled(self) -> str:
@@ -52,7 +56,8 @@ class CopyOrder:
     def copy_digest(self) -> str:
         """Digest of which copy it is. Neither the token nor the way to the hub is a part of it."""
         adapters = [each[1:] for each in self.adapters]
-        return digest([self.repository, self.commit, self.claim, self.claim_uid, *([adapters] if adapters else [])])
+        others = ([adapters] if adapters else []) + ([{"draft": self.draft}] if self.draft else [])
+        return digest([self.repository, self.commit, self.claim, self.claim_uid, *others])
 
     @property
     def source(self) -> str:
@@ -68,6 +73,7 @@ class CopyOrder:
             f"--called=claim {self.claim}",
             f"--compiled={self.service}",
             *(f"--adapter={name}=hf://{repository}@{commit}" for name, repository, commit in self.adapters),
+            *((f"--draft=hf://{self.draft[0]}@{self.draft[1]}",) if self.draft else ()),
         )
 
 
@@ -86,6 +92,7 @@ def order_of(service: LLMService, facts: ModelFacts | None, claim_uid: str = "")
         claim,
         claim_uid,
         tuple((name, *copy) for name, copy in copied_adapters(service, facts).items()),
+        copied_draft(service, facts),
         hub_environment(service),
         (volume, *volumes),
         (mount, *mounts),

@@ -18,7 +18,7 @@ from typing import Any
 
 from uellm.documents import VERSION, UnreadableDocument, parsed, reading
 from uellm.hub import ModelFacts
-from uellm.hub.document import compact, facts_from, packed_headers
+from uellm.hub.document import compact, draft_entry, facts_from, packed_headers
 from uellm.reconcile.names import child_metadata, model_name
 
 MODEL_FILE, CONFIG_FILE, TENSORS_FILE = "model.json", "config.json", "tensors.json.z"
@@ -30,6 +30,8 @@ def facts_configmap(document: Mapping[str, Any], facts: ModelFacts, source: str)
     about = {"version": VERSION, "source": source, "commit": facts.commit, "files": facts.files}
     if facts.adapters:
         about["adapters"] = [each.to_dict() for each in facts.adapters]
+    if facts.draft is not None:
+        about["draft"] = draft_entry(facts.draft)
     about["digest"] = _digest(about, config, packed)
     binary = {} if packed is None else {"binaryData": {TENSORS_FILE: base64.b64encode(packed).decode()}}
     return {
@@ -50,13 +52,16 @@ def read_facts(configmap: Mapping[str, Any], source: str) -> ModelFacts | None:
             packed = None if text is None else base64.b64decode(text, validate=True)
             if about["source"] != source or about["digest"] != _digest(about, config, packed):
                 return None
-            return facts_from(
-                parsed(CONFIG_FILE, config), about["commit"], about["files"], packed, about.get("adapters")
-            )
+            parts = parsed(CONFIG_FILE, config), about["commit"], about["files"], packed
+            return facts_from(*parts, about.get("adapters"), about.get("draft"))
     except (UnreadableDocument, binascii.Error):
         return None
 
 
 def _digest(about: Mapping[str, Any], config: str, packed: bytes | None) -> str:
-    told = json.dumps([about["source"], about["commit"], about["files"], config, *(about.get("adapters") or ())])
+    draft = [about["draft"]] if "draft" in about else []
+    told = json.dumps(
+        [about["source"], about["commit"], about["files"], config, *(about.get("adapters") or ()), *draft],
+        sort_keys=bool(draft),
+    )
     return hashlib.sha256(told.encode() + b"\0" + (packed or b"")).hexdigest()

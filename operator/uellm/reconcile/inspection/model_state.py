@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from uellm.hub import ModelFacts
+from uellm.hub import DraftFacts, ModelFacts
 from uellm.planner.units import size
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.obstacle import Obstacle
@@ -59,7 +59,8 @@ def found(facts: ModelFacts) -> ModelState:
     """The facts are known."""
     at = f"commit {facts.commit[:_COMMIT_SHOWN]}: " if facts.commit else ""
     adapters = f"; {counted(len(facts.adapters), 'adapter')}" if facts.adapters else ""
-    return ModelState(Condition(TYPE, "True", FOUND, at + _weights(facts) + adapters), facts)
+    draft = f"; its draft: {_place(facts.draft)}" if facts.draft is not None else ""
+    return ModelState(Condition(TYPE, "True", FOUND, at + _weights(facts) + adapters + draft), facts)
 
 
 def warned(state: ModelState, warnings: tuple[str, ...]) -> ModelState:
@@ -69,8 +70,13 @@ def warned(state: ModelState, warnings: tuple[str, ...]) -> ModelState:
     return state._replace(condition=state.condition._replace(message="; ".join((state.condition.message, *warnings))))
 
 
+def _place(draft: DraftFacts) -> str:
+    at = f"commit {draft.facts.commit[:_COMMIT_SHOWN]}, " if draft.facts.commit else ""
+    return f"{draft.source.partition('@')[0].removeprefix('hf://')}, {at}{_weights(draft.facts)}"
+
+
 def _weights(facts: ModelFacts) -> str:
-    if facts.adapters and not facts.config:
+    if (facts.adapters or facts.draft) and not facts.config:
         return "spec.model.config is given, so the model itself is not looked up"
     if not facts.files:
         return "sized by its configuration: no safetensors headers"

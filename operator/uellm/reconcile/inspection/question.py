@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from uellm.api import LLMService
 from uellm.api.adapter import AdapterSpec
 from uellm.reconcile.adapter_claims import adapter_claims, adapter_path, claim_of, source_of
+from uellm.reconcile.draft import DraftSource, draft_source
 from uellm.reconcile.drift import digest
 from uellm.reconcile.helper_pods.hub_access import Entry, certificates, hub_environment, mounted
 from uellm.reconcile.model_claim import MODEL_MOUNT, claim_name, image_of, image_volume
@@ -15,6 +16,7 @@ from uellm.reconcile.model_source import is_in_bucket, model_path, model_revisio
 from uellm.reconcile.obstacle import Obstacle
 
 _MODEL_VOLUME = "model"
+_OTHERS_ALONE = "--only-adapters"
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,11 @@ class Question:
 
 def question_of(service: LLMService) -> Question | Obstacle | None:
     """The question; None where the spec has the answer; an obstacle where no pod could answer."""
-    of_model = _of_model(service)
-    return _with_adapters(service, of_model) if service.spec.model.adapters else of_model
+    found = _of_model(service)
+    if service.spec.model.adapters:
+        found = _with_adapters(service, found)
+    draft = draft_source(service)
+    return found if draft is None else _with_draft(service, found, draft)
 
 
 def _of_model(service: LLMService) -> Question | Obstacle | None:
@@ -76,7 +81,7 @@ def _with_adapters(service: LLMService, of_model: Question | Obstacle | None) ->
     """The question about the model, and about its adapters. A model that is known already is not asked about."""
     if isinstance(of_model, Obstacle):
         return of_model
-    base = of_model or Question((service.spec.model.uri, "--only-adapters"))
+    base = of_model or Question((service.spec.model.uri, _OTHERS_ALONE))
     arguments, environment = list(base.arguments), base.environment
     volumes = {each["name"]: each for each in base.volumes}
     mounts = {each["mountPath"]: each for each in base.mounts}
@@ -99,6 +104,38 @@ def _with_adapters(service: LLMService, of_model: Question | Obstacle | None) ->
         volumes |= {each["name"]: each for each in own_volumes}
         mounts |= {each["mountPath"]: each for each in own_mounts}
     return Question(tuple(arguments), environment, tuple(volumes.values()), tuple(mounts.values()), on_volume)
+
+
+def _with_draft(service: LLMService, found: Question | Obstacle | None, draft: DraftSource) -> Question | Obstacle:
+    """The question about the draft as well."""
+    if isinstance(found, Obstacle):
+        return found
+    base = found or Question((service.spec.model.uri, _OTHERS_ALONE))
+    if not draft.path:
+        volumes, mounts = certificates(service)
+        argument, environment, on_volume = f"--draft={draft.source}", hub_environment(service), base.on_volume
+    else:
+        volumes, mounts = _holding_draft(service, draft.path)
+        if not mounts:
+            return Obstacle(
+                "NotOnVolume",
+                f"draft model: {draft.path} is on no volume that spec.template mounts into the engine's container, so "
+                "it cannot be read before the engine starts: put it on a volume, or name it by its repository",
+            )
+        argument, environment, on_volume = f"--draft={draft.path},{mounts[0]['mountPath']}", base.environment, True
+    all_volumes = {each["name"]: each for each in (*base.volumes, *volumes)}
+    all_mounts = {each["mountPath"]: each for each in (*base.mounts, *mounts)}
+    kept = tuple(all_volumes.values()), tuple(all_mounts.values())
+    return Question((*base.arguments, argument), environment, *kept, on_volume)
+
+
+def _holding_draft(service: LLMService, path: str) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+    """The volume that holds a draft's directory, and its mount: the model's own claim or one of the template's."""
+    claim = claim_name(service)
+    if claim is None or not path.startswith(f"{MODEL_MOUNT}/"):
+        return mounted(service, [path])
+    volume = {"name": _MODEL_VOLUME, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+    return (volume,), ({"name": _MODEL_VOLUME, "mountPath": MODEL_MOUNT, "readOnly": True},)
 
 
 def _holding(service: LLMService, adapter: AdapterSpec, path: str) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:

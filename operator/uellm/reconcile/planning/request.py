@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from functools import lru_cache
 from typing import Any
 
 from uellm.api.llmservice import LLMService, LLMServiceSpec, ModelSource
 from uellm.errors import BadInput, PlanError
-from uellm.hub import ModelFacts
+from uellm.hub import DraftFacts, ModelFacts
 from uellm.models import Architecture, Task, needs_remote_code, read_architecture
+from uellm.models.classes import group_of
+from uellm.models.drafts import missing_class, read_draft
 from uellm.models.shown import shown
 from uellm.planner import request as planner
 from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.vllm import flags
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
+from uellm.planner.vllm.speculation import DRAFT_MODEL, FLAG, method_by_config, speculation_of
+from uellm.reconcile.draft import args_with_draft, draft_facts
 from uellm.reconcile.model_source import is_in_bucket, model_path, model_revision
 from uellm.reconcile.planning.adapters import adapter_notes, adapter_slots, check_adapters
 from uellm.reconcile.planning.calibration import efficiency_of
@@ -43,6 +48,7 @@ def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Arc
             f"the architecture of {model.uri} is not known here: put the model's config.json into spec.model.config",
         )
     config = _config(service, facts)
+    _check_is_no_draft(service, config)
     _check_remote_code(service, config)
     _check_loader(service)
     task = served_task(service, config).task
@@ -53,7 +59,7 @@ def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Arc
         where = f"{model.uri}: " if model.config is None else "spec.model."
         raise PlanError("InvalidModel", f"{where}{error}") from error
     check_adapters(service, facts, found)
-    return found
+    return _with_draft(service, facts, found)
 
 
 def _read_architecture(
@@ -66,6 +72,39 @@ def _read_architecture(
     return read_architecture(
         config, dtype=model.dtype, quantization=model.quantization, tensors=facts.tensors, task=task
     )
+
+
+def _with_draft(service: LLMService, facts: ModelFacts | None, model: Architecture) -> Architecture:
+    """The model with what drafts for it, where that is known."""
+    draft, speculation = draft_facts(service, facts), speculation_of(UserArgs(service.spec.engine.args))
+    if draft is None or speculation is None:
+        return model
+    method = method_by_config(speculation, draft.facts.config)
+    _check_draft_class(service, draft, method)
+    try:
+        read = _draft(draft.facts, method, model.dtype, speculation.text("quantization") or "auto")
+    except BadInput as error:
+        raise PlanError("InvalidModel", f"draft model {speculation.model}: {error}") from error
+    return dataclasses.replace(model, draft=read)
+
+
+def _check_draft_class(service: LLMService, draft: DraftFacts, method: str) -> None:
+    if missing := missing_class(draft.facts.config, method):
+        raise PlanError(
+            "InvalidOverride",
+            f"spec.engine.args: {FLAG}: {draft.source} needs the class {missing}, which the engine does not have: take "
+            "another method, or a head of a class that it has",
+        )
+    if method == DRAFT_MODEL and needs_remote_code(draft.facts.config) and not _trusts(service):
+        raise PlanError(
+            "NeedsRemoteCode",
+            f"draft model {draft.source} brings code of its own: set spec.model.trustRemoteCode if you trust that code",
+        )
+
+
+@lru_cache(maxsize=256)
+def _draft(facts: ModelFacts, method: str, dtype: str, quantization: str) -> Architecture:
+    return read_draft(facts.config, method, dtype=dtype, quantization=quantization, tensors=facts.tensors)
 
 
 def _config(service: LLMService, facts: ModelFacts | None) -> dict[str, Any]:
@@ -85,7 +124,7 @@ def _architecture(config: str, dtype: str, quantization: str, task: Task) -> Arc
 
 
 def _check_remote_code(service: LLMService, config: dict[str, Any]) -> None:
-    if not needs_remote_code(config) or _TRUST in UserArgs(_engine_args(service)).flags:
+    if not needs_remote_code(config) or _trusts(service):
         return
     named = config.get("architectures")
     name = named[0] if isinstance(named, list) and named else config.get("model_type")
@@ -94,6 +133,21 @@ def _check_remote_code(service: LLMService, config: dict[str, Any]) -> None:
         f"{shown(name)} is no class of the engine, and {service.spec.model.uri} brings code of its own for it: set "
         "spec.model.trustRemoteCode if you trust that code",
     )
+
+
+def _trusts(service: LLMService) -> bool:
+    return _TRUST in UserArgs(_engine_args(service)).flags
+
+
+def _check_is_no_draft(service: LLMService, config: dict[str, Any]) -> None:
+    named = config.get("architectures")
+    name = str(named[0]) if isinstance(named, list) and named else ""
+    if group_of(name) == "speculative_decoding" or "speculators_config" in config:
+        raise PlanError(
+            "InvalidModel",
+            f"{service.spec.model.uri} drafts for another model and is none by itself: serve that model, and name this "
+            f"one as `model` in {FLAG} of spec.engine.args",
+        )
 
 
 def _engine_args(service: LLMService) -> tuple[str, ...]:
@@ -149,7 +203,7 @@ def plan_request(
             # The path of a copy names its commit.
             revision=model_revision(service, facts) if spec.model.cache is None else "",
             served_name=service.served_name,
-            args=_engine_args(service),
+            args=args_with_draft(service, facts, _engine_args(service)),
             dtype=spec.model.dtype,
             quantization=spec.model.quantization,
             task_args=(*served.engine_args, *_loader_args(service)),
