@@ -89,6 +89,7 @@ CHANGES = {
     "parallelism.layers": lambda spec: spec.update(parallelism={"layers": [20, 12]}),
     "placement.policy": lambda spec: spec["placement"].update(policy="LR"),
     "placement.gpus.min": lambda spec: spec["placement"].update(gpus={"min": 2}),
+    "placement.multiNode": lambda spec: spec["placement"].update(multiNode="Allowed"),
     "placement.gpus.max": lambda spec: spec["placement"].update(gpus={"max": 1}),
 }
 # `file://` models have no revision, and a plan may come out the same whatever it was asked for.

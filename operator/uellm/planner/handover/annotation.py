@@ -15,6 +15,7 @@ from uellm.documents import VERSION, parsed, reading
 from uellm.hardware import Node
 from uellm.planner.assignment.assign import Task
 from uellm.planner.assignment.every_subset import refusal
+from uellm.planner.assignment.parts import part_tasks
 from uellm.planner.cost.rates import Costs
 from uellm.planner.nodes.pools import pools_of_offer
 from uellm.planner.refusals.kinds import NoGpuOfResource, PlanRefusal
@@ -36,6 +37,14 @@ class PlanAnnotation:
     """What is placed on the GPUs; its costs and policy are not part of the annotation."""
     service: str
     """namespace/name"""
+    nodes: int = 1
+    """Pods of a replica, each on a node of its own or not, with as many of the stages; then the split is fixed."""
+
+    @property
+    def part_tasks(self) -> list[Task]:
+        """What each pod of a replica places on its GPUs."""
+        layers = self.task.layers_override
+        return [self.task] if self.nodes == 1 or layers is None else part_tasks(self.task, layers, self.nodes)
 
     def to_json(self) -> str:
         """The annotation's text."""
@@ -58,6 +67,7 @@ class PlanAnnotation:
             "layers": None if task.layers_override is None else list(task.layers_override),
             "layerCount": len(task.layer_bytes),
             "service": self.service,
+            **({"nodes": self.nodes} if self.nodes > 1 else {}),
         }
 
     @classmethod
@@ -70,9 +80,11 @@ class PlanAnnotation:
         """The inverse of `to_dict`. Raises UnreadableDocument."""
         with reading(_NAME, document) as data:
             reserved, layers, count = data["reservedBytes"], data["layers"], int(data["layerCount"])
-            gpus = data["gpus"]
+            gpus, nodes = data["gpus"], int(data.get("nodes", 1))
             if not isinstance(gpus, int) or gpus < 1:
                 raise ValueError(f"gpus must be a positive number, not {gpus!r}")
+            if nodes > 1 and (not layers or len(layers) % nodes):
+                raise ValueError(f"the layers of {nodes} nodes are {layers!r}")
             return cls(
                 gpus=gpus,
                 resource_name=str(data["resourceName"]),
@@ -89,15 +101,23 @@ class PlanAnnotation:
                     layers_override=None if layers is None else tuple(int(number) for number in layers),
                 ),
                 service=str(data["service"]),
+                nodes=max(1, nodes),
             )
 
 
 def refusal_on(annotation: PlanAnnotation, node: Node, free: Sequence[str]) -> PlanRefusal | None:
-    """None where any choice of the node's free devices holds the annotated plan, else why not."""
+    """None where any choice of the node's free devices holds the annotated plan, or a part of it, else why not."""
+    refusals = refusals_of_parts(annotation, node, free)
+    return None if None in refusals else refusals[0]
+
+
+def refusals_of_parts(annotation: PlanAnnotation, node: Node, free: Sequence[str]) -> tuple[PlanRefusal | None, ...]:
+    """The same for each pod of a replica."""
     for pool in pools_of_offer(NodeOffer(node, tuple(free))):
         if pool.resource_name == annotation.resource_name:
-            return refusal(pool, annotation.task, annotation.pipeline)
-    return NoGpuOfResource(annotation.gpus, annotation.resource_name)
+            stages = annotation.pipeline // annotation.nodes
+            return tuple(refusal(pool, task, stages) for task in annotation.part_tasks)
+    return (NoGpuOfResource(annotation.gpus, annotation.resource_name),) * annotation.nodes
 
 
 def _one_or_all(values: Sequence[int]) -> int | list[int]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from uellm.placement_report import ENGINE_FAILED, ENGINE_TOO_OLD, LaunchFailure
 from uellm.reconcile.children.rollout import rollout_reason
 from uellm.reconcile.children.stand_in import has_stand_in
+from uellm.reconcile.pods.groups import without_workers
 from uellm.reconcile.pods.pod_failures import PodFailures
 
 # One failed start may be bad luck (a download, a device still being released); three in a row are not.
@@ -72,7 +73,7 @@ def engine_readiness(
         return troubles[0].state
     ready = int((deployment.get("status") or {}).get("readyReplicas") or 0)
     leaving = [pod for pod in pods if "deletionTimestamp" in pod["metadata"]]
-    if len(alive) > replicas or leaving:
+    if len(without_workers(alive)) > replicas or leaving:
         how = rollout_reason(deployment)
         message = f"replicas are being replaced{f', {how}' if how else ''}; {ready} of {replicas} serve"
         return EngineReadiness(False, "RollingOut", message)
