@@ -16,6 +16,7 @@ from uellm.errors import PlanError
 from uellm.hardware import Device, Link
 from uellm.planner.assignment.assign import Assignment, Task, assign
 from uellm.planner.assignment.parts import part_tasks, parts_of
+from uellm.planner.constants import MOST_PART_ORDERS
 from uellm.planner.handover.device_facts import NO_FACTS, DeviceFacts
 from uellm.planner.handover.late_binding import Binding, device_of, kv_cache_of
 from uellm.planner.handover.plan_document import PlanDocument
@@ -23,8 +24,6 @@ from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.refusals.sentences import sentence
 from uellm.text import counted
 
-MOST_ORDERS = 720
-"""Of parts that differ: all of them for six pods."""
 Part = tuple[int, ...]
 
 
@@ -103,7 +102,9 @@ def _orders(parts: Sequence[Part], *, fixed: bool) -> Iterator[Sequence[Part]]:
     """The parts as planned, then in every other order that differs."""
     yield parts
     if not fixed:
-        yield from (order for order in islice(_permuted(Counter(parts), len(parts)), MOST_ORDERS) if order != parts)
+        yield from (
+            order for order in islice(_permuted(Counter(parts), len(parts)), MOST_PART_ORDERS) if order != parts
+        )
 
 
 def _permuted(left: Counter[Part], count: int) -> Iterator[list[Part]]:
