@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from uellm.documents import VERSION, parsed, reading
@@ -40,11 +40,13 @@ class PlanAnnotation:
     nodes: int = 1
     """Pods of a replica, each on a node of its own or not, with as many of the stages; then the split is fixed."""
 
-    @property
-    def part_tasks(self) -> list[Task]:
-        """What each pod of a replica places on its GPUs."""
+    def parts(self) -> tuple[PlanAnnotation, ...]:
+        """What each pod of a replica is to hold, as if it were a replica of its own."""
         layers = self.task.layers_override
-        return [self.task] if self.nodes == 1 or layers is None else part_tasks(self.task, layers, self.nodes)
+        if self.nodes == 1 or layers is None:
+            return (self,)
+        stages, tasks = self.pipeline // self.nodes, part_tasks(self.task, layers, self.nodes)
+        return tuple(replace(self, pipeline=stages, task=task, nodes=1) for task in tasks)
 
     def to_json(self) -> str:
         """The annotation's text."""
@@ -106,18 +108,12 @@ class PlanAnnotation:
 
 
 def refusal_on(annotation: PlanAnnotation, node: Node, free: Sequence[str]) -> PlanRefusal | None:
-    """None where any choice of the node's free devices holds the annotated plan, or a part of it, else why not."""
-    refusals = refusals_of_parts(annotation, node, free)
-    return None if None in refusals else refusals[0]
-
-
-def refusals_of_parts(annotation: PlanAnnotation, node: Node, free: Sequence[str]) -> tuple[PlanRefusal | None, ...]:
-    """The same for each pod of a replica."""
+    """None where any choice of the node's free devices holds a pod of the plan, whose replicas are on one node each,
+    else why not."""
     for pool in pools_of_offer(NodeOffer(node, tuple(free))):
         if pool.resource_name == annotation.resource_name:
-            stages = annotation.pipeline // annotation.nodes
-            return tuple(refusal(pool, task, stages) for task in annotation.part_tasks)
-    return (NoGpuOfResource(annotation.gpus, annotation.resource_name),) * annotation.nodes
+            return refusal(pool, annotation.task, annotation.pipeline)
+    return NoGpuOfResource(annotation.gpus, annotation.resource_name)
 
 
 def _one_or_all(values: Sequence[int]) -> int | list[int]:
