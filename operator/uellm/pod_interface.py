@@ -19,10 +19,10 @@ METRICS_PORT = 8002
 PROBE_PORT = 8003
 """Port of the engine's parent for the kubelet's probes of the engine."""
 
-GROUP_PORT = 8004
+GROUP_PORT = 8006
 """Port of the leader's launcher, where a replica spans nodes: the group agrees there before the engine starts."""
 
-GROUP_MASTER_PORT = 8005
+GROUP_MASTER_PORT = 8007
 """Port at which the engine's processes of such a replica find each other."""
 
 # Paths of the sidecar's metrics port.
