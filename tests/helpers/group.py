@@ -1,11 +1,13 @@
-"""Launchers of one group as processes, with a program in the place of vLLM."""
+"""Launchers of one group as processes, with vLLM or a program in its place."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,11 @@ class Pod:
         """Wait until the engine prints a line."""
         assert any(line.strip() == text for line in self.process.stdout or ())
 
+    @property
+    def log(self) -> Path:
+        """What vLLM printed."""
+        return self._directory / "log"
+
     def report(self) -> dict[str, Any]:
         """The placement report."""
         report: dict[str, Any] = json.loads((self._directory / "placement.json").read_text())
@@ -73,11 +80,14 @@ class Group:
         version: str = "1.0",
         size: int = 2,
         timeout_s: float = 30,
+        listen: str = f"{ADDRESS}:8001",
         **variables: str,
     ) -> Pod:
-        """Start the launcher of pod `index`."""
+        """Start the launcher of pod `index`. `version`: of the program in the place of vLLM; empty for vLLM itself."""
         home = self._directory / f"pod-{len(self._pods)}"
-        self._install_engine(home / "site", version)
+        home.mkdir()
+        if version:
+            self._install_engine(home / "site", version)
         (home / "plan.json").write_text(json.dumps(plan or group_plan()))
         devices = [
             {"uuid": uuid, "index": number, "product": GPUS[uuid][0], "memoryBytes": GPUS[uuid][1] << 30}
@@ -99,8 +109,13 @@ class Group:
         }
         command = [sys.executable, "-m", "uellm.launcher", f"--plan={home}/plan.json", f"--devices={home}/none"]
         command += [f"--placement={home}/placement.json", f"--group-timeout={timeout_s}"]
-        command += [f"--group-port={self.ports[0]}", f"--group-master-port={self.ports[1]}"]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        command += [f"--listen={listen}", f"--group-port={self.ports[0]}", f"--group-master-port={self.ports[1]}"]
+        output = (home / "log").open("wb") if not version else None
+        with output or nullcontext(subprocess.PIPE) as stdout:
+            # In a process group of its own, because vLLM starts processes that outlive its first one.
+            process = subprocess.Popen(
+                command, env=environment, stdout=stdout, stderr=output, text=True, start_new_session=not version
+            )
         pod = Pod(process, home)
         self._pods.append(pod)
         return pod
@@ -108,6 +123,8 @@ class Group:
     def end(self) -> None:
         """End everything."""
         for pod in self._pods:
+            with suppress(ProcessLookupError):
+                os.killpg(pod.process.pid, signal.SIGKILL)
             pod.process.kill()
             pod.process.wait()
             if pod.process.stdout is not None:

@@ -267,11 +267,13 @@ async def test_an_operator_that_dies_between_the_two_objects_is_continued(groupe
 async def test_a_template_that_no_pod_can_have_is_refused_before_it_is_written(grouped):
     llama, watching, groups = await grouped()
     before = (await groups.live())["spec"]
-    await llama.change(lambda spec: spec.update(template={"spec": {"volumes": [{"name": "two", "emptyDir": {}}] * 2}}))
+    # The CRD has no rule against it; that of pods has.
+    engine = {"name": "engine", "volumeMounts": [{"name": "nowhere", "mountPath": "/nowhere"}]}
+    await llama.change(lambda spec: spec.update(template={"spec": {"containers": [engine]}}))
     await watching.write_out("llama")
     status, reason, message = await llama.condition("Ready")
     assert (status, reason) == ("False", "InvalidTemplate")
-    assert "Duplicate" in message
+    assert 'Not found: "nowhere"' in message
     assert (await groups.live())["spec"] == before
 
 
