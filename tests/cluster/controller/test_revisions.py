@@ -93,7 +93,13 @@ CHANGES = {
     "placement.gpus.max": lambda spec: spec["placement"].update(gpus={"max": 1}),
 }
 # `file://` models have no revision, and a plan may come out the same whatever it was asked for.
-MAY_COME_OUT_THE_SAME = {"model.revision", "model.dtype", "placement.policy", "placement.gpus.max"}
+MAY_COME_OUT_THE_SAME = {
+    "model.revision",
+    "model.dtype",
+    "placement.policy",
+    "placement.gpus.max",
+    "placement.multiNode",
+}
 
 
 @pytest.fixture
