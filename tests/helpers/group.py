@@ -112,9 +112,9 @@ class Group:
         command += [f"--listen={listen}", f"--group-port={self.ports[0]}", f"--group-master-port={self.ports[1]}"]
         output = (home / "log").open("wb") if not version else None
         with output or nullcontext(subprocess.PIPE) as stdout:
-            # In a process group of its own, because vLLM starts processes that outlive its first one.
+            # In a process group of its own: the engine outlives a launcher that is killed.
             process = subprocess.Popen(
-                command, env=environment, stdout=stdout, stderr=output, text=True, start_new_session=not version
+                command, env=environment, stdout=stdout, stderr=output, text=True, start_new_session=True
             )
         pod = Pod(process, home)
         self._pods.append(pod)
