@@ -35,6 +35,12 @@ LOG_PREFIX = "uellm launcher: "
 ENGINE_FAILED = "EngineFailed"
 """The reason where the engine was started and ended by itself."""
 ENGINE_TOO_OLD = "EngineTooOld"
+GROUP_DIFFERS = "GroupDiffers"
+"""The pods of a replica that spans nodes do not run the same."""
+GROUP_INCOMPLETE = "GroupIncomplete"
+"""They did not find each other in time."""
+GROUP_BROKEN = "GroupBroken"
+"""One of them ended while the engine was being started, or ran."""
 
 _FAILURE = re.compile(rf"{LOG_PREFIX}(?P<reason>[A-Z][A-Za-z0-9]*): (?P<message>.*)")
 

@@ -19,6 +19,12 @@ METRICS_PORT = 8002
 PROBE_PORT = 8003
 """Port of the engine's parent for the kubelet's probes of the engine."""
 
+GROUP_PORT = 8006
+"""Port of the leader's launcher, where a replica spans nodes: the group agrees there before the engine starts."""
+
+GROUP_MASTER_PORT = 8007
+"""Port at which the engine's processes of such a replica find each other."""
+
 # Paths of the sidecar's metrics port.
 PLACEMENT_PATH = "/uellm/placement"
 RUNNING_PATH = "/uellm/running"
@@ -70,3 +76,5 @@ LAME_DUCK_S = 5.0
 # Variables of the sidecar's container.
 PLACEMENT_VARIABLE = "UELLM_PLACEMENT"
 STATE_VARIABLE = "UELLM_STATE_DIRECTORY"
+POD_IP_VARIABLE = "POD_IP"
+"""Of the engine's container, where a replica spans nodes."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 KUBERNETES_VERSION = "v1.36.3"
 INFERENCE_EXTENSION_VERSION = "v1.0.0"
+LEADER_WORKER_SET_VERSION = "v0.8.0"
 GATEWAY_API_VERSION = "v1.3.0"
 """The one that this version of the inference extension is built with."""
 _GITHUB = "https://github.com"

@@ -33,6 +33,15 @@ MEASURE_ANNOTATION = "uellm.io/measure"
 SCHEDULER_NAME = "uellm-scheduler"
 """The scheduler that asks our extender; the default of `placement.schedulerName`."""
 
+GROUP_LABEL = "leaderworkerset.sigs.k8s.io/name"
+"""On the pods of groups: the name of their LeaderWorkerSet, which sets this label and the next two."""
+
+GROUP_INDEX_LABEL = "leaderworkerset.sigs.k8s.io/group-index"
+"""Which of its groups a pod is of, from 0 on."""
+
+WORKER_INDEX_LABEL = "leaderworkerset.sigs.k8s.io/worker-index"
+"""Which pod of its group a pod is, from 0 on; 0 is the leader."""
+
 PLAN_ANNOTATION = "uellm.io/plan"
 """On pods: the plan for the scheduler extender, as JSON."""
 

@@ -14,7 +14,7 @@ points are stretched over 1..10: the worst of the nodes has 1, the best 10, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from uellm.documents import UnreadableDocument
@@ -52,12 +52,21 @@ class NodeRefusal(NamedTuple):
     sentence: str
 
 
-Verdicts = dict[str, NodeRefusal | None]
-"""By the shape of a node; None where the plan fits on it."""
+Verdict = tuple[NodeRefusal | None, ...]
+"""For each pod of a replica; None where the node holds it."""
+Verdicts = dict[str, Verdict]
+"""By the shape of a node."""
+Reserved = Callable[[str, str], int]
+"""Node, resource -> GPUs that are kept for pods that have no node yet."""
 
 
 def uncounted(reason: str) -> None:
     """Nobody counts refusals."""
+
+
+def nothing_reserved(node: str, resource_name: str) -> int:
+    """No group waits for its pods."""
+    return 0
 
 
 class Judge:
@@ -73,45 +82,59 @@ class Judge:
         self._verdicts: dict[str, Verdicts] = {}
         """By plan."""
 
-    def refusals(self, text: str, names: Iterable[str], snapshot: Snapshot) -> dict[str, str]:
-        """Why the plan `text` cannot be held, for each of the nodes that cannot hold it."""
+    def refusals(
+        self, text: str, names: Iterable[str], snapshot: Snapshot, reserved: Reserved = nothing_reserved
+    ) -> dict[str, str]:
+        """Why the plan `text` cannot be held, for each of the nodes that cannot hold it, or any pod of a replica."""
         try:
             plan = PlanAnnotation.from_json(text)
         except UnreadableDocument as error:
             self._count("UnreadablePlan")
             return dict.fromkeys(names, str(error))
-        verdicts = self._verdicts_on(text)
+        found = {name: self.verdict(text, plan, snapshot.offer(name, plan.resource_name), reserved) for name in names}
+        return self.told({name: verdict[0] for name, verdict in found.items() if None not in verdict})
+
+    def told(self, refused: Mapping[str, NodeRefusal | None]) -> dict[str, str]:
+        """Count the refusals, and put them into few words."""
         given: set[str] = set()
-        refused = {}
-        for name in names:
-            refusal = self._refusal(plan, snapshot.offer(name, plan.resource_name), verdicts)
-            if refusal is not None:
-                reason, sentence = refusal
-                self._count(reason)
-                if sentence not in given and len(given) >= MOST_SENTENCES:
-                    sentence = ONE_MORE
-                given.add(sentence)
-                refused[name] = sentence
-        return refused
+        sentences = {}
+        for name, refusal in refused.items():
+            if refusal is None:
+                continue
+            self._count(refusal.reason)
+            known = refusal.sentence in given or len(given) < MOST_SENTENCES
+            sentences[name] = refusal.sentence if known else ONE_MORE
+            given.add(sentences[name])
+        return sentences
+
+    def verdict(
+        self, text: str, plan: PlanAnnotation, offer: ResourceOffer | None, reserved: Reserved = nothing_reserved
+    ) -> Verdict:
+        """Whether a node holds the plan; of a replica that spans nodes, which of its pods it holds."""
+        if offer is None:
+            return (NodeRefusal("NoProfile", NO_PROFILE),)
+        free, promised, kept = len(offer.free), offer.promised, reserved(offer.node.name, plan.resource_name)
+        if plan.gpus > free - promised - kept:
+            taken = f", {promised} of them promised to pods that start" if promised else ""
+            waited_for = f", {kept} of them reserved for groups of pods" if kept else ""
+            unusable = f", {offer.unusable} quarantined or excluded" if offer.unusable else ""
+            message = f"the plan needs {plan.gpus} {plan.resource_name}, {free} free{taken}{waited_for}{unusable}"
+            return (NodeRefusal("TooFewFree", message),)
+        verdicts = self._verdicts_on(text)
+        if offer.shape not in verdicts:
+            verdicts[offer.shape] = self._judged(plan, offer)
+        return verdicts[offer.shape]
+
+    def _judged(self, plan: PlanAnnotation, offer: ResourceOffer) -> Verdict:
+        refusals = (self._refusal_on(part, offer.node, offer.free) for part in plan.parts())
+        return tuple(
+            None if refusal is None else NodeRefusal(type(refusal).__name__, sentence(refusal)) for refusal in refusals
+        )
 
     def _verdicts_on(self, text: str) -> Verdicts:
         if text not in self._verdicts and len(self._verdicts) >= MOST_PLANS:
             del self._verdicts[next(iter(self._verdicts))]
         return self._verdicts.setdefault(text, {})
-
-    def _refusal(self, plan: PlanAnnotation, offer: ResourceOffer | None, verdicts: Verdicts) -> NodeRefusal | None:
-        if offer is None:
-            return NodeRefusal("NoProfile", NO_PROFILE)
-        free, promised = len(offer.free), offer.promised
-        if plan.gpus > free - promised:
-            taken = f", {promised} of them promised to pods that start" if promised else ""
-            unusable = f", {offer.unusable} quarantined or excluded" if offer.unusable else ""
-            message = f"the plan needs {plan.gpus} {plan.resource_name}, {free} free{taken}{unusable}"
-            return NodeRefusal("TooFewFree", message)
-        if offer.shape not in verdicts:
-            refusal = self._refusal_on(plan, offer.node, offer.free)
-            verdicts[offer.shape] = None if refusal is None else NodeRefusal(type(refusal).__name__, sentence(refusal))
-        return verdicts[offer.shape]
 
 
 def scores(text: str, names: Iterable[str], snapshot: Snapshot) -> dict[str, int]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from uellm.api.names import PLAN_ANNOTATION
+from uellm.api.names import GROUP_INDEX_LABEL, GROUP_LABEL, PLAN_ANNOTATION
 
 HIGHEST_SCORE = 10
 
@@ -40,6 +40,14 @@ def plan_of(pod: Mapping[str, Any]) -> str | None:
     """The text of a pod's annotation `uellm.io/plan`, or None."""
     text = ((pod.get("metadata") or {}).get("annotations") or {}).get(PLAN_ANNOTATION)
     return text if isinstance(text, str) else None
+
+
+def group_of(pod: Mapping[str, Any]) -> str:
+    """The replica that a pod forms with others, by LeaderWorkerSet's labels; empty for a pod that is all of one."""
+    metadata = pod.get("metadata") or {}
+    labels = metadata.get("labels") or {}
+    name, index = labels.get(GROUP_LABEL), labels.get(GROUP_INDEX_LABEL)
+    return f"{metadata.get('namespace')}/{name}/{index}" if name and index else ""
 
 
 def read_args(body: bytes) -> ExtenderArgs:

@@ -9,12 +9,14 @@ import time
 from aiohttp import web
 
 from uellm.extender.decide import Judge, RefusalOn, scores
+from uellm.extender.groups import Groups, group_plan
 from uellm.extender.metrics import ExtenderMetrics
 from uellm.extender.protocol import (
     BadRequest,
     ExtenderArgs,
     filter_answer,
     filter_error,
+    group_of,
     prioritize_answer,
     read_args,
 )
@@ -43,6 +45,7 @@ class _Handlers:
         self._view = view
         self._metrics = metrics
         self._judge = Judge(refusal_on, metrics.refused)
+        self._groups = Groups(self._judge)
 
     async def filter(self, request: web.Request) -> web.Response:
         question = await _question(request)
@@ -54,7 +57,7 @@ class _Handlers:
         if stale:
             self._metrics.refused("Stale")
             return web.json_response(filter_error(stale))
-        refused = self._judge.refusals(plan, question.names, self._view.snapshot)
+        refused = self._refusals(question, plan)
         if len(refused) == len(question.names):
             self._metrics.found_no_node()
             metadata = question.pod.get("metadata") or {}
@@ -62,6 +65,14 @@ class _Handlers:
             logger.info("no node of %d can hold pod %s: %s", len(question.names), pod, example)
         self._metrics.answered("filter", time.monotonic() - start_s)
         return web.json_response(filter_answer(question, refused))
+
+    def _refusals(self, question: ExtenderArgs, text: str) -> dict[str, str]:
+        snapshot, group = self._view.snapshot, group_of(question.pod)
+        plan = group_plan(text) if group else None
+        if plan is not None:
+            return self._groups.refusals(group, text, plan, question.names, snapshot)
+        kept = self._groups.kept(snapshot)
+        return self._judge.refusals(text, question.names, snapshot, lambda node, resource: kept[node, resource])
 
     async def prioritize(self, request: web.Request) -> web.Response:
         question = await _question(request)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from uellm.documents import UnreadableDocument
-from uellm.extender.protocol import plan_of
+from uellm.extender.protocol import group_of, plan_of
 from uellm.hardware import Device, Node
 from uellm.planner.handover.annotation import PlanAnnotation
 
@@ -50,6 +50,8 @@ class PodWithPlan(NamedTuple):
     node: str
     resource_name: str
     gpus: int
+    group: str = ""
+    """The replica that it forms with others."""
 
 
 @dataclass(slots=True)
@@ -68,6 +70,8 @@ class Snapshot:
         """Bound pods, by node and uid."""
         self._node_of: dict[str, str] = {}
         """The node of each bound pod, by uid."""
+        self._groups: dict[str, dict[str, str]] = {}
+        """The nodes of the bound pods of each group, by uid."""
         self._gone: dict[str, str] = {}
         """The node of pods that are gone, by uid, while a profile may still name them."""
 
@@ -96,6 +100,8 @@ class Snapshot:
             self.drop_pod(uid)
         else:
             self._node_of[uid] = holding.node
+            if holding.group:
+                self._groups.setdefault(holding.group, {})[uid] = holding.node
             self._holdings.setdefault(holding.node, {})[uid] = holding
             self._forget_offers(holding.node)
 
@@ -103,9 +109,17 @@ class Snapshot:
         """A pod has gone, or has ended: either way its devices are free."""
         node = self._node_of.pop(uid, None)
         if node is not None:
-            del self._holdings[node][uid]
+            group = self._holdings[node].pop(uid).group
+            if group:
+                del self._groups[group][uid]
+                if not self._groups[group]:
+                    del self._groups[group]
             self._gone[uid] = node
             self._forget_offers(node)
+
+    def nodes_of_group(self, group: str) -> list[str]:
+        """The node of each of its pods that has one."""
+        return sorted(self._groups.get(group, {}).values())
 
     def offer(self, name: str, resource_name: str) -> ResourceOffer | None:
         """What a node offers, or None for a node that has no profile."""
@@ -150,7 +164,7 @@ def _holding(pod: Mapping[str, Any]) -> PodWithPlan | None:
         plan = PlanAnnotation.from_json(text)
     except UnreadableDocument:
         return None  # somebody else put it there; the profile will show what it holds
-    return PodWithPlan(node, plan.resource_name, plan.gpus)
+    return PodWithPlan(node, plan.resource_name, plan.gpus, group_of(pod))
 
 
 def _speed(node: Node, free: list[Device]) -> NodeSpeed:

@@ -66,6 +66,8 @@ INFERENCEPOOL = Kind("inference.networking.k8s.io/v1", "InferencePool", "inferen
 """Of the Gateway API inference extension, where it is installed."""
 HTTPROUTE = Kind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes", True)
 """Of the Gateway API, where it is installed."""
+LEADERWORKERSET = Kind("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", "leaderworkersets", True)
+"""Of the project of the same name, where it is installed."""
 DEVICECLASS = Kind("resource.k8s.io/v1", "DeviceClass", "deviceclasses", False)
 """This and the next ones are served from Kubernetes 1.34 on."""
 RESOURCECLAIMTEMPLATE = Kind("resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates", True)
@@ -100,6 +102,7 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         NODEPOOL,
         INFERENCEPOOL,
         HTTPROUTE,
+        LEADERWORKERSET,
         DEVICECLASS,
         RESOURCECLAIMTEMPLATE,
         LEASE,

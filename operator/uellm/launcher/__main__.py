@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,17 +16,23 @@ from uellm.launcher import probes, report
 from uellm.launcher.adapters import AdapterDownloads
 from uellm.launcher.drain import TIMEOUT_S, drain
 from uellm.launcher.engine_version import check_engine, check_streamer
+from uellm.launcher.group.membership import follows
+from uellm.launcher.group.watch import hand_over
 from uellm.launcher.init import stand_by
 from uellm.placement_report import LaunchFailure
 from uellm.pod_interface import (
     DEVICES_DIRECTORY,
     DEVICES_FILE,
     ENGINE_PORT,
+    GROUP_MASTER_PORT,
+    GROUP_PORT,
     METRICS_PORT,
     PLACEMENT_FILE,
     PLAN_FILE,
     REVISION_DIRECTORY,
 )
+
+GROUP_TIMEOUT_S = 600.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.drain:
         return drain(args.drain, args.placement.parent, timeout_s=args.drain_timeout)
-    stand_by(serve=_probes(args))
     environment = dict(os.environ)
+    channel = stand_by(serve=_probes(args), follows=follows(environment))
     plan_hash = ""
     try:
         content = _read(args.plan)
         plan_hash = hashlib.sha256(content).hexdigest()
-        _launch(content, plan_hash, args, environment)
+        _launch(content, plan_hash, args, environment, channel)
     except UellmError as error:
         reason, message = error.reason if isinstance(error, PlanError) else "BadPlan", str(error)
     except OSError as error:
@@ -48,11 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _launch(content: bytes, plan_hash: str, args: argparse.Namespace, environment: dict[str, str]) -> None:
+def _launch(
+    content: bytes,
+    plan_hash: str,
+    args: argparse.Namespace,
+    environment: dict[str, str],
+    channel: socket.socket | None,
+) -> None:
     """Become the engine. Raises PlanError, or OSError where the engine cannot be executed."""
     try:
         # numpy comes with the engine's image. Imported here, a missing one can be reported, and `--drain` needs none.
         from uellm.launcher.bind import announce, prepare, read_advice
+        from uellm.launcher.group.agree import GroupOptions, agree
         from uellm.planner.handover.plan_document import PlanDocument
     except ModuleNotFoundError as error:
         if error.name != "numpy":
@@ -64,8 +78,14 @@ def _launch(content: bytes, plan_hash: str, args: argparse.Namespace, environmen
         ) from error
     document = PlanDocument.from_json(content, str(args.plan))
     advice = read_advice(args.devices)
-    found, binding, command = prepare(document, advice, listen=args.listen, environment=environment)
-    check_engine(command.argv)
+    if document.nodes > 1:
+        options = GroupOptions(args.group_timeout, args.group_port, args.group_master_port)
+        agreed = agree(document, advice, plan_hash, listen=args.listen, environment=environment, options=options)
+        found, binding, command = agreed.found, agreed.binding, agreed.command
+        hand_over(channel, agreed.connections)
+    else:
+        found, binding, command = prepare(document, advice, listen=args.listen, environment=environment)
+        check_engine(command.argv)
     check_streamer(document.engine.model)
     report.write(args.placement, report.started(document, advice, plan_hash, found, binding, command))
     announce(found, binding, command)
@@ -114,6 +134,17 @@ def _parser() -> argparse.ArgumentParser:
         default=("127.0.0.1", METRICS_PORT),
         metavar="HOST:PORT",
         help="the sidecar's metrics port",
+    )
+    parser.add_argument(
+        "--group-timeout",
+        type=float,
+        default=GROUP_TIMEOUT_S,
+        metavar="SECONDS",
+        help="how long the pods of a replica that spans nodes wait for each other",
+    )
+    parser.add_argument("--group-port", type=int, default=GROUP_PORT, metavar="PORT", help="where they agree")
+    parser.add_argument(
+        "--group-master-port", type=int, default=GROUP_MASTER_PORT, metavar="PORT", help="where their engines meet"
     )
     parser.add_argument("--drain", metavar="URL", help="ask the sidecar at URL to drain, wait, and do nothing else")
     parser.add_argument(

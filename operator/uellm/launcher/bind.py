@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from uellm.documents import UnreadableDocument
@@ -14,6 +14,7 @@ from uellm.launcher.command import EngineCommand, engine_command
 from uellm.launcher.compiled import compile_cache
 from uellm.launcher.devices import FoundDevices, find_devices
 from uellm.launcher.engine_version import engine_version
+from uellm.launcher.group.part import GroupPart
 from uellm.placement_report import LOG_PREFIX
 from uellm.planner.handover import late_binding
 from uellm.planner.handover.device_facts import NO_FACTS, DeviceFacts
@@ -44,11 +45,24 @@ def prepare(
     """Find the devices, bind the layers to them, work out the command. Raises PlanError."""
     found = find_devices(environment, simulated=document.platform == "cpu")
     binding = late_binding.bind(document, found.uuids, advice=advice, seen=found.facts, claimed=found.allocated)
-    check(binding, found, layers=len(document.task.layer_bytes))
+    check(binding, found.uuids, layers=len(document.task.layer_bytes))
+    return found, binding, command_of(document, binding, listen=listen, environment=environment, compiled=compiled)
+
+
+def command_of(
+    document: PlanDocument,
+    binding: Binding,
+    *,
+    listen: tuple[str, int],
+    environment: Mapping[str, str],
+    compiled: Path = Path(COMPILED_DIRECTORY),
+    part: GroupPart | None = None,
+) -> EngineCommand:
+    """The engine's command for a binding. `part`: this pod's in an engine that spans nodes. Raises PlanError."""
     place, problem = compile_cache(compiled, engine_version(), (device.product for device in binding.devices))
     if problem:
         print(f"{LOG_PREFIX}compiled code is not kept: {problem}", file=sys.stderr, flush=True)
-    command = engine_command(
+    return engine_command(
         document.engine,
         binding,
         platform=document.platform,
@@ -56,15 +70,15 @@ def prepare(
         environment=environment,
         cpus=os.sched_getaffinity(0),
         compiled=place,
+        part=part,
     )
-    return found, binding, command
 
 
-def check(binding: Binding, found: FoundDevices, *, layers: int) -> None:
+def check(binding: Binding, uuids: Sequence[str], *, layers: int) -> None:
     """Refuse a partition that vLLM would accept, and a minute later crash or serve wrong text with."""
     problem = ""
-    if sorted(binding.order) != sorted(found.uuids):
-        problem = f"it uses {', '.join(binding.order)} and the container has {', '.join(found.uuids)}"
+    if sorted(binding.order) != sorted(uuids):
+        problem = f"it uses {', '.join(binding.order)} and the container has {', '.join(uuids)}"
     elif binding.tensor * binding.pipeline != len(binding.order):
         problem = f"tensor {binding.tensor} x pipeline {binding.pipeline} is not {len(binding.order)} devices"
     elif len(binding.layers) != binding.pipeline:

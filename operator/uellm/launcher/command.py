@@ -10,6 +10,7 @@ from pathlib import Path
 from uellm.errors import PlanError
 from uellm.launcher import cpu
 from uellm.launcher.compiled import cache_variables
+from uellm.launcher.group.part import GroupPart
 from uellm.planner.handover import late_binding
 from uellm.planner.handover.late_binding import Binding
 from uellm.planner.handover.plan_document import PlannedEngine
@@ -39,16 +40,17 @@ def engine_command(
     environment: Mapping[str, str],
     cpus: Collection[int],
     compiled: Path | None = None,
+    part: GroupPart | None = None,
 ) -> EngineCommand:
     """The engine's command. Raises PlanError RefusedArgument where a user's setting would break the pod's contract.
 
     `cpus`: those this process may use; they matter to the CPU engine alone. `compiled`: where compiled code is kept
-    beyond the container; None for nowhere.
+    beyond the container; None for nowhere. `part`: this pod's in an engine that spans nodes.
     """
     on_cpu = platform == "cpu"
-    settings = _settings(engine, binding, environment, cpus if on_cpu else None)
+    settings = _settings(engine, binding, environment, cpus if on_cpu else None, part)
     settings |= cache_variables(compiled, environment)
-    argv = _argv(engine, binding, listen, on_cpu=on_cpu)
+    argv = _argv(engine, binding, listen, part, on_cpu=on_cpu)
     for name, instead in REFUSED_ENVIRONMENT.items():
         if environment.get(name):
             raise PlanError("RefusedArgument", f"engine.env.{name} is not allowed: {instead}")
@@ -57,26 +59,34 @@ def engine_command(
 
 
 def _settings(
-    engine: PlannedEngine, binding: Binding, environment: Mapping[str, str], cpus: Collection[int] | None
+    engine: PlannedEngine,
+    binding: Binding,
+    environment: Mapping[str, str],
+    cpus: Collection[int] | None,
+    part: GroupPart | None,
 ) -> dict[str, str]:
-    decided: dict[str, str] = {}
+    decided: dict[str, str] = {} if part is None else part.decided()
+    own = binding.order if part is None else part.own(binding)
     if cpus is None:
-        decided["CUDA_VISIBLE_DEVICES"] = ",".join(binding.order)
+        decided["CUDA_VISIBLE_DEVICES"] = ",".join(own)
     if engine.loads_adapters:
         # The routes for it are open to loopback alone: the sidecar refuses them to clients.
         decided["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     if binding.pipeline > 1:
         decided["VLLM_PP_LAYER_PARTITION"] = ",".join(str(count) for count in binding.layers)
-    # Every rank is in this pod, so their rendezvous needs no address that others can reach.
-    defaults = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "VLLM_NO_USAGE_STATS": "1"}
+    # With every rank in this pod, their rendezvous needs no address that others can reach.
+    alone = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    defaults = {**(alone if part is None else part.defaults()), "VLLM_NO_USAGE_STATS": "1"}
     if engine.model.startswith("/"):
         defaults["HF_HUB_OFFLINE"] = "1"
     if cpus is not None:
-        defaults["VLLM_CPU_OMP_THREADS_BIND"] = cpu.thread_binding(cpus, len(binding.order))
+        defaults["VLLM_CPU_OMP_THREADS_BIND"] = cpu.thread_binding(cpus, len(own))
     return decided | {name: environment.get(name) or value for name, value in defaults.items()}
 
 
-def _argv(engine: PlannedEngine, binding: Binding, listen: tuple[str, int], *, on_cpu: bool) -> tuple[str, ...]:
+def _argv(
+    engine: PlannedEngine, binding: Binding, listen: tuple[str, int], part: GroupPart | None, *, on_cpu: bool
+) -> tuple[str, ...]:
     model = engine.model
     if not model or model.startswith("-"):
         raise PlanError("BadPlan", f"plan.json: engine.model is {model!r}, neither a name nor a path")
@@ -94,4 +104,5 @@ def _argv(engine: PlannedEngine, binding: Binding, listen: tuple[str, int], *, o
         # The sidecar asks every second, which would fill the log.
         ours += ["--disable-access-log-for-endpoints", "/health,/metrics"]
     ours += ["--host", listen[0], "--port", str(listen[1])]
+    ours += [] if part is None else part.flags()
     return (sys.executable, "-m", ENGINE_MODULE, "serve", model, *args, *ours)

@@ -29,6 +29,12 @@ ADDED_FLAGS = frozenset(
         "--pipeline-parallel-size",
         "--shutdown-timeout",
         "--disable-access-log-for-endpoints",
+        "--nnodes",
+        "--node-rank",
+        "--master-addr",
+        "--master-port",
+        "--headless",
+        "--distributed-executor-backend",
     }
 )
 # Files of these names define vLLM's flags, by dataclass fields or by name.

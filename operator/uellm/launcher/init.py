@@ -9,9 +9,11 @@ engine's output on and keeps the last lines.
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from uellm.launcher.cause import find_cause
+from uellm.launcher.group.watch import ENDS_IN_S, GroupWatch, WatchedPeer
 from uellm.launcher.output import LastLines, Tee
 from uellm.placement_report import ENGINE_FAILED, LOG_PREFIX, LaunchFailure
 
@@ -35,17 +38,21 @@ def stand_by(
     *,
     first: bool | None = None,
     serve: Callable[[], None] | None = None,
+    follows: bool | None = None,
     termination_log: Path = TERMINATION_LOG,
-) -> None:
+) -> socket.socket | None:
     """As the first process, stay behind as the engine's parent and return in a child only; as any other, just return.
 
     The parent forwards signals to the child, collects what has died, and ends when the child does, with its status (128
     plus the signal's number where a signal ended it, as in shells). `first`: whether this is the first process; None:
     its id decides. A process that has to `serve` (start answering probes, in the background) stays behind in any case.
+    So does one of a group, of which it watches the connections that come through the returned channel. `follows`:
+    whether this pod has a leader; None: it is no group's.
     """
     stays = os.getpid() == 1 if first is None else first
-    if not stays and serve is None:
-        return
+    if not stays and serve is None and follows is None:
+        return None
+    here, there = (None, None) if follows is None else socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     # Blocked until there is a child to forward them to: none may be lost in between.
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     (out, child_out), (errors, child_errors) = os.pipe(), os.pipe()
@@ -53,18 +60,26 @@ def stand_by(
     if child:
         os.close(child_out)
         os.close(child_errors)
-        parent = _Parent(child, (out, errors), termination_log)
+        if there is not None:
+            there.close()
+        watch = None if here is None else GroupWatch(here, follows=bool(follows))
+        parent = _Parent(child, (out, errors), termination_log, watch)
         os._exit(parent.run(serve))
     for source, target in ((child_out, 1), (child_errors, 2)):
         os.dup2(source, target)
     for descriptor in (out, errors, child_out, child_errors):
         os.close(descriptor)
+    if here is not None:
+        here.close()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    return there
 
 
 class _Parent:
-    def __init__(self, child: int, outputs: tuple[int, int], termination_log: Path) -> None:
+    def __init__(self, child: int, outputs: tuple[int, int], termination_log: Path, watch: GroupWatch | None) -> None:
         self._child = child
+        self._watch = watch
+        self._kill_at_s = math.inf
         self._lines = LastLines()
         self._tees = [Tee(source, target, self._lines.add) for source, target in zip(outputs, (1, 2), strict=True)]
         self._termination_log = termination_log
@@ -88,29 +103,56 @@ class _Parent:
             for tee in self._tees:
                 os.set_blocking(tee.source, False)
                 selector.register(tee.source, selectors.EVENT_READ, tee)
+            if self._watch is not None:
+                selector.register(self._watch.channel, selectors.EVENT_READ, self._watch)
             status = self._until_it_ends(selector, wake)
             self._read_last_output(selector)
         for tee in self._tees:
             tee.finish()
+        if self._watch is not None and self._watch.lost and not self._stopped:
+            status = status or 1
         if status and not self._stopped:
             self._explain(status)
         return status
 
     def _forward(self, number: int, _: FrameType | None) -> None:
-        self._stopped = self._stopped or number in (signal.SIGTERM, signal.SIGINT)
-        with suppress(ProcessLookupError):
-            os.kill(self._child, number)
+        ends = number in (signal.SIGTERM, signal.SIGINT)
+        self._stopped = self._stopped or ends
+        if not (ends and self._watch is not None and self._watch.waits_for_leader):
+            self._signal(number)
 
     def _until_it_ends(self, selector: selectors.BaseSelector, wake: int) -> int:
         while True:
-            for key, _ in selector.select():
+            left_s = None if self._kill_at_s == math.inf else max(0.0, self._kill_at_s - time.monotonic())
+            for key, _ in selector.select(left_s):
                 if key.data is None:
                     with suppress(BlockingIOError):
                         os.read(wake, 4096)
-                elif not key.data.pump():
-                    selector.unregister(key.fd)
+                elif not self._read(key.data, selector):
+                    selector.unregister(key.fileobj)
+            if time.monotonic() >= self._kill_at_s:
+                self._kill_at_s = math.inf
+                self._signal(signal.SIGKILL)
             if (status := self._collect()) is not None:
                 return status
+
+    def _read(self, source: Tee | GroupWatch | WatchedPeer, selector: selectors.BaseSelector) -> bool:
+        """Read what is there now. False at its end."""
+        if isinstance(source, Tee):
+            return source.pump()
+        if isinstance(source, GroupWatch):
+            return source.take(lambda peer: selector.register(peer.connection, selectors.EVENT_READ, peer) and None)
+        if source.is_there:
+            return True
+        if self._watch is not None and not self._watch.lost:
+            self._watch.lost = source.name
+            self._kill_at_s = time.monotonic() + ENDS_IN_S
+            self._signal(signal.SIGTERM)
+        return False
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._child, number)
 
     def _collect(self) -> int | None:
         """Collect what has died; the exit status of the child, if it is among them."""
@@ -128,24 +170,29 @@ class _Parent:
     def _read_last_output(self, selector: selectors.BaseSelector) -> None:
         """Pass on what is still in the pipes, and the output of processes that outlive the engine's first one."""
         until_s = time.monotonic() + LAST_OUTPUT_S
-        while len(selector.get_map()) > 1 and (left_s := until_s - time.monotonic()) > 0:
+        for key in list(selector.get_map().values()):
+            if not isinstance(key.data, Tee):
+                selector.unregister(key.fileobj)
+        while selector.get_map() and (left_s := until_s - time.monotonic()) > 0:
             for key, _ in selector.select(left_s):
-                if key.data is not None and not key.data.pump():
-                    selector.unregister(key.fd)
+                if not key.data.pump():
+                    selector.unregister(key.fileobj)
 
     def _explain(self, status: int) -> None:
         """Write the cause where the kubelet takes it from, unless the launcher has written one itself."""
         try:
             if self._termination_log.exists() and not self._termination_log.stat().st_size:
-                self._termination_log.write_bytes(message(self._lines.all(), status))
+                lost = self._watch.failure() if self._watch is not None and self._watch.lost else None
+                self._termination_log.write_bytes(message(self._lines.all(), status, lost))
         except OSError as problem:
             print(f"{LOG_PREFIX}{self._termination_log} cannot be written: {problem}", file=sys.stderr, flush=True)
 
 
-def message(lines: list[str], status: int) -> bytes:
-    """The termination message: the cause, then as many of the last lines as fit."""
+def message(lines: list[str], status: int, lost: LaunchFailure | None = None) -> bytes:
+    """The termination message: the cause, then as many of the last lines as fit. `lost`: a pod that it cannot do
+    without has gone, whatever else the engine prints."""
     last = lines[-1].strip() if lines else "it printed nothing"
-    failure = LaunchFailure(ENGINE_FAILED, find_cause(lines) or _ended_by(status) or last)
+    failure = lost or LaunchFailure(ENGINE_FAILED, find_cause(lines) or _ended_by(status) or last)
     head = f"{failure.to_line()}\n\n".encode()[:MESSAGE_BYTES]
     tail: list[bytes] = []
     room = MESSAGE_BYTES - len(head)

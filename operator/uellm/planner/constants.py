@@ -126,6 +126,8 @@ BISECTION_TOLERANCE = 1e-5
 IDEAL_SLACK = 0.95
 # A replica with this small a share of the workload has next to no load: what it cannot do, no replica can.
 MOST_REPLICAS = 1 << 20
+# Orders in which the parts of a plan are tried on the nodes of a group, where they differ: all of them for six nodes.
+MOST_PART_ORDERS = 720
 # Up to this many GPUs of one kind in a node, every choice of tensor-parallel groups is considered (2**12 sets).
 MOST_EXACT_GROUPING = 12
 

@@ -19,6 +19,7 @@ from uellm.kube.kinds import (
     CORE_EVENT,
     DEPLOYMENT,
     FORMER_WORKLOAD,
+    LEADERWORKERSET,
     POD,
     REPLICASET,
     RESOURCECLAIMTEMPLATE,
@@ -27,6 +28,7 @@ from uellm.kube.kinds import (
 )
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children.disruption import MarkedPod
+from uellm.reconcile.children.leader_worker_set import trial_deployments
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.drift import content, digest, holds
 from uellm.reconcile.event import event_of
@@ -50,6 +52,8 @@ logger = logging.getLogger(__name__)
 Manifest = Mapping[str, Any]
 _Identity = tuple[Kind, str, str]
 NAME_TAKEN = "NameTaken"
+WORKLOAD_KINDS = (DEPLOYMENT, LEADERWORKERSET)
+"""Those that make the engine's pods. A service has one of them."""
 
 
 class LeftBehind(CannotBeDone):
@@ -87,8 +91,8 @@ class Applier:
     async def refusal(self, observed: Observed, manifests: Sequence[Manifest]) -> Obstacle | None:
         """Why these cannot be written, found without writing: a name is taken, or an object is refused.
 
-        A dry run costs the API server as much as a write. So only a Deployment with another pod template, which holds
-        the user's, and what was refused before are tried; of other new objects only the names are looked up.
+        A dry run costs the API server as much as a write. So only another pod template, which holds the user's, and
+        what was refused before are tried; of other new objects only the names are looked up.
         """
         refusals, refused = [], self._refused.get(observed.key, ())
         for manifest in manifests:
@@ -251,6 +255,8 @@ class Applier:
         try:
             answer = await self._kube.apply(_against(manifest, live), manager=MANAGER, dry_run=True)
             exists = "resourceVersion" in answer["metadata"]  # an object that does not exist yet has none
+            for trial in trial_deployments(manifest) if kind_of(manifest) == LEADERWORKERSET else ():
+                await self._kube.apply(trial, manager=MANAGER, dry_run=True)
         except KubeError as error:
             refusal, exists = _refusal(kind_of(manifest), error), True
         if live is None and exists and (taken := await self._taken(observed, manifest)):
@@ -282,7 +288,7 @@ def _refusal(kind: Kind, error: KubeError) -> Obstacle:
         return Obstacle("Forbidden", f"the API server forbids the {kind.kind}: {error}")
     if not (isinstance(error, Invalid) or _cannot_be_read(error)):
         raise error
-    if kind == DEPLOYMENT:
+    if kind in WORKLOAD_KINDS:
         return Obstacle("InvalidTemplate", f"the API server refuses the pod template: {error}")
     return Obstacle("Invalid", f"the API server refuses the {kind.kind}: {error}")
 
@@ -307,11 +313,12 @@ def _ordered(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_new_template(observed: Observed, manifest: Manifest) -> bool:
-    """Whether it is a Deployment whose pods are to be other than they are; False where only their number changes."""
-    if kind_of(manifest) != DEPLOYMENT:
+    """Whether its pods are to be other than they are; False where only their number changes."""
+    kind, live = kind_of(manifest), _live(observed, manifest)
+    if kind not in WORKLOAD_KINDS:
         return False
-    live = _live(observed, manifest)
-    return live is None or not holds(manifest["spec"]["template"], live["spec"]["template"])
+    template = "leaderWorkerTemplate" if kind == LEADERWORKERSET else "template"
+    return live is None or not holds(manifest["spec"][template], live["spec"][template])
 
 
 def _is_forged(manifest: Manifest, live: Mapping[str, Any]) -> bool:

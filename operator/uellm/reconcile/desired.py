@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uellm.api.sidecar_document import SidecarAdapter
+from uellm.kube.kinds import DEPLOYMENT
 from uellm.planner.handover.device_facts import joined, names_for_facts
 from uellm.planner.result import Plan
 from uellm.reconcile.adapters import are_known, entries, still_wanted
@@ -50,7 +51,7 @@ def desired_state(
         _images(observed, images),
         observed.replicas,
         observed.spec_mark,
-        observed.deployment,
+        observed.children.get(DEPLOYMENT),
         surge,
         stand_in(observed.deployment, observed.replicas, living(observed.pods), observed.leaving_nodes, surge),
         devices_json=_devices_json(observed, plan),
@@ -73,7 +74,7 @@ def left_alone(observed: Observed) -> list[dict[str, Any]]:
 
     A wrong spec does not take down pods that serve. Nothing is created, for a name may have been taken.
     """
-    if observed.deployment is None:
+    if observed.workload is None:
         return []
     manifests = []
     if observed.service is not None and config_name(observed.key.name) in observed.configmaps:
@@ -83,7 +84,10 @@ def left_alone(observed: Observed) -> list[dict[str, Any]]:
         manifests.append(signed(revision.manifest(observed.document)))
         if observed.dra.unwritable() is None:
             manifests += map(signed, claim_templates(observed.document, revision, _claim_spec(observed, revision)))
-    return [*manifests, frozen(observed.document, observed.deployment, observed.replicas)]
+    kind, live = observed.workload
+    # As an object of a list, it may not say what it is.
+    live = {**live, "apiVersion": kind.api_version, "kind": kind.kind}
+    return [*manifests, frozen(observed.document, live, observed.replicas)]
 
 
 def _claim_spec(observed: Observed, revision: Revision) -> Mapping[str, Any] | None:

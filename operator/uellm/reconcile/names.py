@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from uellm.api import LLMService
-from uellm.api.names import API_VERSION, LLMSERVICE_KIND, REVISION_LABEL, SERVICE_LABEL
+from uellm.api.names import API_VERSION, LLMSERVICE_KIND, REVISION_LABEL, SERVICE_LABEL, WORKER_INDEX_LABEL
 
 MANAGER = "uellm"
 """The field manager of every server-side apply."""
@@ -47,7 +47,7 @@ def key_of(service: Mapping[str, Any]) -> Key:
 
 
 def deployment_name(service_name: str) -> str:
-    """Name of the engine's Deployment."""
+    """Name of the engine's Deployment, and of its LeaderWorkerSet where a replica spans nodes."""
     return f"{service_name}-engine"
 
 
@@ -99,6 +99,11 @@ def endpoint(key: Key) -> str:
 def selector(service_name: str) -> dict[str, str]:
     """Labels that select the pods. As few as possible, because a Deployment's selector can never be changed."""
     return {SERVICE_LABEL: service_name}
+
+
+def serving_selector(service_name: str, nodes: int) -> dict[str, str]:
+    """Labels that select the pods that take requests. `nodes`: that a replica spans; then they are the leaders."""
+    return selector(service_name) | ({WORKER_INDEX_LABEL: "0"} if nodes > 1 else {})
 
 
 def labels(service_name: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from uellm.kube.kinds import (
     DEPLOYMENT,
     HTTPROUTE,
     INFERENCEPOOL,
+    LEADERWORKERSET,
     PDB,
     PVC,
     RESOURCECLAIMTEMPLATE,
@@ -30,6 +31,7 @@ from uellm.pod_interface import SIDECAR_FILE
 from uellm.reconcile.adapters import read_told
 from uellm.reconcile.cache import Cache, Object
 from uellm.reconcile.children.former import FormerConfig, former_spec_digest
+from uellm.reconcile.children.leader_worker_set import as_deployment
 from uellm.reconcile.children.revision import Revision
 from uellm.reconcile.download.download_state import NOT_NEEDED, DownloadState
 from uellm.reconcile.dra.support import NOT_SERVED, DraSupport
@@ -49,6 +51,7 @@ from uellm.reconcile.names import (
 from uellm.reconcile.node_class import NodeClass
 from uellm.reconcile.optional_kinds import Availability
 from uellm.reconcile.pods.engine_readiness import unschedulable_since
+from uellm.reconcile.pods.groups import without_workers
 from uellm.reconcile.pods.placements import ReportedPlacement
 from uellm.reconcile.pods.pod_failures import NodeState
 from uellm.reconcile.profiled_node import ProfiledNode
@@ -162,9 +165,27 @@ class Observed:
         return frozenset(name for name, state in self.node_states.items() if state is NodeState.LEAVING)
 
     @property
+    def engines(self) -> tuple[Object, ...]:
+        """Those of its pods that have a sidecar: one for each replica."""
+        return tuple(without_workers(self.pods))
+
+    @cached_property
+    def workload(self) -> tuple[Kind, Object] | None:
+        """The engine's Deployment, or the LeaderWorkerSet of replicas that span nodes; None where there is neither.
+
+        While one takes the place of the other, it is that of the plan in force.
+        """
+        in_groups = self.incumbent is not None and self.incumbent.nodes_per_replica > 1
+        kinds = (LEADERWORKERSET, DEPLOYMENT) if in_groups else (DEPLOYMENT, LEADERWORKERSET)
+        return next(((kind, self.children[kind]) for kind in kinds if kind in self.children), None)
+
+    @cached_property
     def deployment(self) -> Object | None:
-        """The engine's Deployment, or None."""
-        return self.children.get(DEPLOYMENT)
+        """The same in the form of a Deployment, or None."""
+        if self.workload is None:
+            return None
+        kind, live = self.workload
+        return as_deployment(live) if kind == LEADERWORKERSET else live
 
     @cached_property
     def incumbent(self) -> Plan | None:
@@ -307,6 +328,7 @@ def child_names(key: Key) -> dict[Kind, str]:
         SERVICE: key.name,
         PDB: key.name,
         DEPLOYMENT: deployment_name(key.name),
+        LEADERWORKERSET: deployment_name(key.name),
         INFERENCEPOOL: key.name,
         HTTPROUTE: key.name,
     }

@@ -8,6 +8,7 @@ from uellm.kube.kinds import (
     DEVICECLASS,
     HTTPROUTE,
     INFERENCEPOOL,
+    LEADERWORKERSET,
     RESOURCECLAIM,
     RESOURCECLAIMTEMPLATE,
     RESOURCESLICE,
@@ -15,9 +16,11 @@ from uellm.kube.kinds import (
 
 ROUTING_KINDS = (INFERENCEPOOL, HTTPROUTE)
 """Of other projects. Services have them as children."""
+GROUP_KINDS = (LEADERWORKERSET,)
+"""Of another project. Services whose replicas span nodes have it as a child."""
 DRA_KINDS = (DEVICECLASS, RESOURCESLICE, RESOURCECLAIM, RESOURCECLAIMTEMPLATE)
 """By which pods claim GPUs, from Kubernetes 1.34 on."""
-OPTIONAL_KINDS = (*ROUTING_KINDS, *DRA_KINDS)
+OPTIONAL_KINDS = (*ROUTING_KINDS, *GROUP_KINDS, *DRA_KINDS)
 
 
 class Availability(Enum):

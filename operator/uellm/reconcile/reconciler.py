@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from uellm.errors import BadInput
-from uellm.kube import LLMSERVICE, NotFound
-from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, RESOURCECLAIMTEMPLATE, kind_of
+from uellm.kube import LLMSERVICE, Kind, NotFound
+from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, LEADERWORKERSET, RESOURCECLAIMTEMPLATE, kind_of
 from uellm.planner.result import Plan
-from uellm.reconcile.apply import Applier, Manifest
+from uellm.reconcile.apply import WORKLOAD_KINDS, Applier, Manifest
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import DesiredState, Images, children, config_digest
 from uellm.reconcile.children.disruption import marks_to_lift
+from uellm.reconcile.children.leader_worker_set import as_deployment
 from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollout_reason
 from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.desired import desired_state, left_alone, reloaded
@@ -40,6 +41,7 @@ from uellm.reconcile.scaling.scaling import bounds_of
 from uellm.reconcile.scaling.scalings import EVERY_S, Scalings
 from uellm.reconcile.settled import SettledPass, SettledPasses, holds_until
 from uellm.reconcile.status.decide import decide
+from uellm.reconcile.status.needs_groups import needs_groups
 from uellm.reconcile.status.waiting_for_node import waits_for_node
 
 # A raised quota or a changed admission policy causes no event on our watches.
@@ -57,6 +59,8 @@ class _Writable:
 
     manifests: Sequence[Manifest] = ()
     """Children that differ from the cluster."""
+    surplus: Sequence[Kind] = ()
+    """Which of Deployment and LeaderWorkerSet is to go, once the other is there."""
     refusal: Obstacle | None = None
     """Why the spec's own children cannot be written."""
     wanted: WantedConfig | None = None
@@ -109,9 +113,9 @@ class Reconciler:
             self._settled.forget(key)
             self._scalings.forget(key)
             return None
-        report_in_s = await self._collectors.placements.refresh(observed.pods)
+        report_in_s = await self._collectors.placements.refresh(observed.engines)
         scales = bounds_of(observed.document["spec"]) is not None
-        measure_in_s = await self._collectors.measurements.refresh(observed.pods, EVERY_S if scales else math.inf)
+        measure_in_s = await self._collectors.measurements.refresh(observed.engines, EVERY_S if scales else math.inf)
         now = self._clock()
         queue_in_s = await self._queue_words.refresh(key, observed.pods, now)
         helpers = (*observed.inspection_pods, *observed.download_pods)
@@ -126,7 +130,7 @@ class Reconciler:
             image_pulls=self._kubelet_events.pulls_of(key),
             queue_words=self._queue_words.of(key),
         )
-        scaling = self._scalings.advance(observed, self._collectors.measurements.loads_of(observed.pods), now)
+        scaling = self._scalings.advance(observed, self._collectors.measurements.loads_of(observed.engines), now)
         observed = dataclasses.replace(observed, scaling=scaling)
         scale_in_s = EVERY_S if scaling is not None and scaling.replicas else None
         model, inspect_in_s = await self._inspections.advance(observed, now)
@@ -156,8 +160,8 @@ class Reconciler:
             return None
         confirm_in_s = None
         if last.wanted is not None:
-            confirm_in_s = await self._collectors.running.refresh(observed.pods, last.wanted)
-            if self._collectors.running.of(observed.pods) != last.observed.running:
+            confirm_in_s = await self._collectors.running.refresh(observed.engines, last.wanted)
+            if self._collectors.running.of(observed.engines) != last.observed.running:
                 return None
         return min(filter(None, (confirm_in_s, (last.until - now).total_seconds())))
 
@@ -166,8 +170,8 @@ class Reconciler:
         writable = await self._writable(observed, planned) if deferred_s is None else _Writable()
         confirm_in_s = None
         if writable.wanted is not None:
-            confirm_in_s = await self._collectors.running.refresh(observed.pods, writable.wanted)
-            observed = dataclasses.replace(observed, running=self._collectors.running.of(observed.pods))
+            confirm_in_s = await self._collectors.running.refresh(observed.engines, writable.wanted)
+            observed = dataclasses.replace(observed, running=self._collectors.running.of(observed.engines))
         routes = await next_route_step(self._applier, observed)
         decision = decide(
             observed,
@@ -190,6 +194,8 @@ class Reconciler:
             marked = marks_to_lift(observed.service, living(observed.pods))
             await self._applier.lift_marks(observed, marked)
         await self._applier.write_children(observed, writable.manifests)
+        for kind in writable.surplus:
+            await self._applier.delete(kind, observed.children[kind])
         await self._clear_up(observed, writable)
         await self._applier.record_events(observed, decision.notes, now)
         routes_in_s = await take_route_step(self._applier, observed, routes)
@@ -213,6 +219,8 @@ class Reconciler:
             return self._left_alone(observed, None)
         if observed.download.obstacle is not None and kept_revision(observed, planned.choice.plan) is None:
             return self._left_alone(observed, observed.download.obstacle, keep_plan=True)
+        if (lacking := needs_groups(observed, planned.choice.plan)) is not None:
+            return self._left_alone(observed, lacking)
         try:
             surge = self._surge(observed, planned.choice.plan)
             desired = desired_state(observed, planned.choice.plan, planned.rendered, self._images, surge)
@@ -228,11 +236,12 @@ class Reconciler:
         if desired.revision is not None:
             self._revisions.put(observed.key, desired.revision)
         wanted = None if desired.revision is None else _wanted(desired.revision.name, desired)
-        return _Writable(differing, wanted=wanted)
+        return _Writable(differing, _surplus(observed, desired), wanted=wanted)
 
     def _surge(self, observed: Observed, plan: Plan) -> Surge:
         rollout = observed.service.spec.rollout if observed.service is not None else None
-        if rollout is not None and not rollout.max_surge:
+        # A group is replaced on the GPUs that it has.
+        if (rollout is not None and not rollout.max_surge) or plan.nodes_per_replica > 1:
             return NO_SURGE
         room = self._planning.promises.room_for_another(observed)
         return Surge(plan.gpus_per_replica, room, pending_pod(observed.pods, self._clock()))
@@ -245,7 +254,7 @@ class Reconciler:
         wanted = None
         if observed.revision is not None and observed.service is not None:
             wanted = _wanted(observed.revision.name, reloaded(observed))
-        return _Writable(self._applier.differing(observed, left_alone(observed)), refusal, wanted)
+        return _Writable(self._applier.differing(observed, left_alone(observed)), (), refusal, wanted)
 
     async def _clear_up(self, observed: Observed, writable: _Writable) -> None:
         """Delete revisions that nothing needs any more, once everything else is as it should be."""
@@ -264,15 +273,25 @@ def _wanted(revision: str, desired: DesiredState) -> WantedConfig:
     return WantedConfig(revision, config_digest(desired), tuple(each.name for each in desired.adapters))
 
 
+def _surplus(observed: Observed, desired: DesiredState) -> tuple[Kind, ...]:
+    wanted = LEADERWORKERSET if desired.nodes > 1 else DEPLOYMENT
+    return tuple(kind for kind in WORKLOAD_KINDS if kind != wanted and kind in observed.children)
+
+
 def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:
-    """The change about to be made to the Deployment's pods, as a sentence; empty for none."""
-    deployment = next((each for each in manifests if kind_of(each) == DEPLOYMENT), None)
-    if deployment is None or observed.deployment is None:
+    """The change about to be made to the pods, as a sentence; empty for none."""
+    written = next((each for each in manifests if kind_of(each) in WORKLOAD_KINDS), None)
+    if written is None or observed.workload is None or observed.deployment is None:
         return ""
+    kind = kind_of(written)
+    if kind != observed.workload[0]:
+        other = observed.workload[0].kind
+        return f"the {other} is being replaced by a {kind.kind}: a replica spans another number of nodes"
+    deployment = as_deployment(written) if kind == LEADERWORKERSET else written
     wanted, live = deployment["spec"], observed.deployment["spec"]
     if not holds(wanted["template"], live["template"]):
         how = rollout_reason(deployment)
-        return f"the Deployment is being brought up to date{f', {how}' if how else ''}"
+        return f"the {kind.kind} is being brought up to date{f', {how}' if how else ''}"
     before, after = live.get("replicas", 1) - has_stand_in(observed.deployment), observed.replicas
     if before != after:
         return f"replicas go from {before} to {after}"

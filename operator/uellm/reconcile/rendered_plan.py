@@ -14,7 +14,8 @@ class RenderedPlan:
 
     node_needs: NodeNeeds
     """What a node must be to hold a replica."""
-    gpus_per_replica: int
+    gpus_per_pod: int
+    """All GPUs of a replica, or those on one of its nodes."""
     resource_name: str
     """The extended resource by which a pod asks for its GPUs."""
     weight_bytes: int
@@ -43,5 +44,7 @@ class RenderedPlan:
     """The engine has room for LoRA adapters."""
     task: EngineTask = "Generate"
     """What the engine is started for."""
+    nodes: int = 1
+    """Pods of a replica, each on a node."""
     claim: ClaimNeeds | None = None
     """What a pod claims by DRA; None: it asks for its GPUs by the extended resource."""

@@ -27,6 +27,7 @@ def inputs_of(plan: Plan) -> str:
             "kvCacheTokens": plan.kv_cache_tokens_required,
             **({} if plan.adapters is None else {"adapters": plan.adapters.to_dict()}),
             **({"allocation": plan.allocation} if plan.claims else {}),
+            **({"nodes": plan.nodes_per_replica} if plan.nodes_per_replica > 1 else {}),
         }
     )
 

@@ -86,7 +86,8 @@ def wanted_routes(observed: Observed) -> tuple[dict[str, Any], ...]:
     service = observed.service
     if service is None or service.spec.routing != "InferencePool":
         return ()
-    made = [inference_pool(observed.document, service)]
+    nodes = 1 if observed.revision is None else observed.revision.nodes
+    made = [inference_pool(observed.document, service, nodes)]
     if service.spec.inference_pool.gateways:
         made.append(http_route(observed.document, service))
     return tuple(signed(each) for each in made)

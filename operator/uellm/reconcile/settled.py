@@ -63,4 +63,4 @@ def holds_until(now: datetime, recheck_s: float | None) -> datetime:
 
 
 def _serves(observed: Observed) -> bool:
-    return len(observed.pods) == observed.replicas and all(map(is_ready, observed.pods))
+    return len(observed.engines) == observed.replicas and all(map(is_ready, observed.pods))

@@ -11,6 +11,7 @@ import copy
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -31,7 +32,7 @@ from uellm.reconcile.children import Images
 from uellm.reconcile.download.downloads import Downloads
 from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.names import Key, controller_of
-from uellm.reconcile.optional_kinds import DRA_KINDS, ROUTING_KINDS, Availability
+from uellm.reconcile.optional_kinds import DRA_KINDS, GROUP_KINDS, ROUTING_KINDS, Availability
 from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, answer
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.render import render
@@ -112,7 +113,8 @@ def _without_images(pod: Mapping[str, Any]) -> dict[str, Any]:
 class Operator:
     """An operator's memory and its passes. A new one is a restarted operator."""
 
-    def __init__(self, kube: Kube, namespace: str, *, images: Images = IMAGES) -> None:
+    def __init__(self, kube: Kube, namespace: str, *, images: Images = IMAGES, nodes_per_replica: int = 1) -> None:
+        """`nodes_per_replica`: that every plan spans, whatever the planner says."""
         self.kube = Watched(kube)
         self.namespace = namespace
         self.now = datetime.now(UTC)
@@ -120,7 +122,8 @@ class Operator:
         self.cache = Cache()
         self.cache.available |= dict.fromkeys(DRA_KINDS, Availability.SERVED)
         self.steps = StepStore()
-        self._planning = Planning(self.cache, InProcess(), steps=self.steps)
+        self.worker = InProcess(nodes_per_replica)
+        self._planning = Planning(self.cache, self.worker, steps=self.steps)
         self.asked_at_s = 0.0
         placements = PlacementReports(self._report, lambda: self.asked_at_s)
         self.measurements: dict[str, Mapping[str, Any]] = {}  # by pod IP
@@ -145,7 +148,7 @@ class Operator:
             before = self.cache.snapshot(kind)
             objects = await self.kube.list(kind, self.namespace if kind.namespaced else None)
             self.cache.replace(kind, objects, before=before)
-        for kind in ROUTING_KINDS:
+        for kind in (*ROUTING_KINDS, *GROUP_KINDS):
             await fill_optional(self.kube, self.cache, kind)  # type: ignore[arg-type] # it lists, as the real one
         if not self._started:
             self._planning.promises.restore()
@@ -231,8 +234,15 @@ async def _patiently() -> AsyncIterator[None]:
 class InProcess:
     """The planning worker without its own process."""
 
+    def __init__(self, nodes_per_replica: int) -> None:
+        self.nodes_per_replica = nodes_per_replica
+
     async def answer(self, question: PlanningQuestion) -> PlanningAnswer:
-        return answer(question)
+        found = answer(question)
+        if self.nodes_per_replica == 1 or found.choice.plan is None:
+            return found
+        plan = replace(found.choice.plan, nodes_per_replica=self.nodes_per_replica)
+        return PlanningAnswer(found.choice._replace(plan=plan), render(plan, question.request))
 
     async def render(self, plan: Plan, request: PlanRequest) -> RenderedPlan:
         return render(plan, request)

@@ -89,10 +89,17 @@ CHANGES = {
     "parallelism.layers": lambda spec: spec.update(parallelism={"layers": [20, 12]}),
     "placement.policy": lambda spec: spec["placement"].update(policy="LR"),
     "placement.gpus.min": lambda spec: spec["placement"].update(gpus={"min": 2}),
+    "placement.multiNode": lambda spec: spec["placement"].update(multiNode="Allowed"),
     "placement.gpus.max": lambda spec: spec["placement"].update(gpus={"max": 1}),
 }
 # `file://` models have no revision, and a plan may come out the same whatever it was asked for.
-MAY_COME_OUT_THE_SAME = {"model.revision", "model.dtype", "placement.policy", "placement.gpus.max"}
+MAY_COME_OUT_THE_SAME = {
+    "model.revision",
+    "model.dtype",
+    "placement.policy",
+    "placement.gpus.max",
+    "placement.multiNode",
+}
 
 
 @pytest.fixture

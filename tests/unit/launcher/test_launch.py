@@ -16,7 +16,6 @@ from uellm.errors import PlanError
 from uellm.launcher import __main__ as launcher
 from uellm.launcher import report
 from uellm.launcher.bind import check
-from uellm.launcher.devices import FoundDevices
 from uellm.placement_report import BoundDevice, LaunchFailure, PlacementReport
 from uellm.planner.handover.late_binding import Binding
 
@@ -188,7 +187,7 @@ def test_an_engine_that_cannot_be_executed_is_a_failure_too(launch, monkeypatch)
 )
 def test_a_partition_that_vllm_would_misread_is_refused(binding, sentence):
     with pytest.raises(PlanError, match=sentence) as caught:
-        check(binding, FoundDevices(("GPU-b", "GPU-a"), "nvidia-smi"), layers=8)
+        check(binding, ("GPU-b", "GPU-a"), layers=8)
     assert caught.value.reason == "BadPartition"
 
 

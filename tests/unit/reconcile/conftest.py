@@ -162,6 +162,7 @@ def made(make):
         device=None,
         source="Simulated",
         compiled="",
+        span=1,
         **spec,
     ):
         document = make.service(model={"uri": uri, "config": CONFIG, **(model or {})}, **spec)
@@ -170,7 +171,8 @@ def made(make):
         profile["status"]["source"] = source
         nodes = [profiled_node(profile)]
         request = plan_request(service, architecture_of(service), offers(nodes, [], []))
-        rendered = render(plan(request), request)
+        # The planner's plan for one node, as if it were for several.
+        rendered = render(dataclasses.replace(plan(request), nodes_per_replica=span), request)
         desired = DesiredState(document, service, rendered, IMAGES, replicas, "1/digest", compiled=compiled)
         revision = make_revision(desired)
         made = children(dataclasses.replace(desired, revision=revision))

@@ -78,6 +78,7 @@ CHANGES: dict[str, Any] = {
     "placement.gpus.min": 2,
     "placement.gpus.max": 4,
     "placement.allocation": "DevicePlugin",
+    "placement.multiNode": "Allowed",
     "placement.schedulerName": "default-scheduler",
     "placement.replan": "WhenBetter",
     "scheduling.policy": "FCFS",

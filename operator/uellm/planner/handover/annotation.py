@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from uellm.documents import VERSION, parsed, reading
 from uellm.hardware import Node
 from uellm.planner.assignment.assign import Task
 from uellm.planner.assignment.every_subset import refusal
+from uellm.planner.assignment.parts import part_tasks
 from uellm.planner.cost.rates import Costs
 from uellm.planner.nodes.pools import pools_of_offer
 from uellm.planner.refusals.kinds import NoGpuOfResource, PlanRefusal
@@ -36,6 +37,16 @@ class PlanAnnotation:
     """What is placed on the GPUs; its costs and policy are not part of the annotation."""
     service: str
     """namespace/name"""
+    nodes: int = 1
+    """Pods of a replica, each on a node of its own or not, with as many of the stages; then the split is fixed."""
+
+    def parts(self) -> tuple[PlanAnnotation, ...]:
+        """What each pod of a replica is to hold, as if it were a replica of its own."""
+        layers = self.task.layers_override
+        if self.nodes == 1 or layers is None:
+            return (self,)
+        stages, tasks = self.pipeline // self.nodes, part_tasks(self.task, layers, self.nodes)
+        return tuple(replace(self, pipeline=stages, task=task, nodes=1) for task in tasks)
 
     def to_json(self) -> str:
         """The annotation's text."""
@@ -58,6 +69,7 @@ class PlanAnnotation:
             "layers": None if task.layers_override is None else list(task.layers_override),
             "layerCount": len(task.layer_bytes),
             "service": self.service,
+            **({"nodes": self.nodes} if self.nodes > 1 else {}),
         }
 
     @classmethod
@@ -70,9 +82,11 @@ class PlanAnnotation:
         """The inverse of `to_dict`. Raises UnreadableDocument."""
         with reading(_NAME, document) as data:
             reserved, layers, count = data["reservedBytes"], data["layers"], int(data["layerCount"])
-            gpus = data["gpus"]
+            gpus, nodes = data["gpus"], int(data.get("nodes", 1))
             if not isinstance(gpus, int) or gpus < 1:
                 raise ValueError(f"gpus must be a positive number, not {gpus!r}")
+            if nodes > 1 and (not layers or len(layers) % nodes):
+                raise ValueError(f"the layers of {nodes} nodes are {layers!r}")
             return cls(
                 gpus=gpus,
                 resource_name=str(data["resourceName"]),
@@ -89,11 +103,13 @@ class PlanAnnotation:
                     layers_override=None if layers is None else tuple(int(number) for number in layers),
                 ),
                 service=str(data["service"]),
+                nodes=max(1, nodes),
             )
 
 
 def refusal_on(annotation: PlanAnnotation, node: Node, free: Sequence[str]) -> PlanRefusal | None:
-    """None where any choice of the node's free devices holds the annotated plan, else why not."""
+    """None where any choice of the node's free devices holds a pod of the plan, whose replicas are on one node each,
+    else why not."""
     for pool in pools_of_offer(NodeOffer(node, tuple(free))):
         if pool.resource_name == annotation.resource_name:
             return refusal(pool, annotation.task, annotation.pipeline)

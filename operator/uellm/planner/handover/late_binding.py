@@ -74,7 +74,7 @@ def bind(
             raise PlanError("NoFit", f"the pod's GPUs cannot hold the plan: {sentence(answer)}")
         assignment = answer
     order = tuple(device.uuid for device in assignment.devices)
-    kv_cache_bytes = _kv_cache_bytes(document, assignment)
+    kv_cache_bytes = kv_cache_of(document, assignment)
     return Binding(order, assignment.layers, task.tensor, stages, kv_cache_bytes, assignment.devices)
 
 
@@ -163,7 +163,8 @@ def _in_order(document: PlanDocument, devices: Sequence[Device], order: Sequence
     return Assignment(groups, layers, 0.0)
 
 
-def _kv_cache_bytes(document: PlanDocument, assignment: Assignment) -> int | None:
+def kv_cache_of(document: PlanDocument, assignment: Assignment) -> int | None:
+    """Bytes of KV cache that every rank allocates; None: as in the plan's flags."""
     task, tokens = document.task, document.kv_tokens
     if not tokens:
         return None

@@ -12,6 +12,7 @@ from uellm.hardware import Node, NodeNeeds
 from uellm.planner.assignment.assign import Task
 from uellm.planner.assignment.every_subset import admits_every, memory_room
 from uellm.planner.assignment.feasibility import holds
+from uellm.planner.assignment.parts import part_tasks
 from uellm.planner.handover.revalidate import task_of
 from uellm.planner.nodes.capability import least_capability
 from uellm.planner.nodes.pools import known_pools
@@ -20,17 +21,19 @@ from uellm.planner.result import Plan
 
 
 def node_needs(plan: Plan, request: PlanRequest, resource_name: str) -> NodeNeeds:
-    """What a node must be for the plan."""
+    """What a node must be for the plan, or to be one of the nodes that a replica spans."""
     task = task_of(plan, request)
     own = _own_nodes(plan, request)
     simulated = bool(own) and all(node.simulated for node in own)
     known = [device.memory_bytes for node in own for device in node.devices if device.resource_name == resource_name]
     most = max([*known, *(stage.memory_bytes for stage in plan.stages)], default=0) >> 20
+    stages = plan.pipeline // plan.nodes_per_replica
+    parts = [task] if plan.nodes_per_replica == 1 else part_tasks(task, plan.layers, plan.nodes_per_replica)
     return NodeNeeds(
         resource_name=resource_name,
-        gpus=plan.gpus_per_replica,
-        memory_mib=least_memory_mib(task, plan.pipeline, most),
-        smallest_mib=_smallest_mib(task, plan.pipeline, most),
+        gpus=plan.gpus_per_replica // plan.nodes_per_replica,
+        memory_mib=min(least_memory_mib(each, stages, most) for each in parts),
+        smallest_mib=min(_smallest_mib(each, stages, most) for each in parts),
         # Simulated GPUs run on the CPU, whatever their product.
         capability=None if simulated else least_capability(request),
         products=_products(plan, request, task, resource_name),

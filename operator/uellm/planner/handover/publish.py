@@ -32,19 +32,23 @@ def plan_document(plan: Plan, request: PlanRequest) -> PlanDocument:
         classes=classes_of(device for node in nodes for device in node.devices if device.resource_name == resource),
         kv_tokens=0 if own_cache or not plan.kv_cache_bytes else plan.kv_cache_tokens_required,
         kv_factor=kv_factor(request),
+        nodes=plan.nodes_per_replica,
         claimed=tuple(StageNeeds(stage.product, stage.memory_bytes) for stage in plan.stages) if plan.claims else (),
     )
 
 
 def plan_annotation(plan: Plan, request: PlanRequest) -> PlanAnnotation:
     """The pod's annotation for a plan of the request."""
-    task = task_of(plan, request)
+    task, nodes = task_of(plan, request), plan.nodes_per_replica
+    # The nodes of a group share the layers as planned.
+    layers = plan.layers if nodes > 1 else task.fixed_layers(plan.pipeline)
     return PlanAnnotation(
-        gpus=plan.gpus_per_replica,
+        gpus=plan.gpus_per_replica // nodes,
         resource_name=resource_name(plan, request),
         pipeline=plan.pipeline,
-        task=replace(task, layers_override=task.fixed_layers(plan.pipeline)),
+        task=replace(task, layers_override=layers),
         service=request.service,
+        nodes=nodes,
     )
 
 

@@ -14,6 +14,7 @@ from uellm.reconcile.children.deployment import deployment, frozen
 from uellm.reconcile.children.desired_state import DesiredState, Images, PinnedTemplate
 from uellm.reconcile.children.devices import devices_configmap
 from uellm.reconcile.children.former import FormerConfig
+from uellm.reconcile.children.leader_worker_set import leader_worker_set
 from uellm.reconcile.children.pdb import pdb
 from uellm.reconcile.children.revision import Revision, make_revision, read_revision
 from uellm.reconcile.children.service import service
@@ -46,12 +47,13 @@ def claim_templates(
 
 
 def children(desired: DesiredState) -> tuple[dict[str, Any], ...]:
-    """Every child in the order of writing: the Deployment last, because its pods need the others.
+    """Every child in the order of writing: the Deployment or LeaderWorkerSet last, because its pods need the others.
 
     `desired` holds a revision, or the pinned template of pods that have none.
     """
     revisions = () if desired.revision is None else (desired.revision.manifest(desired.document),)
     advice = (devices_configmap(desired),) if desired.devices_json else ()
     claims = claim_templates(desired.document, desired.revision, desired.claim_spec)
-    made = (configmap(desired), *revisions, *claims, *advice, service(desired), pdb(desired), deployment(desired))
+    pods = leader_worker_set(desired) if desired.nodes > 1 else deployment(desired)
+    made = (configmap(desired), *revisions, *claims, *advice, service(desired), pdb(desired), pods)
     return tuple(signed(child) for child in made)

@@ -71,9 +71,10 @@ def _former_annotations(desired: DesiredState) -> dict[str, str]:
 
 
 def frozen(document: Mapping[str, Any], live: Mapping[str, Any], replicas: int) -> dict[str, Any]:
-    """The Deployment as it is, but with this number of replicas: used while the spec cannot be carried out.
+    """The Deployment or LeaderWorkerSet as it is, but with this number of replicas.
 
-    A wrong spec does not take down pods that serve, but a smaller number of replicas still takes effect.
+    Used while the spec cannot be carried out: a wrong spec does not take down pods that serve, but a smaller number of
+    replicas still takes effect.
     """
     metadata = child_metadata(document, live["metadata"]["name"])
     # Kueue lets no Deployment whose pods serve change its queue.
@@ -85,8 +86,8 @@ def frozen(document: Mapping[str, Any], live: Mapping[str, Any], replicas: int) 
         if name in kept
     }
     manifest = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
+        "apiVersion": live["apiVersion"],
+        "kind": live["kind"],
         "metadata": metadata,
         "spec": {**live["spec"], "replicas": replicas},
     }

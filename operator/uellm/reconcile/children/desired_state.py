@@ -79,7 +79,7 @@ class DesiredState:
     spec_mark: str
     """Generation and digest of the spec that this is built for."""
     live: Mapping[str, Any] | None = None
-    """The Deployment as it is; None where there is none yet."""
+    """The Deployment as it is; None where there is none."""
     surge: Surge = NO_SURGE
     """Whether one more replica could start before an old one ends."""
     stand_in: StandIn = NO_STAND_IN
@@ -100,6 +100,11 @@ class DesiredState:
     """Where engines may write what they compile, below the directory of the volume of the model; empty for nowhere."""
     former: FormerConfig | None = None
     """What pods of such a release read; None where there are none."""
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that a replica spans."""
+        return 1 if self.revision is None else self.revision.nodes
 
     @property
     def plan(self) -> RenderedPlan:

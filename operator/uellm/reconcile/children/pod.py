@@ -21,6 +21,7 @@ from uellm.pod_interface import (
     PLACEMENT_FILE,
     PLACEMENT_VARIABLE,
     PLAN_FILE,
+    POD_IP_VARIABLE,
     PROBE_PORT,
     REVISION_DIRECTORY,
     RUN_DIRECTORY,
@@ -47,6 +48,10 @@ HOME = "/var/cache/uellm"
 STARTUP_PERIOD_S = 5
 SHARED_MEMORY = "2Gi"
 """For what NCCL and vLLM's workers of one pod exchange."""
+GROUP_SHARED_MEMORY = "15Gi"
+"""Of a replica that spans nodes: vLLM's own deployments have it."""
+LONGEST_GATHERING_S = 600
+"""For which the pods of a group wait for each other: a node may have to pull the engine's image."""
 
 _CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
@@ -56,8 +61,23 @@ _CONTAINER_SECURITY = {
 
 
 def pod_template(desired: DesiredState, revision: str) -> dict[str, Any]:
-    """The pod template of a revision, the user's own merged over ours. Raises BadInput where that is impossible."""
-    ours = {
+    """The pod template of a revision, the user's own merged over ours. Raises BadInput where that is impossible.
+
+    Of a replica that spans nodes, it is that of the leader.
+    """
+    merged = merge_template(own_template(desired, revision), desired.service.spec.template.to_dict())
+    return with_revision(merged, revision)
+
+
+def with_revision(template: dict[str, Any], revision: str) -> dict[str, Any]:
+    """A template that says which revision it is of."""
+    template["metadata"].setdefault("labels", {})[REVISION_LABEL] = revision
+    return template
+
+
+def own_template(desired: DesiredState, revision: str) -> dict[str, Any]:
+    """The pod template without what the user adds to it."""
+    return {
         "metadata": {
             "labels": labels(desired.service.name),
             "annotations": {PLAN_ANNOTATION: desired.plan.annotation, **MARKS},
@@ -80,9 +100,6 @@ def pod_template(desired: DesiredState, revision: str) -> dict[str, Any]:
             "volumes": _volumes(desired, revision),
         },
     }
-    merged = merge_template(ours, desired.service.spec.template.to_dict())
-    merged["metadata"].setdefault("labels", {})[REVISION_LABEL] = revision
-    return merged
 
 
 def _scheduling(desired: DesiredState, revision: str) -> dict[str, Any]:
@@ -179,6 +196,7 @@ def _engine(desired: DesiredState) -> dict[str, Any]:
             f"--listen={ENGINE_ADDRESS}",
             f"--probe-port={PROBE_PORT}",
             f"--sidecar=127.0.0.1:{METRICS_PORT}",
+            *([f"--group-timeout={_gathering_s(desired)}"] if desired.plan.nodes > 1 else []),
         ],
         "env": _environment(desired),
         "ports": [{"name": "probes", "containerPort": PROBE_PORT, "protocol": "TCP"}],
@@ -196,6 +214,11 @@ def _engine(desired: DesiredState) -> dict[str, Any]:
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _engine_mounts(desired),
     }
+
+
+def _gathering_s(desired: DesiredState) -> int:
+    """The start of the engine itself needs the rest of its time."""
+    return min(LONGEST_GATHERING_S, math.ceil(desired.service.spec.engine.startup_timeout_s / 2))
 
 
 def _engine_probes(startup_timeout_s: float, restart_grace_s: int) -> dict[str, Any]:
@@ -235,6 +258,7 @@ def _get(path: str) -> dict[str, Any]:
 def _environment(desired: DesiredState) -> list[dict[str, Any]]:
     """Our variables, then the user's; where both set one, the user's wins."""
     from_pod = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
+    from_pod |= {POD_IP_VARIABLE: "status.podIP"} if desired.plan.nodes > 1 else {}
     entries = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in from_pod.items()]
     entries += [
         {"name": name, "value": value}
@@ -288,7 +312,8 @@ def _volumes(desired: DesiredState, revision: str) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = [
         {"name": name, "emptyDir": {}} for name in ("uellm-bin", "run-uellm", "state", "cache", "tmp")
     ]
-    volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}})
+    shared = GROUP_SHARED_MEMORY if desired.plan.nodes > 1 else SHARED_MEMORY
+    volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared}})
     name, files = desired.service.name, (PLAN_FILE, ENGINE_FILE)
     volumes.append({"name": "config", "configMap": {"name": config_name(name)}})
     items = [{"key": file, "path": file} for file in files]

@@ -35,7 +35,7 @@ SIDECAR = {
 def engine_resources(desired: DesiredState) -> dict[str, Any]:
     """Requests and limits of the engine's container."""
     claims = desired.plan.claim is not None
-    gpus = {} if claims else {desired.plan.resource_name: str(desired.plan.gpus_per_replica)}
+    gpus = {} if claims else {desired.plan.resource_name: str(desired.plan.gpus_per_pod)}
     own = desired.service.spec.engine.resources
     requests, limits = dict((own and own.requests) or {}), dict((own and own.limits) or {})
     # A limit without a request is the request too, and ours might be above it.

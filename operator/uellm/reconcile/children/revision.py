@@ -4,6 +4,7 @@
     engine.yaml     what the sidecar assumes about its engine
     template.json   the pod template
     claim.json      the spec of a pod's ResourceClaim, where pods claim their GPUs
+    group.json      where a replica spans nodes: how many, and the pod template of all but the first
 
 The pod template refers to the ConfigMap by name. So a change of any part replaces the pods, and a pod that restarts
 finds the files that it was created with. While a revision is in force it is read back and never rendered again: neither
@@ -27,11 +28,14 @@ from uellm.pod_interface import ENGINE_FILE, KEYS_DIRECTORY, PLAN_FILE
 from uellm.reconcile.children.claim_template import claim_spec
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.children.pod import pod_template
+from uellm.reconcile.children.worker_pod import worker_template
 from uellm.reconcile.names import INPUTS_ANNOTATION, SPEC_ANNOTATION, child_metadata, revision_name
 from uellm.step_basis import StepBasis
 
 TEMPLATE_FILE = "template.json"
 CLAIM_FILE = "claim.json"
+GROUP_FILE = "group.json"
+_OPTIONAL_FILES = {CLAIM_FILE, GROUP_FILE}
 _FILES = (PLAN_FILE, ENGINE_FILE, TEMPLATE_FILE)
 
 _OWN_NAME = "@revision@"
@@ -82,6 +86,17 @@ class Revision:
         spec: Mapping[str, Any] = json.loads(self.files[CLAIM_FILE])
         return spec
 
+    @property
+    def nodes(self) -> int:
+        """Nodes that a replica spans."""
+        return int(json.loads(self.files[GROUP_FILE])["nodes"]) if GROUP_FILE in self.files else 1
+
+    @property
+    def worker_template(self) -> Mapping[str, Any]:
+        """The template of the pods of a replica that take no requests, where it spans nodes."""
+        template: Mapping[str, Any] = json.loads(self.files[GROUP_FILE])["worker"]
+        return template
+
     def marked(self, spec_mark: str, inputs: str) -> Revision:
         """The same content, made for another spec or plan."""
         return replace(self, spec_mark=spec_mark, inputs=inputs)
@@ -109,6 +124,9 @@ def make_revision(desired: DesiredState) -> Revision:
     }
     if desired.plan.claim is not None:
         files[CLAIM_FILE] = _compact(claim_spec(desired.plan.claim))
+    if desired.plan.nodes > 1:
+        group = {"nodes": desired.plan.nodes, "worker": worker_template(desired, _OWN_NAME)}
+        files[GROUP_FILE] = _compact(group)
     name = _digest(files)
     named = {file: text.replace(_OWN_NAME, name) for file, text in files.items()}
     return Revision(name, named, desired.spec_mark, desired.inputs)
@@ -118,7 +136,7 @@ def read_revision(configmap: Mapping[str, Any]) -> Revision | None:
     """The revision in a ConfigMap; None for any other ConfigMap, and where the content does not match the name."""
     metadata, data = configmap["metadata"], configmap.get("data") or {}
     name = (metadata.get("labels") or {}).get(REVISION_LABEL) or metadata["name"].rpartition("-")[2]
-    if set(data) - {CLAIM_FILE} != set(_FILES):
+    if set(data) - _OPTIONAL_FILES != set(_FILES):
         return None
     if _digest({file: text.replace(name, _OWN_NAME) for file, text in data.items()}) != name:
         return None

@@ -31,7 +31,8 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
     prior, simulated = step_prior(plan, request), document.platform == "cpu"
     return RenderedPlan(
         node_needs=node_needs(plan, request, annotation.resource_name),
-        gpus_per_replica=plan.gpus_per_replica,
+        gpus_per_pod=plan.gpus_per_replica // plan.nodes_per_replica,
+        nodes=plan.nodes_per_replica,
         resource_name=annotation.resource_name,
         weight_bytes=request.architecture.weight_bytes,
         host_memory_bytes=host_memory_bytes(plan, request, simulated=simulated),

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.pods.engine_readiness import living
+from uellm.reconcile.pods.groups import replica_of
 from uellm.reconcile.times import moment
 
 STRANDED_AFTER_S = 60
@@ -18,7 +19,9 @@ def homes(observed: Observed) -> set[str]:
 
 def all_placed(observed: Observed) -> bool:
     """True where every replica has a node."""
-    return sum(bool(pod["spec"].get("nodeName")) for pod in living(observed.pods)) >= observed.replicas
+    alive = living(observed.pods)
+    waiting = {replica_of(pod) for pod in alive if not pod["spec"].get("nodeName")}
+    return len({replica_of(pod) for pod in alive} - waiting) >= observed.replicas
 
 
 def is_stranded(observed: Observed, now: datetime) -> bool:

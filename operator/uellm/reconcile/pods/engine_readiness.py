@@ -14,6 +14,7 @@ from uellm.placement_report import ENGINE_FAILED, ENGINE_TOO_OLD, LaunchFailure
 from uellm.reconcile.children.rollout import rollout_reason
 from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.kueue import QUEUE_LABEL, gates
+from uellm.reconcile.pods.groups import without_workers
 from uellm.reconcile.pods.pod_failures import PodFailures
 from uellm.reconcile.pods.pod_state import taken_from
 
@@ -76,7 +77,7 @@ def engine_readiness(
     if troubles := sorted(found, key=lambda trouble: trouble.rank):
         return troubles[0].state
     leaving = [pod for pod in pods if "deletionTimestamp" in pod["metadata"]]
-    if len(alive) > replicas or leaving:
+    if len(without_workers(alive)) > replicas or leaving:
         how = rollout_reason(deployment)
         message = f"replicas are being replaced{f', {how}' if how else ''}; {ready} of {replicas} serve"
         return EngineReadiness(False, "RollingOut", message)

@@ -15,10 +15,14 @@ from uellm.planner.result import Plan
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.names import revision_label
 from uellm.reconcile.pods.engine_readiness import living
+from uellm.reconcile.pods.groups import group_index, replica_of, without_workers, worker_index
 from uellm.reconcile.profiled_node import ProfiledNode
 
 MAX_PLACEMENTS = 32
 MAX_DEVICES = 64
+"""Of a pod."""
+MAX_REPORTED = 512
+"""Of a replica, which may span nodes."""
 MAX_LAYERS = 10_000
 TYPE = "PlacementVerified"
 
@@ -48,11 +52,11 @@ def read_report(start: str, document: Mapping[str, Any]) -> ReportedPlacement:
     if report.error is not None:
         known = report.error.reason if re.search(_REASON, report.error.reason) else "LauncherFailed"
         return ReportedPlacement(start, error=(known, report.error.message))
-    uuids = (device.uuid for device in report.devices[:MAX_DEVICES])
+    uuids = (device.uuid for device in report.devices[:MAX_REPORTED])
     return ReportedPlacement(
         start,
         uuids=tuple(uuid for uuid in uuids if len(uuid) <= 128 and re.search(UUID, uuid)),
-        layers=tuple(map(_bounded, report.layers[:MAX_DEVICES])),
+        layers=tuple(map(_bounded, report.layers[:MAX_REPORTED])),
         tensor=_bounded(report.tensor),
         pipeline=_bounded(report.pipeline),
     )
@@ -81,9 +85,9 @@ class PlacementCheck(NamedTuple):
             "pod": self.pod,
             "node": self.node,
             "revision": self.revision,
-            "planned": list(self.planned),
-            "actual": list(self.actual),
-            "layers": list(self.layers),
+            "planned": list(self.planned[:MAX_DEVICES]),
+            "actual": list(self.actual[:MAX_DEVICES]),
+            "layers": list(self.layers[:MAX_DEVICES]),
             "matchesPlan": self.matches,
         }
         return {name: value for name, value in entry.items() if value}
@@ -99,11 +103,14 @@ def placements(
     """The placement of each pod that has a node, in the given order.
 
     Only the first was planned on exact devices. A pod that claims its GPUs is to use what its claim holds. `claimed`:
-    by pod uid, in the order of the stages.
+    by pod uid, in the order of the stages. Of a group, the leader reports for all; each pod has its own part.
     """
     bound = [pod for pod in living(pods) if pod["spec"].get("nodeName")]
     held = {**_held(nodes, {pod["metadata"]["uid"] for pod in bound}), **claimed}
     checks = ((pod, reports.get(pod["metadata"]["uid"]), claimed.get(pod["metadata"]["uid"], ())) for pod in bound)
+    if plan.nodes_per_replica > 1:
+        grouped = placements_of_groups(plan, bound, reports)
+        return [each._replace(revision=_revision(pod)) for pod, each in zip(bound, grouped, strict=True)]
     known = _known(nodes) if plan.claims else {}
     return [
         (
@@ -113,6 +120,37 @@ def placements(
         )._replace(revision=_revision(pod))
         for pod, report, own in checks
     ]
+
+
+def placements_of_groups(
+    plan: Plan, pods: Sequence[Mapping[str, Any]], reports: Mapping[str, ReportedPlacement]
+) -> list[PlacementCheck]:
+    """The placement of each of these pods, whose replicas span nodes. The first group was planned on exact devices."""
+    first = min((index for pod in pods if (index := group_index(pod)) is not None), default=0)
+    told = {replica_of(pod): reports.get(pod["metadata"]["uid"]) for pod in without_workers(pods)}
+    return [
+        _part(plan, pod, told.get(replica_of(pod)), plan.devices if group_index(pod) == first else ()) for pod in pods
+    ]
+
+
+def _part(
+    plan: Plan, pod: Mapping[str, Any], report: ReportedPlacement | None, planned: tuple[str, ...]
+) -> PlacementCheck:
+    """A pod's part of what its group does: GPUs and stages follow one another from pod to pod."""
+    name, node, index = pod["metadata"]["name"], pod["spec"]["nodeName"], worker_index(pod)
+    gpus, stages = plan.gpus_per_replica // plan.nodes_per_replica, plan.pipeline // plan.nodes_per_replica
+    own = planned[index * gpus : (index + 1) * gpus]
+    if report is None or report.error:
+        told = report.error if report is not None and index == 0 else None
+        return PlacementCheck(name, node, own, (), (), "Unknown", told)
+    return PlacementCheck(
+        name,
+        node,
+        own,
+        report.uuids[index * gpus : (index + 1) * gpus],
+        report.layers[index * stages : (index + 1) * stages],
+        "True" if _as_planned(plan, report, planned) else "False",
+    )
 
 
 def _known(nodes: Sequence[ProfiledNode]) -> dict[str, Device]:

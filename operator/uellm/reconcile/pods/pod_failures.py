@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, NamedTuple
 
-from uellm.placement_report import LaunchFailure
+from uellm.placement_report import GROUP_DIFFERS, GROUP_INCOMPLETE, LaunchFailure
 from uellm.reconcile.conditions import clip
 from uellm.reconcile.pods.pod_state import taken_from
 from uellm.reconcile.times import moment, timestamp
@@ -34,6 +34,8 @@ _MESSAGE_LENGTH = 1024
 
 # The launcher's reasons where its devices cannot hold the plan: another node, or other devices, may.
 MISPLACED = ("NoFit", "UnknownDevice")
+# Those where a group did not come about. LeaderWorkerSet starts it anew at once, so its pods are often seen ending.
+UNGROUPED = (GROUP_DIFFERS, GROUP_INCOMPLETE)
 
 
 class NodeState(Enum):
@@ -54,7 +56,7 @@ class PodFate(Enum):
     STUCK = "stuck"
     """It is being deleted, and its kubelet cannot end it."""
     MISPLACED = "misplaced"
-    """Its launcher cannot place the layers on its devices."""
+    """Its launcher cannot place the layers on its devices, or did not come to terms with its group."""
 
 
 class PodFailure(NamedTuple):
@@ -169,9 +171,10 @@ def _failure(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailu
     if status.get("phase") == "Failed" and taken_from(pod) is None:
         reason = str(status.get("reason") or _disruption(status) or "Failed")
         return _made(pod, PodFate.FAILED, reason, str(status.get("message") or "its kubelet gives no reason"))
-    if "deletionTimestamp" in pod["metadata"]:
+    failure = _misplaced(pod)
+    if "deletionTimestamp" in pod["metadata"] and (failure is None or failure.reason not in UNGROUPED):
         return _stuck(pod, node, now)
-    if (failure := _misplaced(pod)) is not None:
+    if failure is not None:
         return _made(pod, PodFate.MISPLACED, failure.reason, failure.message)
     return None
 
@@ -198,7 +201,7 @@ def _misplaced(pod: Mapping[str, Any]) -> LaunchFailure | None:
         for state in (status.get("state") or {}, status.get("lastState") or {}):
             message = str((state.get("terminated") or {}).get("message") or "")
             failure = LaunchFailure.from_termination_message(message)
-            if failure is not None and failure.reason in MISPLACED:
+            if failure is not None and failure.reason in (*MISPLACED, *UNGROUPED):
                 return failure
     return None
 

@@ -23,6 +23,7 @@ from uellm.reconcile.kueue import gates
 from uellm.reconcile.names import Key, uid_of
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.pods.engine_readiness import living
+from uellm.reconcile.pods.groups import replica_of
 from uellm.reconcile.pods.measurements import TimedLoad
 from uellm.reconcile.pods.pod_state import is_ready
 from uellm.reconcile.scaling.load import interval, measured_step, startup_s
@@ -103,7 +104,7 @@ class Scalings:
             return Scaling(before, "NotRunning", "the number is chosen once pods run", took_s)
         memory = self._memory(observed, observed.service, plan, took_s or STARTUP_S, now)
         memory.pass_at(now)
-        pods = [pod for pod in living(observed.pods) if is_ready(pod)]
+        pods = [pod for pod in living(observed.engines) if is_ready(pod)]
         if any(uid_of(pod) not in loads for pod in pods):
             return _held(before, took_s)
         self._take(memory, {uid_of(pod): loads[uid_of(pod)] for pod in pods}, before, now)
@@ -160,7 +161,7 @@ def _before(observed: Observed, bounds: tuple[int, int]) -> int:
 
 
 def _startup_s(observed: Observed, service: LLMService, now: datetime) -> float | None:
-    measured = startup_s(living(observed.pods), now, service.spec.engine.startup_timeout_s)
+    measured = startup_s(living(observed.engines), now, service.spec.engine.startup_timeout_s)
     if measured is not None:
         return measured
     known = (observed.status.get("autoscaling") or {}).get("startupSeconds")
@@ -221,7 +222,8 @@ def _decided(
 def _explained(
     observed: Observed, decision: ReplicaDecision, replicas: int, most: int, took_s: float | None
 ) -> Scaling:
-    waiting = sum(not pod["spec"].get("nodeName") and not gates(pod) for pod in living(observed.pods))
+    unbound = [pod for pod in living(observed.pods) if not pod["spec"].get("nodeName") and not gates(pod)]
+    waiting = len({replica_of(pod) for pod in unbound})
     if decision.limited:
         message = f"the load needs more than {counted(most, 'replica')}: raise spec.autoscaling.maxReplicas"
         return Scaling(replicas, "ScalingLimited", message, took_s)

@@ -24,6 +24,7 @@ from uellm.reconcile.pods.running import WantedConfig, unconfirmed
 from uellm.reconcile.status.better_plan import TYPE as BETTER_PLAN
 from uellm.reconcile.status.better_plan import better_plan
 from uellm.reconcile.status.fields import status_of
+from uellm.reconcile.status.needs_groups import NEEDS_LEADER_WORKER_SET
 from uellm.reconcile.status.predictions import TYPE as PREDICTIONS_HOLD
 from uellm.reconcile.status.predictions import predictions_hold
 from uellm.reconcile.status.slo_feasible import allowed_replicas, feasible, missing_replicas
@@ -56,6 +57,7 @@ STALLING = frozenset(
         "NeedsExactDevices",
         "DRANotServed",
         "DRAForbidden",
+        NEEDS_LEADER_WORKER_SET,
         "InvalidTemplate",
         "NameTaken",
         "Forbidden",
@@ -101,7 +103,7 @@ def decide(
     failures = tally(PodFailures.from_status(observed.status), found, now)
     engine = _readiness(observed, choice, failures, change=change, refusal=refusal)
     if engine.ready and wanted is not None:
-        engine = unconfirmed(observed.pods, observed.running, wanted) or engine
+        engine = unconfirmed(observed.engines, observed.running, wanted) or engine
     plan = choice.plan or (observed.incumbent if observed.deployment else None)
     placed = placements(plan, observed.pods, observed.reports, observed.nodes, observed.claimed) if plan else []
     revision = wanted.revision if wanted is not None else str(observed.status.get("revision") or "")
@@ -164,7 +166,7 @@ def _readiness(
     if obstacle is not None:
         return EngineReadiness(False, obstacle.reason, obstacle.message, stalled=obstacle.reason in STALLING)
     if observed.deployment is None:
-        return EngineReadiness(False, "EngineStarting", "the Deployment is being created")
+        return EngineReadiness(False, "EngineStarting", "the pods are being made")
     if change:
         return EngineReadiness(False, "RollingOut", change)
     if (untold := _untold_adapters(observed, choice)) is not None:

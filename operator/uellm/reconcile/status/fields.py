@@ -9,7 +9,7 @@ from uellm.api.attainment_report import ClassMeasurement
 from uellm.hardware import class_place
 from uellm.planner.result import Plan
 from uellm.reconcile.conditions import clip
-from uellm.reconcile.names import endpoint, selector
+from uellm.reconcile.names import endpoint, serving_selector
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.plan_status import plan_status
 from uellm.reconcile.pods.attainment import percent, status_entry
@@ -36,7 +36,7 @@ def status_of(
         "observedGeneration": observed.generation,
         "replicas": replicas,
         "readyReplicas": ready,
-        "selector": ",".join(f"{name}={value}" for name, value in selector(observed.key.name).items()),
+        "selector": ",".join(f"{name}={value}" for name, value in _selector(observed).items()),
         "endpoint": endpoint(observed.key),
         "summary": _summary(plan, placed, ready, observed.replicas),
     }
@@ -57,6 +57,12 @@ def status_of(
     if len(placed) > MAX_PLACEMENTS:
         status["placementsOmitted"] = len(placed) - MAX_PLACEMENTS
     return status
+
+
+def _selector(observed: Observed) -> dict[str, str]:
+    """Of one pod for each replica."""
+    nodes = 1 if observed.revision is None else observed.revision.nodes
+    return serving_selector(observed.key.name, nodes)
 
 
 def _summary(plan: Plan | None, placed: Sequence[PlacementCheck], ready: int, wanted: int) -> dict[str, str]:

@@ -1,0 +1,72 @@
+"""The LeaderWorkerSet: replicas that span nodes, each a group of pods that starts, ends and is replaced as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from uellm.reconcile.children.desired_state import DesiredState
+from uellm.reconcile.names import child_metadata, deployment_name
+
+Object = Mapping[str, Any]
+
+_TEMPLATES = ("leaderTemplate", "workerTemplate")
+
+
+def leader_worker_set(desired: DesiredState) -> dict[str, Any]:
+    """The groups of the plan. Left to the operator, they are replaced one at a time, on the GPUs that they have."""
+    revision, rollout = desired.revision, desired.service.spec.rollout
+    assert revision is not None, "pods without a revision are those of a release without groups"
+    surge, unavailable = (0, 1) if rollout is None else (rollout.max_surge, rollout.max_unavailable)
+    return {
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "metadata": child_metadata(desired.document, deployment_name(desired.service.name)),
+        "spec": {
+            "replicas": desired.replicas,
+            # The launchers of a group agree before the engine starts, so no pod may wait for another to be ready.
+            "startupPolicy": "LeaderCreated",
+            "rolloutStrategy": {
+                "type": "RollingUpdate",
+                "rollingUpdateConfiguration": {"maxSurge": surge, "maxUnavailable": unavailable},
+            },
+            "leaderWorkerTemplate": {
+                "size": revision.nodes,
+                "restartPolicy": "RecreateGroupOnPodRestart",
+                "leaderTemplate": revision.template,
+                "workerTemplate": revision.worker_template,
+            },
+        },
+    }
+
+
+def as_deployment(groups: Object) -> dict[str, Any]:
+    """A live LeaderWorkerSet in the form of a Deployment, whose pods are the leaders."""
+    spec, status = groups["spec"], groups.get("status") or {}
+    return {
+        "metadata": groups["metadata"],
+        "spec": {
+            "replicas": spec.get("replicas", 1),
+            "template": spec["leaderWorkerTemplate"].get("leaderTemplate") or {"metadata": {}, "spec": {}},
+        },
+        "status": {
+            **{name: status.get(name) or 0 for name in ("replicas", "updatedReplicas", "readyReplicas")},
+            "availableReplicas": status.get("readyReplicas") or 0,
+            # It does not say which generation it is about; pods of another revision are found out by their label.
+            "observedGeneration": groups["metadata"].get("generation") or 0,
+        },
+    }
+
+
+def trial_deployments(groups: Object) -> Iterator[dict[str, Any]]:
+    """Deployments of its templates, only ever tried: the API server does not check the pods of a LeaderWorkerSet."""
+    for name in _TEMPLATES:
+        template = groups["spec"]["leaderWorkerTemplate"][name]
+        selected = {"matchLabels": template["metadata"]["labels"]}
+        metadata = {**groups["metadata"], "name": f"{groups['metadata']['name']}-{name[0]}"}
+        yield {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": metadata,
+            "spec": {"replicas": 0, "selector": selected, "template": template},
+        }
