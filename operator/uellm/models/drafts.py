@@ -104,6 +104,11 @@ def _head(config: Config, layers: Architecture, method: str, plain: Mapping[str,
         projection = states * hidden * (config.count("target_hidden_size") or hidden)
     weights, flops = list(layers.layer_weight_bytes), list(layers.layer_flops_per_token)
     weights[0] += first * width
+    # EAGLE3 has a further norm in each layer; EAGLE has neither the first one nor the last.
+    if method == EAGLE3:
+        weights = [each + hidden * width for each in weights]
+    elif method == EAGLE:
+        weights[0] -= hidden * width
     flops[0] += 2.0 * (first + projection)
     return replace(
         layers,
@@ -112,6 +117,7 @@ def _head(config: Config, layers: Architecture, method: str, plain: Mapping[str,
         layer_flops_per_token=tuple(flops),
         token_embedding_bytes=0,
         embedding_bytes=projection * width,
+        final_norm_bytes=0 if method == EAGLE else layers.final_norm_bytes,
         lm_head_bytes=own * (vocabulary * hidden * width + vocabulary * _POINTER_BYTES),
         head_flops_per_token=2.0 * vocabulary * hidden,
         tied=False,

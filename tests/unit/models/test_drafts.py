@@ -23,6 +23,15 @@ EAGLE3 = {
     "draft_vocab_size": 32000,
     "torch_dtype": "float16",
 }
+TINY = {
+    "model_type": "llama",
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 48,
+}
 LAYER = 4096 * (2 * 4096 + 2 * 1024) + 3 * 4096 * 14336
 """Matrices of a layer of Llama with these sizes."""
 NORMS = 2 * 4096
@@ -42,7 +51,7 @@ def test_a_draft_model_is_read_like_any_model_in_the_models_dtype():
 def test_a_head_of_eagle3_attends_from_twice_the_width_and_has_a_vocabulary_of_its_own():
     found = draft(EAGLE3, "eagle3")
     first, projection, head = 4096 * (4096 + 2 * 1024), 3 * 4096 * 4096, 32000 * 4096
-    assert found.layer_weight_bytes == (2 * (LAYER + first + NORMS),)
+    assert found.layer_weight_bytes == (2 * (LAYER + first + NORMS + 4096),)
     assert (found.embedding_bytes, found.token_embedding_bytes) == (2 * projection, 0)
     assert found.lm_head_bytes == 2 * head + 8 * 32000
     assert found.weight_bytes == pytest.approx(850e6, rel=2e-3)
@@ -51,7 +60,7 @@ def test_a_head_of_eagle3_attends_from_twice_the_width_and_has_a_vocabulary_of_i
 
 def test_a_head_of_eagle_uses_the_models_embedding_and_lm_head():
     found = draft({**EAGLE3, "architectures": ["LlamaForCausalLM"], "draft_vocab_size": None}, "eagle")
-    assert found.weight_bytes - found.final_norm_bytes == 2 * (LAYER + NORMS + 2 * 4096 * 4096)
+    assert found.weight_bytes == 2 * (LAYER + NORMS - 4096 + 2 * 4096 * 4096)
     assert found.head_flops_per_token == 2.0 * 128256 * 4096
 
 
@@ -119,3 +128,19 @@ def test_an_assistant_reads_the_models_own_cache():
 )
 def test_the_engine_names_its_class_after_the_method_and_may_not_have_it(named, method, missing):
     assert missing_class({"architectures": [named]}, method) == missing
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "weight_bytes", "kv_bytes"),
+    [
+        ("eagle3", {"num_hidden_layers": 1, "draft_vocab_size": 256}, 560128, 384),
+        ("eagle3", {"num_hidden_layers": 2}, 788224, 768),
+        ("eagle", {"num_hidden_layers": 1}, 360704, 384),
+    ],
+)
+def test_sizes_are_those_of_the_engines_own_classes(method, changes, weight_bytes, kv_bytes):
+    """Counted of vLLM 0.32's Eagle3LlamaForCausalLM and EagleLlamaForCausalLM on the meta device, without what they
+    share with the model."""
+    config = {**TINY, **changes}
+    found = draft(config, method)
+    assert (found.weight_bytes, found.kv_bytes_per_token) == (weight_bytes, kv_bytes)
