@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uellm_devcluster.addresses import LOOPBACK, POD_RANGE, SERVICE_RANGE
+from uellm_devcluster.pki import KUBELET_CLIENT
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 
@@ -71,10 +72,24 @@ def apiserver(layout: ControlPlaneLayout) -> list[str]:
         "--allow-privileged=true",
         f"--kubelet-client-certificate={layout.pki('kubelet-client.crt')}",
         f"--kubelet-client-key={layout.pki('kubelet-client.key')}",
+        *_aggregation(layout),
         "--kubelet-preferred-address-types=InternalIP,Hostname",
         # The default reconciler counts API servers by flags. Without a data plane none is needed, because loopback is
         # not a valid endpoint.
         f"--endpoint-reconciler-type={'lease' if layout.data_plane else 'none'}",
+    ]
+
+
+def _aggregation(layout: ControlPlaneLayout) -> list[str]:
+    """Servers of further APIs, as of metrics, believe the API server who asks: it proves itself as to kubelets."""
+    return [
+        f"--proxy-client-cert-file={layout.pki('kubelet-client.crt')}",
+        f"--proxy-client-key-file={layout.pki('kubelet-client.key')}",
+        f"--requestheader-client-ca-file={layout.pki('ca.crt')}",
+        f"--requestheader-allowed-names={KUBELET_CLIENT}",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
     ]
 
 

@@ -18,6 +18,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 _LIFETIME = datetime.timedelta(days=365)
 # The clocks of a host and its guests may differ slightly.
 _LEEWAY = datetime.timedelta(hours=1)
+KUBELET_CLIENT = "kube-apiserver-kubelet-client"
+"""The name in the API server's own certificate as a client."""
 _SERVICE_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 
 
@@ -99,7 +101,7 @@ def write_cluster(directory: Path, *, server: str, addresses: list[str], nodes: 
     authority.server("kube-apiserver", names=[*_SERVICE_NAMES, "localhost"], addresses=addresses).write(
         directory, "apiserver"
     )
-    authority.client("kube-apiserver-kubelet-client", "system:masters").write(directory, "kubelet-client")
+    authority.client(KUBELET_CLIENT, "system:masters").write(directory, "kubelet-client")
     _write_service_account_keys(directory)
     users = {
         "admin": ("admin", "system:masters"),

@@ -50,6 +50,11 @@ uellm_extender_view_age_seconds 300
 uellm_extender_refusals_total{{reason="NoProfile"}} %(n)s
 uellm_extender_request_seconds_bucket{{verb="filter",le="1"}} %(n)s
 uellm_extender_request_seconds_bucket{{verb="filter",le="+Inf"}} %(n)s
+uellm_gateway_view_age_seconds 900
+uellm_gateway_requests_total{{namespace="team",service="chat",outcome="engine_unavailable"}} %(n)s
+uellm_gateway_retries_total{{namespace="team",service="chat",reason="unreachable"}} %(n)s
+uellm_gateway_requests_held{{namespace="team",service="chat"}} 3
+uellm_gateway_requests_active 3
 uellm_profile_written_timestamp_seconds{{node="node-1"}} 1
 uellm_profiler_source_failing{{node="node-1"}} 1
 uellm_profile_measured_devices{{node="node-1"}} 1
@@ -72,6 +77,11 @@ uellm_good_output_tokens_total{{namespace="team",llmservice="chat",class="a"}} %
 """ + "".join(
     f'{name}_bucket{{namespace="team",llmservice="chat",class="a",le="{le}"}} %(n)s\n'
     for name in ("uellm_ttft_seconds", "uellm_tpot_seconds", "uellm_queue_seconds")
+    for le in ("1", "+Inf")
+)
+WRONG += "".join(
+    f'{name}_bucket{{le="{le}"}} %(n)s\n'
+    for name in ("uellm_gateway_sent_seconds", "uellm_gateway_held_seconds")
     for le in ("1", "+Inf")
 )
 # Of another process, which holds the lease, so that its age counts.

@@ -9,6 +9,7 @@ Results are cached by version in `$UELLM_CACHE/bin` (default `~/.cache/uellm/bin
 from uellm_devcluster.binaries.catalogue import (
     GATEWAY_API_VERSION,
     INFERENCE_EXTENSION_VERSION,
+    KEDA_VERSION,
     LEADER_WORKER_SET_VERSION,
     RELEASES,
     Release,
@@ -20,6 +21,7 @@ from uellm_devcluster.binaries.gobuild import module_files
 __all__ = [
     "GATEWAY_API_VERSION",
     "INFERENCE_EXTENSION_VERSION",
+    "KEDA_VERSION",
     "LEADER_WORKER_SET_VERSION",
     "RELEASES",
     "Release",

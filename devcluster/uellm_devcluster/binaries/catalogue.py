@@ -8,6 +8,7 @@ from dataclasses import dataclass
 KUBERNETES_VERSION = "v1.36.3"
 INFERENCE_EXTENSION_VERSION = "v1.0.0"
 LEADER_WORKER_SET_VERSION = "v0.8.0"
+KEDA_VERSION = "v2.21.0"
 GATEWAY_API_VERSION = "v1.3.0"
 """The one that this version of the inference extension is built with."""
 _GITHUB = "https://github.com"
@@ -28,10 +29,12 @@ class Download:
 @dataclass(frozen=True)
 class Build:
     """A Go build. `module` is a directory beside this file with our go.mod and go.sum. `packages` are installed at the
-    release's version, in the order of its programs, and checked against Go's checksum database.
+    release's version, in the order of its programs, and checked against Go's checksum database. With `within`, they are
+    packages of that module, built by its own go.mod and go.sum: `go install` refuses a module that replaces others.
     """
 
     module: str = ""
+    within: str = ""
     packages: tuple[str, ...] = ()
     tags: str = ""
     ldflags: str = ""
@@ -147,6 +150,15 @@ RELEASES = (
             files=("config/components/crd/bases/*.yaml", "config/components/webhook/manifests.yaml"),
         ),
         build_minutes=6,
+        optional=True,
+    ),
+    # KEDA publishes container images only.
+    Release(
+        name="keda",
+        version=KEDA_VERSION,
+        programs=("keda-operator", "keda-adapter"),
+        build=Build(within="github.com/kedacore/keda/v2", packages=("./cmd/operator", "./cmd/adapter")),
+        build_minutes=8,
         optional=True,
     ),
     Release(

@@ -28,6 +28,8 @@ def build(release: Release, directory: Path) -> None:
     go = find_go()
     if release.build.module:
         _build_module(go, release, directory)
+    elif release.build.within:
+        _build_within(go, release, directory)
     else:
         _install_packages(go, release, directory)
 
@@ -79,15 +81,28 @@ def _build_module(go: Path, release: Release, directory: Path) -> None:
             (directory / name).symlink_to(program.name)
 
 
+def _build_within(go: Path, release: Release, directory: Path) -> None:
+    source = _module_directory(go, release.build.within, release.version, directory)
+    flags = ["-trimpath", "-mod=readonly", "-ldflags", f"-s -w {release.build.ldflags}".strip()]
+    # Together, because programs of one module share most of what is compiled.
+    _go(go, ["build", *flags, "-o", f"{directory}/", *release.build.packages], cwd=str(source))
+    _rename_programs(release, directory)
+
+
 def _install_packages(go: Path, release: Release, directory: Path) -> None:
     flags = ["-trimpath", "-ldflags", f"-s -w {release.build.ldflags}".strip()]
     if release.build.tags:
         flags += ["-tags", release.build.tags]
     packages = [f"{package}@{release.version}" for package in release.build.packages]
     _go(go, ["install", *flags, *packages], cwd=str(directory), GOBIN=str(directory))
+    _rename_programs(release, directory)
+    _copy_files(go, release, directory)
+
+
+def _rename_programs(release: Release, directory: Path) -> None:
+    """Go names a program by its package."""
     for package, program in zip(release.build.packages, release.programs, strict=True):
         (directory / package.rpartition("/")[2]).rename(directory / program)
-    _copy_files(go, release, directory)
 
 
 def _copy_files(go: Path, release: Release, directory: Path) -> None:

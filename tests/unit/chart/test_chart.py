@@ -16,7 +16,9 @@ from uellm.api import LLMService, parse
 from uellm.api.crd import DEFINITIONS
 from uellm.api.crd import render as render_crd
 from uellm.api.gpunodeprofile import GPUNodeProfileStatus
+from uellm.api.names import SERVICE_LABEL
 from uellm.kube.kinds import RESOURCECLAIMTEMPLATE
+from uellm.pod_interface import METRICS_PORT, SIDECAR_PORT
 from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS
 from uellm.reconcile.measuring.settings import MeasuringSettings
 from uellm.reconcile.optional_kinds import OPTIONAL_KINDS, ROUTING_KINDS
@@ -65,6 +67,11 @@ MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
                 "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
                 "ingress": {"enabled": True, "host": "llm.example.com", "tlsSecretName": "c", "className": "nginx"},
                 "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["llm.example.com"]},
+                "networkPolicy": {
+                    "enabled": True,
+                    "from": [{"namespaceSelector": {}}],
+                    "metricsFrom": [{"podSelector": {}}],
+                },
             }
         },
         False,
@@ -631,6 +638,33 @@ def test_a_route_or_an_ingress_leads_to_the_gateway_where_that_is_asked_for(rend
     spec = named(render({"gateway": {"httpRoute": route}}), "HTTPRoute", "uellm-gateway")["spec"]
     assert spec["parentRefs"] == route["parentRefs"]
     assert spec["rules"][0]["backendRefs"] == [{"name": "uellm-gateway", "port": 80}]
+
+
+def test_a_network_policy_says_who_reaches_the_gateway_and_whom_it_reaches(render: Render) -> None:
+    assert not of_kind(render(), "NetworkPolicy")
+    objects = render({"gateway": {"networkPolicy": {"enabled": True, "apiServerPorts": [16443]}}})
+    spec = named(objects, "NetworkPolicy", "uellm-gateway")["spec"]
+    pod = named(objects, "Deployment", "uellm-gateway")["spec"]["template"]
+    assert spec["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert spec["ingress"] == [{"ports": [{"port": "api"}]}, {"ports": [{"port": "metrics"}]}]
+    api_server, sidecars = spec["egress"]
+    assert api_server == {"ports": [{"port": 16443}]}
+    assert sidecars["ports"] == [{"port": SIDECAR_PORT}, {"port": METRICS_PORT}]
+    (pods,) = sidecars["to"]
+    assert pods["podSelector"]["matchExpressions"] == [{"key": SERVICE_LABEL, "operator": "Exists"}]
+    assert pods["namespaceSelector"] == {}
+
+
+def test_the_network_policy_of_a_gateway_of_some_namespaces_leads_there_alone(render: Render) -> None:
+    clients = [{"namespaceSelector": {"matchLabels": {"llm": "yes"}}}]
+    policy = {"enabled": True, "from": clients, "metricsFrom": [{"podSelector": {}}]}
+    objects = render({"gateway": {"namespaces": ["team-a", "team-b"], "networkPolicy": policy}})
+    spec = named(objects, "NetworkPolicy", "uellm-gateway")["spec"]
+    assert [rule["from"] for rule in spec["ingress"]] == [clients, [{"podSelector": {}}]]
+    (pods,) = spec["egress"][1]["to"]
+    (expression,) = pods["namespaceSelector"]["matchExpressions"]
+    assert expression == {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["team-a", "team-b"]}
 
 
 def test_a_gateway_is_held_to_its_annotation_unless_that_is_turned_off(render: Render) -> None:

@@ -191,6 +191,26 @@ esac
     assert (tmp_path / "asked").read_text() == "sigs.k8s.io/karpenter@v1\n"
 
 
+def test_programs_of_a_module_that_replaces_others_are_built_within_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = tmp_path / "module"
+    module.mkdir()
+    script = f"""#!/bin/sh
+case "$1" in
+  build) pwd > "{tmp_path}/where"; for each; do [ "$before" = -o ] && out="$each"; before="$each"; done
+         echo built > "$out/operator"; echo built > "$out/adapter" ;;
+  mod) echo '{{"Dir": "{module}"}}'; echo "$4" > "{tmp_path}/asked" ;;
+esac
+"""
+    monkeypatch.setattr(gobuild, "find_go", lambda: executable(tmp_path / "go", script))
+    build = Build(within="example.org/keda/v2", packages=("./cmd/operator", "./cmd/adapter"))
+    home = tmp_path / "home"
+    home.mkdir()
+    gobuild.build(Release("keda", "v2.1", ("keda-operator", "keda-adapter"), build, 1), home)
+    assert {path.name for path in home.iterdir()} == {"keda-operator", "keda-adapter"}
+    assert (tmp_path / "asked").read_text() == "example.org/keda/v2@v2.1\n"
+    assert (tmp_path / "where").read_text().strip() == str(module.resolve())
+
+
 def test_programs_that_only_the_full_tests_need_are_not_provided_for_the_others(monkeypatch: pytest.MonkeyPatch):
     asked: list[str] = []
     monkeypatch.setattr("uellm_devcluster.binaries.__main__.ensure", asked.extend)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from uellm_devcluster import components, kwok, nodefiles
+from uellm_devcluster import components, kwok, nodefiles, pki
 from uellm_devcluster.addresses import (
     KWOK_PODS,
     MAX_NODES,
@@ -93,6 +93,13 @@ def test_without_a_data_plane_nobody_keeps_endpoints() -> None:
     switched_off = "--controllers=*,-endpoints-controller,-endpointslice-controller"
     assert switched_off in components.controller_manager(layout(data_plane=False))
     assert "--controllers=*" in components.controller_manager(layout(data_plane=True))
+
+
+def test_servers_of_further_apis_believe_the_api_server_and_nobody_else() -> None:
+    argv = components.apiserver(layout(data_plane=False))
+    (certificate,) = (word.partition("=")[2] for word in argv if word.startswith("--proxy-client-cert-file"))
+    assert f"--kubelet-client-certificate={certificate}" in argv
+    assert f"--requestheader-allowed-names={pki.KUBELET_CLIENT}" in argv
 
 
 def test_nothing_of_the_control_plane_listens_beyond_its_address() -> None:

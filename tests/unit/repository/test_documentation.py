@@ -212,3 +212,10 @@ def test_the_map_in_contributing_names_every_room_of_the_package():
     inside = CONTRIBUTING.partition("Inside `operator/uellm/`:")[2]
     mapped = set(re.findall(r"^\| `([a-z_/]+)/` \|", inside, flags=re.M))
     assert mapped == rooms | nested
+
+
+@pytest.mark.parametrize("name", ["scaled-object.yaml", "hpa.yaml"])
+def test_the_manifests_of_a_page_are_those_of_the_examples_that_are_tried(name: str) -> None:
+    lines = (DOCS / "examples" / name).read_text().splitlines()
+    manifest = "\n".join(line for line in lines if not line.startswith("#"))
+    assert f"```yaml\n{manifest}\n```" in (DOCS / "how-to" / "scale-with-hpa-or-keda.md").read_text()
