@@ -150,6 +150,9 @@ class PlacementSpec(Model):
     """How a pod is given its GPUs. DevicePlugin: it asks for a number, and the kubelet picks them. DRA (Kubernetes 1.34
     and NVIDIA's DRA driver): a ResourceClaim asks for what each stage was planned on. Auto: DRA where the driver is
     there and the plan gains by it."""
+    multi_node: Literal["Never", "Allowed"] = "Never"
+    """Whether a replica may span several nodes where no single node holds the model. Allowed needs LeaderWorkerSet in
+    the cluster."""
     scheduler_name: DnsSubdomain = SCHEDULER_NAME
     """The scheduler of the engine's pods. With a scheduler other than UELLM's, nodes that cannot hold the plan are
     not ruled out when a pod is scheduled. Pods that claim their GPUs by DRA are left to the cluster's own scheduler

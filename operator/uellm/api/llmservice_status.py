@@ -162,6 +162,8 @@ class PlanStatus(StatusModel):
     """Room for LoRA adapters, where the service has or had some."""
     allocation: Literal["DRA"] | None = None
     """Set where the pods claim their GPUs by DRA."""
+    nodes_per_replica: Annotated[int | None, Field(ge=2, le=64)] = None
+    """Nodes that a replica spans, where it spans several."""
     kv_cache_bytes: Bytes | None = None
     """Size of the KV cache on each GPU, as the engine's flag sets it."""
     kv_cache_tokens_required: Annotated[int | None, Field(ge=0, le=2**53)] = None

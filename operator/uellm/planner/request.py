@@ -119,6 +119,8 @@ class PlanRequest:
     """None: no limit but the node's GPUs."""
     allocation: str = DEVICE_PLUGIN
     """Auto: DRA where a plan gains by it."""
+    multi_node: bool = False
+    """A replica may span several nodes."""
     engine: EngineRequest = field(default_factory=EngineRequest)
     replicas: int = 1
     efficiency: Efficiency = field(default_factory=Efficiency)

@@ -244,6 +244,8 @@ class Plan:
     """Slots for LoRA adapters; None: the engine serves none."""
     allocation: str = DEVICE_PLUGIN
     """How its pods are given their GPUs: DevicePlugin or DRA."""
+    nodes_per_replica: int = 1
+    """Nodes that a replica spans, each with the same number of GPUs and of consecutive stages."""
 
     @property
     def claims(self) -> bool:
@@ -284,6 +286,8 @@ class Plan:
             entry["adapters"] = self.adapters.to_dict()
         if self.claims:
             entry["allocation"] = self.allocation
+        if self.nodes_per_replica > 1:
+            entry["nodesPerReplica"] = self.nodes_per_replica
         return entry | {name: text for name, text in (("binding", self.binding), ("reason", self.reason)) if text}
 
     @classmethod
@@ -312,6 +316,7 @@ class Plan:
             node_classes=tuple(data.get("nodeClasses") or ()),
             adapters=AdapterSlots.from_dict(data.get("adapters")),
             allocation=data.get("allocation") or DEVICE_PLUGIN,
+            nodes_per_replica=int(data.get("nodesPerReplica", 1)),
         )
 
 

@@ -59,6 +59,7 @@ FIELD_EFFECTS: Mapping[str, Effect] = {
     "placement.gpus.min": "rolls",
     "placement.gpus.max": "rolls",
     "placement.allocation": "rolls",
+    "placement.multiNode": "rolls",
     "placement.schedulerName": "rolls",
     "placement.replan": "neither",
     "scheduling.policy": "reloads",

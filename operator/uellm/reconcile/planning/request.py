@@ -144,6 +144,7 @@ def plan_request(
         gpus_min=spec.placement.gpus.min,
         gpus_max=spec.placement.gpus.max,
         allocation=spec.placement.allocation,
+        multi_node=spec.placement.multi_node == "Allowed",
         engine=planner.EngineRequest(
             model=model_path(service, facts),
             # The path of a copy names its commit.
