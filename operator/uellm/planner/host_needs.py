@@ -15,8 +15,9 @@ from uellm.planner.result import Plan
 
 
 def host_memory_bytes(plan: Plan, request: PlanRequest, *, simulated: bool) -> int:
-    """Host memory of a replica."""
-    ranks, weight_bytes = plan.gpus_per_replica, request.architecture.weight_bytes
+    """Host memory of a pod: of a replica, or of its part on one node."""
+    ranks = plan.gpus_per_replica // plan.nodes_per_replica
+    weight_bytes = request.architecture.weight_bytes // plan.nodes_per_replica
     # Each rank keeps whole adapters beside its slots: it cuts them when they are copied into one.
     adapters = ranks * adapter_bytes(request.architecture, plan.adapters, 1).total
     if simulated:
@@ -32,10 +33,10 @@ def host_memory_bytes(plan: Plan, request: PlanRequest, *, simulated: bool) -> i
 
 
 def host_millicores(plan: Plan, *, simulated: bool) -> int:
-    """Thousandths of CPU cores that a replica cannot do without; it uses more where there is more."""
+    """Thousandths of CPU cores that a pod cannot do without; it uses more where there is more."""
     front, rank = (
         (c.HOST_CPU_MILLICORES, c.HOST_CPU_MILLICORES)
         if simulated
         else (c.HOST_FRONT_MILLICORES, c.HOST_RANK_MILLICORES)
     )
-    return front + plan.gpus_per_replica * rank
+    return front + plan.gpus_per_replica // plan.nodes_per_replica * rank

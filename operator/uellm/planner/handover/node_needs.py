@@ -28,7 +28,7 @@ def node_needs(plan: Plan, request: PlanRequest, resource_name: str) -> NodeNeed
     most = max([*known, *(stage.memory_bytes for stage in plan.stages)], default=0) >> 20
     return NodeNeeds(
         resource_name=resource_name,
-        gpus=plan.gpus_per_replica,
+        gpus=plan.gpus_per_replica // plan.nodes_per_replica,
         memory_mib=least_memory_mib(task, plan.pipeline, most),
         smallest_mib=_smallest_mib(task, plan.pipeline, most),
         # Simulated GPUs run on the CPU, whatever their product.
@@ -65,6 +65,9 @@ def _least(most: int, enough: Callable[[int], bool]) -> int:
 
 def _products(plan: Plan, request: PlanRequest, task: Task, resource_name: str) -> tuple[str, ...]:
     """The products on the plan's nodes, if some other node would hold the plan and was left out: it is too slow."""
+    if plan.nodes_per_replica > 1:
+        # The nodes of a group have GPUs of one product.
+        return tuple(sorted({stage.product for stage in plan.stages if stage.product}))
     own = _own_nodes(plan, request)
     chosen, others = _products_on(own, resource_name), set[str]()
     simulated, named = any(node.simulated for node in own), set(plan.nodes)

@@ -71,6 +71,8 @@ class PlanDocument:
     """Tokens for which the task has KV cache; 0: the user set the engine's KV cache, or the model keeps none."""
     kv_factor: int = 1
     """Width of the engine's KV cache over that of the plan."""
+    nodes: int = 1
+    """That a replica spans. Stage s is on node s // (stages / nodes); each has as many GPUs as the others."""
     claimed: tuple[StageNeeds, ...] = ()
     """By stage, where the pod claims its GPUs: what the claim asked for. Empty where the kubelet picks them."""
 
@@ -88,6 +90,7 @@ class PlanDocument:
                 "tensor": task.tensor,
                 "pipeline": len(self.layers),
                 "layers": list(self.layers),
+                **({"nodes": self.nodes} if self.nodes > 1 else {}),
             },
             "platform": self.platform,
             "instance": {
@@ -128,6 +131,7 @@ class PlanDocument:
                 classes=tuple(map(DeviceClass.from_dict, data["classes"])),
                 kv_tokens=int(data.get("kvTokens") or 0),
                 kv_factor=int(data.get("kvFactor", 1)),
+                nodes=int(data["plan"].get("nodes", 1)),
                 claimed=tuple(map(StageNeeds.from_dict, data.get("claimed") or ())),
             )
 

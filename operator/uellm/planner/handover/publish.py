@@ -32,6 +32,7 @@ def plan_document(plan: Plan, request: PlanRequest) -> PlanDocument:
         classes=classes_of(device for node in nodes for device in node.devices if device.resource_name == resource),
         kv_tokens=0 if own_cache or not plan.kv_cache_bytes else plan.kv_cache_tokens_required,
         kv_factor=kv_factor(request),
+        nodes=plan.nodes_per_replica,
         claimed=tuple(StageNeeds(stage.product, stage.memory_bytes) for stage in plan.stages) if plan.claims else (),
     )
 
