@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from uellm.planner.placement.heuristic import order_bottleneck
+import numpy as np
+
+from uellm.planner.placement.arrays.grid import INFINITE, Grid, grid
+from uellm.planner.placement.arrays.traceback import best_split_on_grid
 from uellm.planner.placement.infeasible import refusal_of
 from uellm.planner.placement.instance import Instance
 from uellm.planner.placement.problem import Problem, canonical
-from uellm.planner.placement.solution import Solution, best_split
+from uellm.planner.placement.solution import Solution
 from uellm.planner.placement.solver import Placement, to_placement
 from uellm.planner.refusals.placement import EmptyStage, StageTooLarge, TooFewDevices
 from uellm.planner.spans import spans
@@ -24,11 +27,30 @@ def place_chain(instance: Instance, objective: str, layers: tuple[int, ...] | No
         refusal = _refusal(problem, order, layers)
         solution = Solution(order, layers)
         return Placement(False, refusal=refusal) if refusal else to_placement(instance, problem, solution, objective)
-    try:
-        bound = order_bottleneck(problem, order) if objective == "bottleneck" else None
-        return to_placement(instance, problem, best_split(problem, order, bound), objective)
-    except ValueError:
+    table = grid(problem, 0)
+    slowest = _least_bottleneck(table, order)
+    if slowest == INFINITE:
         return Placement(False, refusal=refusal_of(instance, problem, len(order)))
+    reach, fits_last = table.reach[:, None], table.fits_last
+    if objective == "bottleneck":
+        reach, fits_last = table.within(slowest), table.fits_last_within(slowest)
+    return to_placement(instance, problem, best_split_on_grid(table, order, reach, fits_last), objective)
+
+
+def _least_bottleneck(table: Grid, order: tuple[int, ...]) -> float:
+    """The least time of the slowest stage, with its hop, in steps of the grid; infinite if no split fits.
+
+    Dynamic programming from the last stage to the first, in O(k L^2): [L + 1] by the first layer that is left.
+    """
+    positions = np.arange(table.layers + 1)
+    last = table.time[order[-1]]
+    slowest = np.where(table.fits_last[order[-1]], last[-1] - last, INFINITE)
+    for c, d in zip(order[-2::-1], order[:0:-1], strict=True):
+        time, limit = table.time[c], table.reach[c]
+        allowed = (positions[None, :] > positions[:, None]) & (positions[None, :] <= limit[:, None])
+        own = time[None, :] - time[:, None] + table.hop[c, d]
+        slowest = np.where(allowed, np.maximum(own, slowest[None, :]), INFINITE).min(axis=1)
+    return float(slowest[0])
 
 
 def _refusal(

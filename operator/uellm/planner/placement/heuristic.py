@@ -27,7 +27,7 @@ def candidates(problem: Problem, size: int, *, bottleneck: bool) -> Iterator[tup
     """
     for chosen in _device_choices(problem, size):
         order = _nearest_neighbour_order(problem, chosen)
-        bound = order_bottleneck(problem, order) if bottleneck else None
+        bound = _order_bottleneck(problem, order) if bottleneck else None
         if bottleneck and bound is None:
             continue
         try:
@@ -68,7 +68,7 @@ def _walk(problem: Problem, chosen: tuple[int, ...], start: int) -> tuple[int, .
     return tuple(walk)
 
 
-def order_bottleneck(problem: Problem, order: tuple[int, ...]) -> int | None:
+def _order_bottleneck(problem: Problem, order: tuple[int, ...]) -> int | None:
     """The least time of the slowest stage for a fixed order of k classes; None if no split fits.
 
     Dynamic programming from the last stage to the first, in O(k L^2).
