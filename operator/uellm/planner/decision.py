@@ -40,15 +40,9 @@ def plan(request: PlanRequest) -> Plan:
         )
     if not request.nodes:
         raise PlanError("NoProfile", "no node has a GPUNodeProfile yet: is the profiler running on the GPU nodes?")
-    pools = pools_of(request)
-    searches = [Search(request, pools)]
-    # Several nodes hold a replica only where no single one keeps the targets.
-    if request.multi_node and (groups := groups_of(request, pools)):
-        searches.append(Search(request, pools, groups))
-    tried = list[tuple[Search, SearchResult]]()
-    for search in searches:
-        tried.append((search, search.run()))
-        if (found := tried[-1][1]).best is not None:
+    tried = _searched(request)
+    for search, found in sorted(tried, key=lambda entry: not _placed(entry[1])):
+        if found.best is not None:
             return _plan(request, search, found, _verdict(request, found.best.best))
     for search, found in tried:
         if any(entry.refused.missed for entry in found.rejections):
@@ -57,6 +51,24 @@ def plan(request: PlanRequest) -> Plan:
                 return _plan(request, looser, reached, verdict or _verdict(request, reached.best.best))
     search, found = tried[-1]
     raise no_plan(search, found.rejections, spanning=_over_nodes(request))
+
+
+def _searched(request: PlanRequest) -> list[tuple[Search, SearchResult]]:
+    """The searches of single nodes and, where these do not do, of groups of nodes too.
+
+    Several nodes hold a replica only where no single one keeps the targets, or too few have room for the load now.
+    """
+    pools = pools_of(request)
+    search = Search(request, pools)
+    tried = [(search, search.run())]
+    if request.multi_node and not _placed(tried[0][1]) and (groups := groups_of(request, pools)):
+        wider = Search(request, pools, groups)
+        tried.append((wider, wider.run()))
+    return tried
+
+
+def _placed(found: SearchResult) -> bool:
+    return found.best is not None and found.best.placed
 
 
 def _over_nodes(request: PlanRequest) -> Plan | None:
