@@ -30,6 +30,8 @@ class Case:
     prompt_tokens: int = 1000
     output_tokens: int = 250
     max_model_len: int = 8192
+    nodes: int = 1
+    """Of these GPUs; a replica may span them."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -147,5 +149,29 @@ CASES = (
         prompt_tokens=30_000,
         output_tokens=500,
         max_model_len=131_072,
+    ),
+)
+
+CASES_OVER_NODES = (
+    _case("R1 on two of 8 H100", "deepseek-r1", "8xH100-80", 1, "1/8/2", "vLLM's recipe: TP8 x PP2", nodes=2),
+    _case(
+        "K2 on two of 8 H200",
+        "kimi-k2",
+        "8xH200",
+        None,
+        "1/8/2",
+        "Moonshot's recipe: 16 H200 are the least for 128k tokens",
+        classes=(),
+        max_model_len=131_072,
+        nodes=2,
+    ),
+    _case(
+        "405b fp8 on two of 4 H100",
+        "llama-405b-fp8",
+        "4xH100-80",
+        0.25,
+        "1/4/2",
+        "380 GiB of 569: TP inside the node, PP across",
+        nodes=2,
     ),
 )

@@ -23,12 +23,12 @@ DRIVER_NAMES = {
 }
 
 
-def node(product: str, count: int, *, measured: bool) -> NodeOffer:
+def node(product: str, count: int, *, measured: bool, name: str = "node") -> NodeOffer:
     """A node of `count` GPUs; where it is not measured, the profile has names, memory and links alone."""
     known = BY_NAME[product]
     devices = tuple(
         Device(
-            uuid=f"GPU-{index}",
+            uuid=f"{name}-GPU-{index}",
             index=index,
             product=DRIVER_NAMES[product],
             memory_bytes=known.memory_bytes,
@@ -51,4 +51,4 @@ def node(product: str, count: int, *, measured: bool) -> NodeOffer:
         for b in devices
         if a is not b
     )
-    return NodeOffer(Node("node", devices, links), tuple(device.uuid for device in devices))
+    return NodeOffer(Node(name, devices, links), tuple(device.uuid for device in devices))

@@ -6,7 +6,9 @@ from itertools import combinations, pairwise
 from typing import NamedTuple
 
 from uellm.cli import svg
-from uellm.hardware import Link, Node
+from uellm.hardware import NETWORK, Link, Node
+from uellm.planner.nodes.groups import network
+from uellm.planner.request import PlanRequest
 from uellm.planner.result import MemoryUse, Plan
 from uellm.planner.spans import spans
 
@@ -19,6 +21,7 @@ LINKS = {
     "PHB": "#d9822b",
     "NODE": "#c2553f",
     "SYS": "#8e3b46",
+    NETWORK: "#6a4c93",
 }
 
 Spots = dict[str, tuple[float, float]]  # upper left corner of each GPU's card, by uuid
@@ -103,5 +106,36 @@ def _label(link: Link | None, stage: int) -> str:
     label = f"from stage {stage} to stage {stage + 1}"
     if link is None:
         return f"{label}: link not measured"
+    return f"{label}: {link_figures(link)}"
+
+
+def link_figures(link: Link) -> str:
+    """Kind, rate and latency of a link, as far as they are known."""
     figures = f" {link.bytes_per_s / 1e9:.0f} GB/s" if link.bytes_per_s else ""
-    return f"{label}: {link.kind}{figures}"
+    if link.kind == NETWORK and link.latency_s:
+        figures += f", {link.latency_s * 1e6:.0f} µs"
+    return f"{link.kind}{figures}"
+
+
+def node_of(uuid: str, request: PlanRequest) -> str:
+    """The node of a device."""
+    return next(offer.node.name for offer in request.nodes if any(device.uuid == uuid for device in offer.node.devices))
+
+
+def node_hops(plan: Plan, request: PlanRequest) -> list[tuple[int, Link]]:
+    """The stages after which a plan over several nodes crosses the network, and the link between their first GPUs."""
+    devices = {device.uuid: device for offer in request.nodes for device in offer.node.devices}
+    each = plan.pipeline // plan.nodes_per_replica
+    heads = [devices[stage.devices[0]] for stage in plan.stages if stage.devices]
+    return [
+        (index, network([[heads[index]], [heads[index + 1]]])[0]) for index in range(each - 1, len(heads) - 1, each)
+    ]
+
+
+def network_arrows(plan: Plan, request: PlanRequest, spots: Spots) -> list[str]:
+    """Arrows from each node's last stage to the next node's first."""
+    parts = []
+    for stage, link in node_hops(plan, request) if plan.nodes_per_replica > 1 else ():
+        arrow = svg.arrow(_way(spots[link.a], spots[link.b]), LINKS[NETWORK])
+        parts.append(svg.group([arrow], f"{_label(link, stage)}, assumed"))
+    return parts

@@ -11,8 +11,19 @@ from __future__ import annotations
 import textwrap
 
 from uellm.cli import svg
-from uellm.cli.plan_links import CARD, LINKS, Role, Spots, group_lines, hops, roles_of, thin_links
-from uellm.hardware import Device, Node
+from uellm.cli.plan_links import (
+    CARD,
+    LINKS,
+    Role,
+    Spots,
+    group_lines,
+    hops,
+    network_arrows,
+    node_of,
+    roles_of,
+    thin_links,
+)
+from uellm.hardware import NETWORK, Device, Node
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import MemoryUse, Plan
 from uellm.planner.units import size
@@ -45,14 +56,16 @@ def draw(plan: Plan, request: PlanRequest) -> str:
     """The drawing, as an SVG document."""
     offers = {offer.node.name: offer for offer in sorted(request.nodes, key=lambda offer: offer.node.name)}
     roles = roles_of(plan)
-    best = next((offer for offer in offers.values() if any(d.uuid in roles for d in offer.node.devices)), None)
+    best = [offers[name] for name in dict.fromkeys(node_of(uuid, request) for uuid in roles)]
     parts, y = _heading(plan, request)
-    if best is not None:
-        drawn, y = _best_node(best, roles, y)
+    spots: Spots = {}
+    for offer in best:
+        drawn, y = _best_node(offer, roles, y, spots)
         parts += drawn
-    drawn, y = _legend(best.node if best else None, y, adapters=plan.adapters is not None)
+    parts += network_arrows(plan, request, spots)
+    drawn, y = _legend([offer.node for offer in best], y, adapters=plan.adapters is not None)
     parts += drawn
-    drawn, y = _other_nodes(plan, [offer for offer in offers.values() if offer is not best], y)
+    drawn, y = _other_nodes(plan, [offer for offer in offers.values() if offer not in best], y)
     parts += drawn
     return svg.document(WIDTH, y + MARGIN, parts, f"{request.service}: {_decided(plan)}")
 
@@ -60,7 +73,8 @@ def draw(plan: Plan, request: PlanRequest) -> str:
 def _decided(plan: Plan) -> str:
     gpus = counted(plan.gpus_per_replica, "GPU")
     layers = ",".join(str(count) for count in plan.layers)
-    return f"{gpus} = tensor {plan.tensor} x pipeline {plan.pipeline}, layers {layers}"
+    over = f" over {plan.nodes_per_replica} nodes" if plan.nodes_per_replica > 1 else ""
+    return f"{gpus} = tensor {plan.tensor} x pipeline {plan.pipeline}{over}, layers {layers}"
 
 
 def _heading(plan: Plan, request: PlanRequest) -> tuple[list[str], float]:
@@ -102,7 +116,8 @@ def _verdict(plan: Plan) -> list[tuple[str, str]]:
     return lines
 
 
-def _best_node(offer: NodeOffer, roles: dict[str, Role], y: float) -> tuple[list[str], float]:
+def _best_node(offer: NodeOffer, roles: dict[str, Role], y: float, every: Spots) -> tuple[list[str], float]:
+    """A node of the plan, its devices at the spots that are added to `every`."""
     devices = offer.node.devices
     rows = -(-len(devices) // CARDS_IN_A_ROW)
     height = 34 + rows * (CARD[1] + GAP[1])
@@ -117,6 +132,7 @@ def _best_node(offer: NodeOffer, roles: dict[str, Role], y: float) -> tuple[list
         )
         for index, device in enumerate(devices)
     }
+    every.update(spots)
     parts += thin_links(offer.node, spots)
     parts += group_lines(offer.node, roles, spots)
     parts += [_card(device, offer, roles.get(device.uuid), spots[device.uuid]) for device in devices]
@@ -176,7 +192,7 @@ def _memory(memory: MemoryUse, device: Device, x: float, y: float) -> list[str]:
     return parts
 
 
-def _legend(node: Node | None, y: float, *, adapters: bool) -> tuple[list[str], float]:
+def _legend(nodes: list[Node], y: float, *, adapters: bool) -> tuple[list[str], float]:
     parts, x = [svg.text(MARGIN, y + 10, "memory", size=11, bold=True)], MARGIN + 60.0
     for kind, colour in KINDS.items():
         if kind == "adapters" and not adapters:
@@ -184,7 +200,8 @@ def _legend(node: Node | None, y: float, *, adapters: bool) -> tuple[list[str], 
         label = LABELS.get(kind, kind)
         parts += [svg.rect(x, y, 12, 12, colour, stroke=GREY, radius=2), svg.text(x + 17, y + 10, label, size=11)]
         x += 32 + len(label) * 6.4
-    kinds = sorted({link.kind for link in node.links}, key=list(LINKS).index) if node is not None else []
+    between = {NETWORK} if len(nodes) > 1 else set[str]()
+    kinds = sorted({link.kind for node in nodes for link in node.links} | between, key=list(LINKS).index)
     if kinds:
         x += 14
         parts.append(svg.text(x, y + 10, "links", size=11, bold=True))

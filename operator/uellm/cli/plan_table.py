@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
+from uellm.cli.plan_links import link_figures, node_hops, node_of
 from uellm.hardware import Device
 from uellm.planner.handover.publish import planned_engine
 from uellm.planner.request import PlanRequest
@@ -37,9 +38,11 @@ def render(plan: Plan, request: PlanRequest) -> str:
 def _decision(plan: Plan, request: PlanRequest) -> Iterator[str]:
     shape = f"{plan.gpus_per_replica} = tp{plan.tensor} x pp{plan.pipeline}"
     yield f"{request.service}  {request.architecture.name}, {request.architecture.parameters:,} parameters"
-    yield f"GPUs       {shape} a replica"
+    over = f", over {plan.nodes_per_replica} nodes" if plan.nodes_per_replica > 1 else ""
+    yield f"GPUs       {shape} a replica{over}"
     yield f"layers     {','.join(str(count) for count in plan.layers)}"
     yield f"nodes      {and_more(plan.nodes, MOST_NODES)} (best first)"
+    yield from _network(plan, request)
     if plan.recommended_replicas is not None:
         yield f"replicas   {plan.recommended_replicas} for the workload; the spec has {request.replicas}"
     if plan.adapters is not None:
@@ -50,6 +53,13 @@ def _decision(plan: Plan, request: PlanRequest) -> Iterator[str]:
         yield from _labelled("limit", plan.binding)
     if plan.search is not None:
         yield f"search     {_search(plan.search)}"
+
+
+def _network(plan: Plan, request: PlanRequest) -> Iterator[str]:
+    """The links that a plan over several nodes needs, with their figures."""
+    for stage, link in node_hops(plan, request) if plan.nodes_per_replica > 1 else ():
+        one, other = (node_of(uuid, request) for uuid in (link.a, link.b))
+        yield f"network    stage {stage} to {stage + 1}, {one} to {other}: {link_figures(link)} (assumed)"
 
 
 def _unmet(verdict: SloVerdict) -> str:
@@ -71,13 +81,15 @@ def _search(figures: SearchFigures) -> str:
 def _stages(plan: Plan, request: PlanRequest) -> Iterator[str]:
     known = {device.uuid: device for offer in request.nodes for device in offer.node.devices}
     kinds = [kind for kind in KINDS if kind != "adapters" or plan.adapters is not None]
-    header = ["STAGE", "LAYERS", *(kind.upper() for kind in kinds), "OF", "DEVICE"]
+    several = plan.nodes_per_replica > 1
+    header = ["STAGE", "LAYERS", *(kind.upper() for kind in kinds), "OF", *(["NODE"] if several else []), "DEVICE"]
     rows = [header]
     for index, (stage, (a, b)) in enumerate(zip(plan.stages, spans(plan.layers), strict=True)):
         memory = stage.memory.to_dict()
         for uuid in stage.devices:
             sizes = [size(memory[kind]) for kind in kinds]
-            rows.append([str(index), f"{a}-{b - 1}", *sizes, size(known[uuid].memory_bytes), _name(known[uuid])])
+            on = [node_of(uuid, request)] if several else []
+            rows.append([str(index), f"{a}-{b - 1}", *sizes, size(known[uuid].memory_bytes), *on, _name(known[uuid])])
     yield from aligned(rows, right=range(len(header) - 1))
 
 

@@ -26,6 +26,8 @@ LINK_KINDS: tuple[str, ...] = get_args(LinkKind)
 """Fastest first."""
 
 NVLINK: LinkKind = "NVLink"
+NETWORK = "Network"
+"""Between GPUs of two nodes; no profile has such links."""
 SLOWEST_LINK = "SYS"
 
 

@@ -34,6 +34,8 @@ def plan(request: PlanRequest) -> Plan:
         other = decision.plan(claims)
     except PlanError:
         return first
+    if first.nodes_per_replica > 1 and (other.slo is None or other.slo.feasible):
+        return _explained(other, "a device plugin has no plan on one node")
     why = _gain(outlook(first, plugin), outlook(other, claims), request.objective)
     return _explained(other, why) if why else first
 

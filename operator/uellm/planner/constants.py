@@ -107,6 +107,18 @@ PROMPT_TOKEN_S = 11.3e-6
 UNMEASURED_LATENCY_S = 2e-5
 UNMEASURED_BYTES_PER_S = 1e10
 
+# Between two nodes, where nobody measures it: NCCL over TCP sockets, which every cluster has. A message passes the
+# network stacks of two kernels, at 10 to 30 microseconds each, and sockets and copies through host memory leave about
+# half of 100 Gbit/s. RDMA is ten times as fast in both. A plan loses little by the caution: hops between stages cross
+# the network, and no all-reduce.
+NETWORK_LATENCY_S = 5e-5
+NETWORK_BYTES_PER_S = 5e9
+# A replica over several nodes has as many GPUs as the API allows. Longer pipelines than the last figure are evaluated
+# only where overrides ask for them: each stage adds its constants and a hop to every token.
+MOST_GPUS_OF_A_REPLICA = 64
+MOST_NODES_OF_A_REPLICA = 8
+MOST_STAGES_OVER_NODES = 16
+
 # Speeds this close count as equal: measurements of equal devices differ by some percent, and noise must not move
 # layers.
 SPEED_TOLERANCE = 0.05

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from uellm.errors import PlanError
-from uellm.hardware import DRA
+from uellm.hardware import DEVICE_PLUGIN, DRA
 from uellm.planner import constants as c
 from uellm.planner.cost.predict import tpot_ms
 from uellm.planner.cost.targets import outcomes
 from uellm.planner.explanation import best_effort, reasons
 from uellm.planner.explanation.limits import binding
-from uellm.planner.explanation.no_fit import no_plan
+from uellm.planner.explanation.no_fit import fits_over_nodes, no_plan
 from uellm.planner.nodes.facts import profile_hash
+from uellm.planner.nodes.groups import groups_of, node_names
 from uellm.planner.nodes.pools import pools_of
 from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.request import PlanRequest
@@ -39,14 +40,49 @@ def plan(request: PlanRequest) -> Plan:
         )
     if not request.nodes:
         raise PlanError("NoProfile", "no node has a GPUNodeProfile yet: is the profiler running on the GPU nodes?")
-    search = Search(request, pools_of(request))
-    found = search.run()
-    verdict = None
-    if found.best is None and any(entry.refused.missed for entry in found.rejections):
-        search, found, verdict = _best_effort(search, found)
-    if found.best is None:
-        raise no_plan(search, found.rejections)
-    return _plan(request, search, found, verdict or _verdict(request, found.best.best))
+    tried = _searched(request)
+    for search, found in sorted(tried, key=lambda entry: not _placed(entry[1])):
+        if found.best is not None:
+            return _plan(request, search, found, _verdict(request, found.best.best))
+    for search, found in tried:
+        if any(entry.refused.missed for entry in found.rejections):
+            looser, reached, verdict = _best_effort(search, found)
+            if reached.best is not None:
+                return _plan(request, looser, reached, verdict or _verdict(request, reached.best.best))
+    search, found = tried[-1]
+    raise no_plan(search, found.rejections, spanning=_over_nodes(request))
+
+
+def _searched(request: PlanRequest) -> list[tuple[Search, SearchResult]]:
+    """The searches of single nodes and, where these do not do, of groups of nodes too.
+
+    Several nodes hold a replica only where no single one keeps the targets, or too few have room for the load now.
+    """
+    pools = pools_of(request)
+    search = Search(request, pools)
+    tried = [(search, search.run())]
+    if request.multi_node and not _placed(tried[0][1]) and (groups := groups_of(request, pools)):
+        wider = Search(request, pools, groups)
+        tried.append((wider, wider.run()))
+    return tried
+
+
+def _placed(found: SearchResult) -> bool:
+    return found.best is not None and found.best.placed
+
+
+def _over_nodes(request: PlanRequest) -> Plan | None:
+    """The plan that several nodes would allow; None where they were looked at already, or would not help."""
+    if request.multi_node and request.allocation != DRA:
+        return None
+    wider = replace(request, multi_node=True, allocation=DEVICE_PLUGIN)
+    pools = pools_of(wider)
+    if not any(fits_over_nodes(wider, group) for group in groups_of(wider, pools)):
+        return None
+    try:
+        return plan(wider)
+    except PlanError:
+        return None
 
 
 def _best_effort(search: Search, found: SearchResult) -> tuple[Search, SearchResult, SloVerdict | None]:
@@ -56,7 +92,7 @@ def _best_effort(search: Search, found: SearchResult) -> tuple[Search, SearchRes
         return search, found, None
     verdict = SloVerdict(False, best_effort.constraint(best), best_effort.change(best))
     for looser in best_effort.relaxed(search.request, best):
-        again = Search(looser, [pool for entry in search.classes for pool in entry.pools])
+        again = search.again(looser)
         if (reached := again.run()).best is not None:
             return again, reached, verdict
     return search, found, None
@@ -72,7 +108,7 @@ def _verdict(request: PlanRequest, best: Candidate) -> SloVerdict | None:
 def _plan(request: PlanRequest, search: Search, found: SearchResult, verdict: SloVerdict | None) -> Plan:
     assert found.best is not None
     like = _alike(found.best)
-    nodes = _writable(like)
+    nodes = _writable(like, max(1, len(found.best.best.pool.members)))
     best = nodes[0][1]
     limits = binding(best, found.best.replicas, request.classes)
     return Plan(
@@ -101,15 +137,20 @@ def _plan(request: PlanRequest, search: Search, found: SearchResult, verdict: Sl
         search=_figures(search, found, best),
         adapters=request.adapters,
         allocation=request.allocation,
+        nodes_per_replica=max(1, len(best.pool.members)),
     )
 
 
 def _alike(chosen: PlacedShape) -> list[tuple[str, Candidate]]:
     """Every node that works with the best one's step sizes and KV cache (all pods share a template), best first."""
     best = chosen.best
+    if best.pool.members:
+        # The nodes of a group have GPUs of one kind, so no other group's are among them.
+        return [(name, best) for name in node_names(best.pool, best.shape.gpus)]
     entries: list[tuple[ranking.Key, str, Candidate]] = []
     for entry, candidate in chosen.members:
         same = entry.pool.simulated == best.pool.simulated and entry.pool.resource_name == best.pool.resource_name
+        same = same and not entry.pool.members
         found = _with_sizes_of(best, candidate) if same else None
         if found is not None and _claims_alike(best, found):
             key = ranking.key(found, chosen.replicas, placed=chosen.placed)[:-1]
@@ -144,12 +185,13 @@ def _with_sizes_of(best: Candidate, other: Candidate) -> Candidate | None:
     return found
 
 
-def _writable(like: list[tuple[str, Candidate]]) -> list[tuple[str, Candidate]]:
-    """As many of the best nodes as plan.json has room for, counting their devices and links."""
+def _writable(like: list[tuple[str, Candidate]], least: int) -> list[tuple[str, Candidate]]:
+    """As many of the best nodes as plan.json has room for, counting their devices and links; `least` at least."""
     entries, kept = 0, list[tuple[str, Candidate]]()
     for name, candidate in like:
-        entries += len(candidate.pool.devices) + len(candidate.pool.links)
-        if kept and entries > c.MOST_FACTS:
+        one = candidate.pool.members[0] if candidate.pool.members else candidate.pool
+        entries += len(one.devices) + len(one.links)
+        if len(kept) >= least and entries > c.MOST_FACTS:
             break
         kept.append((name, candidate))
     return kept

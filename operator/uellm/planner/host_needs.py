@@ -15,7 +15,7 @@ from uellm.planner.result import Plan
 
 
 def host_memory_bytes(plan: Plan, request: PlanRequest, *, simulated: bool) -> int:
-    """Host memory of a replica, on each of the nodes that it spans."""
+    """Host memory of a pod: of a replica, or of its part on one node."""
     ranks = plan.gpus_per_replica // plan.nodes_per_replica
     weight_bytes = request.architecture.weight_bytes // plan.nodes_per_replica
     # Each rank keeps whole adapters beside its slots: it cuts them when they are copied into one.
@@ -33,7 +33,7 @@ def host_memory_bytes(plan: Plan, request: PlanRequest, *, simulated: bool) -> i
 
 
 def host_millicores(plan: Plan, *, simulated: bool) -> int:
-    """Thousandths of CPU cores that a replica cannot do without on each of its nodes; it uses more if there is more."""
+    """Thousandths of CPU cores that a pod cannot do without; it uses more where there is more."""
     front, rank = (
         (c.HOST_CPU_MILLICORES, c.HOST_CPU_MILLICORES)
         if simulated

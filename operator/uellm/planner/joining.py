@@ -14,9 +14,17 @@ from typing import Any
 from uellm.errors import PlanError
 from uellm.hardware import AUTO, DEVICE_PLUGIN, class_place
 from uellm.planner import allocation, decision
-from uellm.planner.handover.revalidate import evaluator_of, outlook, resource_name, shape_of, still_holds
+from uellm.planner.handover.revalidate import (
+    evaluator_of,
+    outlook,
+    planned_pools,
+    resource_name,
+    shape_of,
+    still_holds,
+)
 from uellm.planner.host_needs import host_memory_bytes, host_millicores
-from uellm.planner.nodes.pools import known_pools, pools_of
+from uellm.planner.nodes.groups import copied_offer, node_names
+from uellm.planner.nodes.pools import known_pools
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan, Stage
@@ -79,18 +87,19 @@ def _host_shortage(made: Plan, request: PlanRequest, offer: NodeOffer) -> str:
 
 
 def _order(made: Plan, request: PlanRequest, offer: NodeOffer) -> Any:
-    """Smaller is better: targets first, then the objective, then what has to join."""
-    missed = made.slo is not None and not made.slo.feasible
+    """Smaller is better: targets first, then one node before several, then the objective, then what has to join."""
+    head = made.slo is not None and not made.slo.feasible, made.nodes_per_replica > 1
     replicas = made.recommended_replicas or request.replicas
-    nodes = math.ceil(replicas / max(1, len(offer.free) // made.gpus_per_replica))
+    each = made.gpus_per_replica // made.nodes_per_replica
+    nodes = math.ceil(replicas / max(1, len(offer.free) // each)) * made.nodes_per_replica
     memory_bytes = sum(device.memory_bytes for device in offer.node.devices)
     joining = (nodes * len(offer.free), nodes * memory_bytes, offer.node.name)
     now = outlook(made, _on_class(request, offer))
     if request.objective == "Latency":
-        return (missed, math.inf if now is None else now.end_to_end_s, *joining)
+        return (*head, math.inf if now is None else now.end_to_end_s, *joining)
     if request.objective == "Throughput":
-        return (missed, math.inf if now is None else -now.requests_per_s, *joining)
-    return (missed, *joining)
+        return (*head, math.inf if now is None else -now.requests_per_s, *joining)
+    return (*head, *joining)
 
 
 def _serves(best: Plan, request: PlanRequest, offer: NodeOffer) -> bool:
@@ -105,7 +114,8 @@ def _serves(best: Plan, request: PlanRequest, offer: NodeOffer) -> bool:
 
 def _without_devices(best: Plan, classes: tuple[str, ...], why: str) -> Plan:
     """The plan without the made-up devices of the class."""
-    note = f"planned for a node of {class_place(classes[0])} that has not joined: {why}"
+    joining = "have" if best.nodes_per_replica > 1 else "has"
+    note = f"planned for {_joining_nodes(best)} of {class_place(classes[0])} that {joining} not joined: {why}"
     return replace(
         best,
         nodes=(),
@@ -116,13 +126,19 @@ def _without_devices(best: Plan, classes: tuple[str, ...], why: str) -> Plan:
     )
 
 
+def _joining_nodes(made: Plan) -> str:
+    return "a node" if made.nodes_per_replica == 1 else f"{made.nodes_per_replica} nodes"
+
+
 def as_joined(made: Plan, request: PlanRequest) -> tuple[Plan, PlanRequest]:
     """Plan and request as if a node of each class had joined; as they are for a plan on nodes that are there."""
     own = [offer for offer in request.would_join if offer.node_class in made.node_classes]
     if not own:
         return made, request
     simulated = own[0].node.simulated
-    nodes = tuple(offer for offer in (*request.nodes, *request.would_join) if offer.node.simulated == simulated)
+    more = (copied_offer(own[0], number) for number in range(1, made.nodes_per_replica))
+    offers = (*request.nodes, *request.would_join, *more)
+    nodes = tuple(offer for offer in offers if offer.node.simulated == simulated)
     there = replace(request, nodes=nodes, would_join=())
     return _with_devices(replace(made, nodes=tuple(offer.node.name for offer in own)), there, own[0]), there
 
@@ -130,7 +146,8 @@ def as_joined(made: Plan, request: PlanRequest) -> tuple[Plan, PlanRequest]:
 def _with_devices(made: Plan, request: PlanRequest, offer: NodeOffer) -> Plan:
     """The plan with the made-up devices of a class, as the search placed it there."""
     evaluator, sizes = evaluator_of(made, request), Steps(made.max_num_batched_tokens, made.max_num_seqs)
-    for pool in known_pools(offer):
+    alone = replace(request, nodes=(offer,))
+    for pool in planned_pools(made, alone) if made.nodes_per_replica > 1 else known_pools(offer):
         found = evaluator.candidate(pool, shape_of(made), sizes)
         if isinstance(found, Candidate) and found.assignment.layers == made.layers:
             return replace(made, stages=_on_devices(made, found))
@@ -174,27 +191,30 @@ def joined(made: Plan, request: PlanRequest) -> Plan | None:
     evaluator, shape = evaluator_of(made, request), shape_of(made)
     sizes = Steps(made.max_num_batched_tokens, made.max_num_seqs)
     found = []
-    for pool in (each for each in pools_of(request) if each.resource_name == resource):
-        alone = replace(request, nodes=tuple(each for each in request.nodes if each.node.name == pool.node), replicas=1)
-        if still_holds(replace(made, nodes=(pool.node,)), alone) is not None:
+    for pool in (each for each in planned_pools(made, request) if each.resource_name == resource):
+        names = node_names(pool, made.gpus_per_replica)
+        alone = replace(request, nodes=tuple(each for each in request.nodes if each.node.name in names), replicas=1)
+        if still_holds(replace(made, nodes=names), alone) is not None:
             continue
         candidate = evaluator.candidate(pool, shape, sizes)
         seconds = math.inf
         if isinstance(candidate, Candidate) and candidate.times is not None:
             seconds = candidate.times.end_to_end_s(evaluator.demand.output_tokens)
-        found.append((seconds, pool.node, candidate))
+        found.append((seconds, names, candidate))
     if not found:
         return None
     ordered = sorted(found, key=lambda entry: entry[:2])
     stages, best = made.stages, ordered[0][2]
     if isinstance(best, Candidate) and best.assignment.layers == made.layers:
         stages = _on_devices(made, best)
-    nodes = tuple(dict.fromkeys(name for _, name, _ in ordered))
+    nodes = tuple(dict.fromkeys(name for _, names, _ in ordered for name in names))
     return replace(made, nodes=nodes, node_classes=(), stages=stages, assumptions=_told(made, nodes))
 
 
 def _told(made: Plan, nodes: tuple[str, ...]) -> tuple[str, ...]:
     """The assumptions, the one about the class replaced by what came of it."""
     classes = ", ".join(map(class_place, made.node_classes))
-    first = f"planned for a node of {classes}; {nodes[0]} holds the plan as it is"
+    several = made.nodes_per_replica > 1
+    holding = f"{' and '.join(nodes[: made.nodes_per_replica])} hold" if several else f"{nodes[0]} holds"
+    first = f"planned for {_joining_nodes(made)} of {classes}; {holding} the plan as it is"
     return (first, *made.assumptions[1:])

@@ -8,8 +8,8 @@ from dataclasses import replace
 from uellm.planner.cost.predict import tpot_ms
 from uellm.planner.cost.targets import outcomes
 from uellm.planner.explanation.limits import binding
-from uellm.planner.handover.revalidate import as_allocated, evaluator_of, shape_of
-from uellm.planner.nodes.pools import pools_of
+from uellm.planner.handover.revalidate import as_allocated, evaluator_of, planned_pools, shape_of
+from uellm.planner.nodes.groups import node_names
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan, Predicted, SloVerdict
 from uellm.planner.search.candidate import Candidate
@@ -56,8 +56,12 @@ def _candidate(plan: Plan, request: PlanRequest) -> Candidate | None:
     evaluator, shape = evaluator_of(plan, request), shape_of(plan)
     sizes = Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
     found = []
-    for pool in pools_of(request):
-        if pool.node in plan.nodes and evaluator.refusal(pool, shape, sizes) is None:
+    named = set(plan.nodes)
+    for pool in planned_pools(plan, request):
+        if (
+            not named.isdisjoint(node_names(pool, plan.gpus_per_replica))
+            and evaluator.refusal(pool, shape, sizes) is None
+        ):
             candidate = evaluator.candidate(pool, shape, sizes)
             if isinstance(candidate, Candidate) and candidate.times is not None:
                 found.append((candidate.times.end_to_end_s(evaluator.demand.output_tokens), pool.node, candidate))

@@ -72,14 +72,14 @@ def assign(devices: Sequence[Device], links: Sequence[Link], task: Task, stages:
     found: list[Assignment] = []
     refusals: list[PlanRefusal] = []
     for groups in group_choices(devices, links, task.tensor, stages, task.costs):
-        instance = _instance(groups, links, task)
+        instance = instance_of(groups, links, task)
         placement = _solved(instance, task.policy, task.objective, stages, task.fixed_layers(stages))
         if placement.feasible:
             chosen = tuple(groups[int(position)] for position in placement.order)
             cost, bound = placement.cost or 0.0, placement.lower_bound
             found.append(Assignment(chosen, placement.layers, cost, cost if bound is None else bound))
         elif placement.refusal is not None:
-            refusals.append(placement.refusal.renamed(_names(groups)))
+            refusals.append(placement.refusal.renamed(position_names(groups)))
     if not found:
         return refusals[0]
     best = min(found, key=lambda entry: entry.cost)
@@ -91,12 +91,12 @@ def explain(devices: Sequence[Device], links: Sequence[Link], task: Task, stages
     if refusal := _too_few_groups(devices, task, stages):
         return refusal
     groups = next(group_choices(devices, links, task.tensor, stages, task.costs))
-    instance, layers = _instance(groups, links, task), task.fixed_layers(stages)
+    instance, layers = instance_of(groups, links, task), task.fixed_layers(stages)
     found = (
         refusal_of(instance, canonical(instance), stages) if layers is None else place_fixed(instance, layers).refusal
     )
     assert found is not None
-    return found.renamed(_names(groups))
+    return found.renamed(position_names(groups))
 
 
 def _too_few_groups(devices: Sequence[Device], task: Task, stages: int) -> PlanRefusal | None:
@@ -115,12 +115,13 @@ def _position(index: int) -> str:
     return f"{index:04d}"
 
 
-def _names(groups: Sequence[tuple[Device, ...]]) -> dict[str, str]:
+def position_names(groups: Sequence[tuple[Device, ...]]) -> dict[str, str]:
     """The name of each group's first device, by its id in the instance."""
     return {_position(index): f"gpu-{group[0].index} ({group[0].uuid})" for index, group in enumerate(groups)}
 
 
-def _instance(groups: Sequence[tuple[Device, ...]], links: Sequence[Link], task: Task) -> Instance:
+def instance_of(groups: Sequence[tuple[Device, ...]], links: Sequence[Link], task: Task) -> Instance:
+    """The groups as the devices of a placement problem, by their positions."""
     known = Links(links)
     slowest = performances([device for group in groups for device in group], task.costs)
     members = [

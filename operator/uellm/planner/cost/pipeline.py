@@ -177,17 +177,18 @@ class Pipeline:
         self.stages = tuple(
             _with_draft(_stage(loads, index, links, costs), links, costs) for index in range(len(loads))
         )
+        self._unlike, self._like = _alike(self.stages)
 
     def stage_times(self, prefill_tokens: float, sequences: float) -> list[float]:
         """[stages]: the time of one batch with the given prompt tokens and sequences."""
         efficiency = self.costs.efficiency
         overhead = efficiency.step_overhead_s + efficiency.per_sequence_s * sequences
-        times = [stage.time_s(prefill_tokens, sequences) + overhead for stage in self.stages]
+        times = [stage.time_s(prefill_tokens, sequences) + overhead for stage in self._unlike]
         factors = self.costs.factors
-        if factors == UNCORRECTED:
-            return times
-        without = [stage.time_s(0.0, sequences) + overhead for stage in self.stages]
-        return [b * factors.decode + (a - b) * factors.prefill for a, b in zip(times, without, strict=True)]
+        if factors != UNCORRECTED:
+            without = [stage.time_s(0.0, sequences) + overhead for stage in self._unlike]
+            times = [b * factors.decode + (a - b) * factors.prefill for a, b in zip(times, without, strict=True)]
+        return [times[index] for index in self._like]
 
     def round_s(self, prefill_tokens: float, sequences: float, chunks: float = 0.0) -> float:
         """The time in which every sequence gets a token and all batches together compute the given prompt tokens.
@@ -235,6 +236,18 @@ class Pipeline:
 
     def _filled(self, times: Sequence[float]) -> float:
         return max(sum(times), len(times) * max(times))
+
+
+def _alike(stages: Sequence[StageTimes]) -> tuple[list[StageTimes], list[int]]:
+    """The stages whose times may differ, and for each stage which of them it is like: long pipelines repeat one."""
+    seen, like = dict[StageTimes, int](), list[int]()
+    unlike: list[StageTimes] = []
+    for stage in stages:
+        place = seen.setdefault(replace(stage, load=replace(stage.load, devices=())), len(unlike))
+        if place == len(unlike):
+            unlike.append(stage)
+        like.append(place)
+    return unlike, like
 
 
 def all_measured(loads: Sequence[StageLoad]) -> bool:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from uellm.hardware import Device
 from uellm.planner import constants as c
 from uellm.planner.cost.targets import outcomes, worst
+from uellm.planner.nodes.groups import takes
 from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.request import PlanRequest, SloClass
 from uellm.planner.search.candidate import Candidate
@@ -36,6 +37,7 @@ def nearest(search: Search) -> NearestPlacement | None:
         (ratio, shape, family)
         for shape in search.every_shape()
         for family in search.families
+        if takes(family.ideal, shape)
         if (ratio := _ratio(search.sizer.alone(family.ideal, shape))) is not None
     ]
     found: list[tuple[float, int, Candidate]] = []
@@ -122,7 +124,7 @@ def _least_factor(candidate: Candidate, scale: Callable[[Device, float], Device]
     def kept(steps: int) -> bool:
         factor = 1 + steps * c.FASTER_STEP
         groups = tuple(tuple(scale(device, factor) for device in group) for group in candidate.assignment.groups)
-        pool = replace(candidate.pool, devices=tuple(scale(device, factor) for device in candidate.pool.devices))
+        pool = candidate.pool.mapped(lambda devices: tuple(scale(device, factor) for device in devices))
         faster = replace(candidate, pool=pool, assignment=replace(candidate.assignment, groups=groups))
         return not any(entry.missed for entry in _outcomes(faster))
 

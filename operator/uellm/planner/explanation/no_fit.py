@@ -9,9 +9,11 @@ from uellm.errors import PlanError
 from uellm.hardware import DRA, Device, Link
 from uellm.planner import constants as c
 from uellm.planner.nodes.capability import device_refusal
+from uellm.planner.nodes.groups import groups_of, takes
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import PlanRequest
+from uellm.planner.result import Plan
 from uellm.planner.search.replicas import Sizer
 from uellm.planner.search.search import Rejection, Search
 from uellm.planner.search.shapes import shapes
@@ -20,17 +22,17 @@ from uellm.planner.units import size
 from uellm.text import counted
 
 
-def no_plan(search: Search, rejections: Sequence[Rejection]) -> PlanError:
-    """NoFit or NeedsExactDevices, with the device and the amount."""
+def no_plan(search: Search, rejections: Sequence[Rejection], *, spanning: Plan | None = None) -> PlanError:
+    """NoFit or NeedsExactDevices, with the device and the amount. `spanning`: the plan over nodes, if only it fits."""
     # Only room matters here, and it is the same on all nodes of a family.
-    request, pools = search.request, [family.ideal for family in search.families]
+    request, pools = search.request, [family.ideal for family in search.families if not family.ideal.members]
     if not pools:
         return PlanError("NoFit", _nothing_free(request))
     exact = _exact(search, pools, rejections)
     if exact is not None:
         return exact
-    sentence = f"{_amount(search, pools)}{_nearest(rejections)}{_remedy(search, pools)}{_left_out(request)}"
-    return PlanError("NoFit", sentence)
+    remedy = _remedy(search, pools, spanning)
+    return PlanError("NoFit", f"{_amount(search, pools)}{_nearest(rejections)}{remedy}{_left_out(request)}")
 
 
 def _left_out(request: PlanRequest) -> str:
@@ -93,20 +95,53 @@ def _nearest(rejections: Sequence[Rejection]) -> str:
     return f"; {last.shape} on {last.node}: {sentence(last.refused.cause)}"
 
 
-def _remedy(search: Search, pools: Sequence[Pool]) -> str:
+def _remedy(search: Search, pools: Sequence[Pool], spanning: Plan | None) -> str:
     request = search.request
     most = max(pool.sure for pool in pools)
     if most == 0:
         return "; every free GPU is planned for other services whose pods have not started yet"
-    if most < request.gpus_min:
+    if most < request.gpus_min and spanning is None:
         return f"; placement.gpus.min is {request.gpus_min}, and no node has more than {most} free GPUs for it"
-    if not any(True for _ in search.every_shape()):
+    if not any(True for _ in search.every_shape()) and spanning is None:
         return "; no number of free GPUs makes a shape that the overrides and the model's heads allow"
-    ways = [*_more_allowed(search, pools, most), *_shorter(request, pools), *_quantized(request, pools)]
-    ways += _more_gpus(request, pools)
+    ways = [*_over_nodes(request, spanning), *_more_allowed(search, pools, most)]
+    ways += [*_shorter(request, pools), *_quantized(request, pools), *_more_gpus(request, pools)]
+    ways += _more_nodes(search)
     if not ways:
         return ": neither a smaller maxModelLen, nor quantization, nor more GPUs of these kinds in one node would do"
     return f": it would fit with {'; or with '.join(ways)}"
+
+
+def _over_nodes(request: PlanRequest, spanning: Plan | None) -> Iterator[str]:
+    """The fields that would allow a plan over several nodes, and its shape."""
+    if spanning is None:
+        return
+    fields = [] if request.multi_node else ["placement.multiNode Allowed"]
+    why = ""
+    if request.allocation == DRA:
+        fields.append("placement.allocation DevicePlugin")
+        why = " (a replica that claims its GPUs by DRA cannot span nodes)"
+    shape = f"tp{spanning.tensor} x pp{spanning.pipeline}"
+    yield f"{' and '.join(fields)}, as {shape} over {spanning.nodes_per_replica} nodes{why}"
+
+
+def fits_over_nodes(request: PlanRequest, group: Pool) -> bool:
+    """Whether some shape has room on a group of nodes under next to no load."""
+    search = Search(request, (), (group,))
+    return any(search.sizer.refusal(group, shape) is None for shape in search.every_shape() if takes(group, shape))
+
+
+def _more_nodes(search: Search) -> Iterator[str]:
+    """How many nodes like the best one would hold it together, if several may."""
+    request = search.request
+    if not request.multi_node or request.allocation == DRA:
+        return
+    for pool in sorted(search.pools, key=lambda each: (-each.sure, each.node))[:1]:
+        imagined_nodes = replace(pool, copies=c.MOST_NODES_OF_A_REPLICA, promised=0)
+        for group in groups_of(request, (imagined_nodes,)):
+            if fits_over_nodes(replace(request, gpus_max=None), group):
+                yield f"{len(group.members)} nodes like {pool.node}"
+                return
 
 
 def _more_allowed(search: Search, pools: Sequence[Pool], most: int) -> Iterator[str]:

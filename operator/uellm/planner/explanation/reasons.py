@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY
 from uellm.planner import constants as c
-from uellm.planner.cost.rates import measured
+from uellm.planner.assignment.spanning import hops_over_network
+from uellm.planner.cost.rates import Links, measured
 from uellm.planner.nodes.capability import remarks
+from uellm.planner.nodes.groups import takes
+from uellm.planner.nodes.pools import Pool
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.result import Alternative
 from uellm.planner.search.candidate import Candidate, Evaluator
@@ -44,6 +47,7 @@ def assumptions(
     elif best.times is not None:
         notes.append(request.efficiency.sentence)
         notes += [] if best.correction is None else [_corrected(best.correction, best.shape)]
+    notes += _network(best)
     rated = sorted({device.product for device in best.assignment.devices if device.rated})
     if rated:
         notes.append(
@@ -77,6 +81,24 @@ def assumptions(
             "simulated GPUs: predictions hold for the GPUs as described, not for the CPU that stands in for them"
         )
     return tuple(notes)
+
+
+def _network(best: Candidate) -> list[str]:
+    """What is assumed between the nodes of a replica, and what it costs."""
+    nodes = len(best.pool.members)
+    if not nodes:
+        return []
+    hops = hops_over_network(best.assignment, nodes)
+    known, costs = Links(best.pool.links), best.evaluator.costs
+    latency_s, transfer_s = known.message(hops[0][0].uuid, hops[0][1].uuid, costs.hop_bytes_per_token)
+    step_s = len(hops) * (latency_s + transfer_s * c.TYPICAL_SEQUENCES)
+    return [
+        f"a replica spans {nodes} nodes, with {best.shape.pipeline // nodes} of {best.shape.pipeline} stages on each: "
+        "no single node holds it within the targets; GPUs that share a layer are in one node",
+        f"the network between nodes is not measured: {c.NETWORK_BYTES_PER_S / 1e9:g} GB/s and "
+        f"{c.NETWORK_LATENCY_S * 1e6:g} µs are assumed, as NCCL reaches over TCP; what crosses it in a step of "
+        f"{c.TYPICAL_SEQUENCES} tokens takes {step_s * 1e3:.2f} ms",
+    ]
 
 
 def _corrected(correction: Correction, shape: Shape) -> str:
@@ -113,7 +135,24 @@ def alternatives(search: Search, found: SearchResult) -> tuple[Alternative, ...]
     others: list[PlacedShape | Rejection | Shape] = [*found.others, *found.rejections]
     others += [shape for shape, _ in found.bounded]
     nearest = sorted(others, key=lambda entry: _distance(_shape(entry), _shape(found.best)))
+    if found.best.best.pool.members and (most := _most_on_one_node(search, nearest)) is not None:
+        nearest.insert(0, most)
     return tuple(_alternative(search, entry, found.best) for entry in nearest[: c.MOST_ALTERNATIVES])
+
+
+def _most_on_one_node(
+    search: Search, others: list[PlacedShape | Rejection | Shape]
+) -> PlacedShape | Rejection | Shape | None:
+    """The shape with the most GPUs of one node, by tensor parallelism: what several nodes are compared with first."""
+    most = max(pool.sure for pool in search.pools)
+    found = max(
+        (entry for entry in others if _shape(entry).gpus <= most),
+        key=lambda entry: (_shape(entry).gpus, _shape(entry).tensor),
+        default=None,
+    )
+    if found is not None:
+        others.remove(found)
+    return found
 
 
 def _shape(entry: PlacedShape | Rejection | Shape | None) -> Shape:
@@ -130,21 +169,25 @@ def _alternative(search: Search, entry: PlacedShape | Rejection | Shape, best: P
     if isinstance(entry, Rejection):
         shape = entry.shape
         reason = f"{entry.node}: {sentence(entry.refused.cause)}"
-        return Alternative(shape.gpus, shape.tensor, shape.pipeline, (), (entry.node,), reason)
+        return Alternative(shape.gpus, shape.tensor, shape.pipeline, (), _nodes(entry.pool), reason)
     if isinstance(entry, PlacedShape):
         return _lost(entry.best, entry.replicas, best, placed=entry.placed)
     # Its bound was enough to reject it; the best plan's node serves as an example.
-    pool = best.best.pool
+    pool = next((group for group in search.groups if takes(group, entry)), best.best.pool)
     outcome = search.on_node(pool, entry)
     if isinstance(outcome, Sized):
         return _lost(outcome.candidate, outcome.replicas, best, placed=best.placed)
     reason = f"{pool.node}: {sentence(outcome.cause)}"
-    return Alternative(entry.gpus, entry.tensor, entry.pipeline, (), (pool.node,), reason)
+    return Alternative(entry.gpus, entry.tensor, entry.pipeline, (), _nodes(pool), reason)
+
+
+def _nodes(pool: Pool) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(member.node for member in pool.members)) or (pool.node,)
 
 
 def _lost(candidate: Candidate, replicas: int, best: PlacedShape, *, placed: bool) -> Alternative:
     """A shape that fits and was rejected, with the reason."""
-    shape, nodes = candidate.shape, (candidate.pool.node,)
+    shape, nodes = candidate.shape, _nodes(candidate.pool)
     reason = _why(candidate, replicas, best, placed=placed)
     return Alternative(shape.gpus, shape.tensor, shape.pipeline, candidate.assignment.layers, nodes, reason)
 

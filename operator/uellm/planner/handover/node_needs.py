@@ -68,6 +68,9 @@ def _least(most: int, enough: Callable[[int], bool]) -> int:
 
 def _products(plan: Plan, request: PlanRequest, task: Task, resource_name: str) -> tuple[str, ...]:
     """The products on the plan's nodes, if some other node would hold the plan and was left out: it is too slow."""
+    if plan.nodes_per_replica > 1:
+        # The nodes of a group have GPUs of one product.
+        return tuple(sorted({stage.product for stage in plan.stages if stage.product}))
     own = _own_nodes(plan, request)
     chosen, others = _products_on(own, resource_name), set[str]()
     simulated, named = any(node.simulated for node in own), set(plan.nodes)

@@ -15,6 +15,8 @@ from uellm.planner.assignment.every_subset import refusal
 from uellm.planner.cost.demand import demand
 from uellm.planner.cost.predict import Times
 from uellm.planner.cost.targets import outcomes
+from uellm.planner.nodes.groups import groups_of, node_names
+from uellm.planner.nodes.groups import room as room_of
 from uellm.planner.nodes.pools import Pool, pools_of
 from uellm.planner.refusals.kinds import NodesTaken, NoneToClaim, OnNode, OtherLayers, PlanRefusal, TooFewReplicas
 from uellm.planner.request import PlanRequest
@@ -41,6 +43,19 @@ def as_allocated(plan: Plan, request: PlanRequest) -> PlanRequest:
 def shape_of(plan: Plan) -> Shape:
     """The plan's shape."""
     return Shape(plan.tensor, plan.pipeline)
+
+
+def planned_pools(plan: Plan, request: PlanRequest) -> tuple[Pool, ...]:
+    """The nodes on which the plan's replicas may be; of a plan over several nodes, the groups of as many."""
+    pools = pools_of(request)
+    if plan.nodes_per_replica == 1:
+        return pools
+    products = {stage.product for stage in plan.stages}
+    return tuple(
+        group
+        for group in groups_of(request, pools)
+        if len(group.members) == plan.nodes_per_replica and group.devices[0].product in products
+    )
 
 
 def task_of(plan: Plan, request: PlanRequest) -> Task:
@@ -75,17 +90,17 @@ def still_holds(plan: Plan, request: PlanRequest) -> PlanRefusal | None:
         return OtherLayers(sum(plan.layers), layers)
     task, room, refusals, named = task_of(plan, request), 0, list[PlanRefusal](), set(plan.nodes)
     resource = resource_name(plan, request)
-    pools = [pool for pool in pools_of(request) if pool.resource_name == resource]
+    pools = [pool for pool in planned_pools(plan, request) if pool.resource_name == resource]
     # The refusal of a node that the plan was made for explains more than that of any other.
-    for pool in sorted(pools, key=lambda pool: pool.node not in named):
+    for pool in sorted(pools, key=lambda pool: named.isdisjoint(node_names(pool, plan.gpus_per_replica))):
         cause = _lacking(plan, pool) if plan.claims else refusal(pool, task, plan.pipeline)
         if cause is None:
-            room += claimed_room(plan, pool) if plan.claims else pool.sure // plan.gpus_per_replica
+            room += claimed_room(plan, pool) if plan.claims else room_of(pool, plan.gpus_per_replica)
         else:
             refusals.append(OnNode(pool.node, cause))
     if room >= max(1, request.replicas):
         return None
-    nodes = tuple(sorted({pool.node for pool in pools}))
+    nodes = tuple(sorted({name for pool in pools for name in node_names(pool, plan.gpus_per_replica)}))
     if room:
         return TooFewReplicas(nodes, room, request.replicas)
     return refusals[0] if refusals else NodesTaken(plan.nodes, free=bool(pools))
@@ -131,7 +146,7 @@ def outlook(plan: Plan, request: PlanRequest) -> Outlook | None:
     request = as_allocated(plan, request)
     evaluator, shape, sizes = evaluator_of(plan, request), shape_of(plan), _steps(plan)
     found, resource = [], resource_name(plan, request)
-    for pool in pools_of(request):
+    for pool in planned_pools(plan, request):
         if pool.resource_name == resource and evaluator.refusal(pool, shape, sizes) is None:
             candidate = evaluator.candidate(pool, shape, sizes)
             if isinstance(candidate, Candidate) and candidate.times is not None:

@@ -10,6 +10,7 @@ from uellm.planner.cost.rates import Links
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.handover.revalidate import evaluator_of, shape_of
 from uellm.planner.memory.footprint import kv_width
+from uellm.planner.nodes.groups import network
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.shape import Steps
@@ -52,8 +53,8 @@ def step_time(plan: Plan, request: PlanRequest) -> StepTime | None:
     known = {device.uuid: (device, offer.node) for offer in offers for device in offer.node.devices}
     if not plan.devices or not all(uuid in known for uuid in plan.devices):
         return None
-    node = known[plan.devices[0]][1]
-    if node.simulated or sum(plan.layers) != request.architecture.layers:
+    nodes = list({known[uuid][1].name: known[uuid][1] for uuid in plan.devices}.values())
+    if nodes[0].simulated or sum(plan.layers) != request.architecture.layers:
         return None
     groups = [tuple(known[uuid][0] for uuid in stage.devices) for stage in plan.stages]
     user = UserArgs(request.engine.args)
@@ -61,6 +62,7 @@ def step_time(plan: Plan, request: PlanRequest) -> StepTime | None:
     loads = stage_loads(request.architecture, groups, plan.layers, kv_width=width, drafting=drafting)
     evaluator, sizes = evaluator_of(plan, request), Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
     tokens = plan.predicted.kv_cache_tokens
-    times = predict(loads, Links(node.links), evaluator.costs, evaluator.demand, tokens, sizes)
+    links = Links((*(link for node in nodes for link in node.links), *network([node.devices for node in nodes])))
+    times = predict(loads, links, evaluator.costs, evaluator.demand, tokens, sizes)
     step = None if times is None else times.step
     return step.rounded() if step is not None and step.per_prefill_token_s > 0 else None

@@ -13,6 +13,7 @@ from typing import Any
 from uellm.hardware import NVLINK, Device, Link
 from uellm.planner.cost.rates import measured
 from uellm.planner.memo import KEPT_NODES, by_identity
+from uellm.planner.nodes.groups import room
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import kind_of
 
@@ -31,7 +32,7 @@ class PoolClass:
 
     def room(self, gpus: int) -> int:
         """The number of replicas with this many GPUs each that fit now."""
-        return sum(pool.sure // gpus * pool.copies for pool in self.pools)
+        return sum(room(pool, gpus) for pool in self.pools)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class PoolFamily:
     classes: tuple[PoolClass, ...]
     ideal: Pool
     """Each GPU is as good as the best of its kind in the family, each link as good as the best link."""
+
+
+def family_of(group: Pool) -> PoolFamily:
+    """The family of a group of nodes: it is evaluated as it is."""
+    return PoolFamily((PoolClass((group,)),), group)
 
 
 def families_of(pools: Sequence[Pool]) -> tuple[PoolFamily, ...]:

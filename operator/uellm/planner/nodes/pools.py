@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from uellm.hardware import DRA, Device, Link, Node
-from uellm.planner.constants import MOST_REPLICAS
+from uellm.planner.constants import MOST_NODES_NAMED, MOST_REPLICAS
 from uellm.planner.memo import KEPT_NODES, by_identity
 from uellm.planner.nodes.capability import SHARE_MARK, device_refusal
 from uellm.planner.nodes.product_rates import with_product_rates
@@ -99,11 +99,34 @@ class Pool:
     simulated: bool = False
     copies: int = 1
     """How many such nodes there may be: more than one where the node would join."""
+    members: tuple[Pool, ...] = ()
+    """Of a group of nodes: its nodes in the order of their stages (groups.py). Empty for one node."""
+    kin: tuple[Pool, ...] = ()
+    """Of a group: all nodes that could be its members, those with the most free GPUs first."""
 
     @property
     def sure(self) -> int:
-        """The number of GPUs that are free whichever devices other services take."""
+        """The number of GPUs that are free whichever devices other services take; of a group, as many on each node."""
+        if self.members:
+            return len(self.members) * min(member.sure for member in self.members)
         return max(0, len(self.devices) - self.promised)
+
+    def mapped(self, change: Callable[[tuple[Device, ...]], tuple[Device, ...]]) -> Pool:
+        """The pool with other devices; of a group, each node with other devices."""
+        if not self.members:
+            return replace(self, devices=change(self.devices))
+        members = tuple(member.mapped(change) for member in self.members)
+        return replace(self, members=members, devices=tuple(each for member in members for each in member.devices))
+
+
+def joined_names(nodes: Sequence[str]) -> str:
+    """A name for several nodes in a sentence."""
+    shown, more = list(dict.fromkeys(nodes)), ""
+    if len(shown) == 1:
+        return f"{len(nodes)} x {shown[0]}"
+    if len(shown) > MOST_NODES_NAMED:
+        more = f" + {len(shown) - MOST_NODES_NAMED} more"
+    return " + ".join(shown[:MOST_NODES_NAMED]) + more
 
 
 @by_identity(KEPT_NODES)

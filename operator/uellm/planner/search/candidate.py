@@ -12,6 +12,7 @@ from uellm.hardware import DRA, Device, Link
 from uellm.planner import constants as c
 from uellm.planner.assignment.assign import Assignment, Task, settled
 from uellm.planner.assignment.every_subset import admits_some, refusal
+from uellm.planner.assignment.spanning import assign_over
 from uellm.planner.correction import Corrections
 from uellm.planner.cost.demand import Demand
 from uellm.planner.cost.predict import Times, predict
@@ -20,6 +21,7 @@ from uellm.planner.cost.step_sizes import enlarged, steps
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.memory.footprint import Footprint, footprint, kv_width
 from uellm.planner.memory.kv_cache import KvCache, kv_cache, tokens_of_flag
+from uellm.planner.nodes.groups import devices_for
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import kind_of
 from uellm.planner.refusals.kinds import PlanRefusal
@@ -75,6 +77,10 @@ class Evaluator:
         costs = self.costs_on(devices, shape)
         return steps(self.request.architecture, self.demand, devices, shape, self.user, costs, known)
 
+    def steps_on(self, pool: Pool, shape: Shape) -> Steps:
+        """Step sizes for any devices of a pool."""
+        return self.steps(devices_for(pool, shape), shape, pool.links)
+
     def footprint(self, shape: Shape, sizes: Steps) -> Footprint:
         """Memory of the shape."""
         key = shape, sizes, self._essence  # the same on every node
@@ -125,14 +131,14 @@ class Evaluator:
 
     def needs_exact(self, pool: Pool, shape: Shape) -> bool:
         """Whether the shape would be possible if we could choose the devices."""
-        return admits_some(pool, self.task(shape, self.steps(pool.devices, shape, pool.links)), shape.pipeline)
+        return admits_some(pool, self.task(shape, self.steps_on(pool, shape)), shape.pipeline)
 
     def fit(self, pool: Pool, shape: Shape, larger: int = 1) -> Candidate | PlanRefusal:
         """The shape on the node with its own step sizes, or why it cannot be had there.
 
         `larger`: the factor by which the chunk grows, up to vLLM's default; a chunk that the user set stays.
         """
-        sizes = self.steps(pool.devices, shape, pool.links)
+        sizes = self.steps_on(pool, shape)
         if larger > 1:
             smallest = min(pool.devices, key=lambda device: device.memory_bytes)
             most = max(sizes.batched_tokens, default_steps(smallest.product, smallest.memory_bytes)[0])
@@ -145,7 +151,7 @@ class Evaluator:
         key = build_of(pool), task, shape, sizes, self._essence
         if (worked := _known.get(key)) is not None:
             return Candidate(self, pool, shape, sizes, worked.on(pool), worked.figures)
-        assignment = settled(pool.devices, pool.links, task, shape.pipeline)
+        assignment = _assigned(pool, task, shape.pipeline)
         if isinstance(assignment, PlanRefusal):
             return assignment
         found = Candidate(self, pool, shape, sizes, assignment)
@@ -157,12 +163,20 @@ class Evaluator:
         pool, count = found.pool, found.shape.gpus
         if self.request.allocation == DRA or count >= len(pool.devices) or found.times is None:
             return None
+        each = count // max(1, len(pool.members))
         by_speed = sorted(pool.devices, key=_speed)
         fast, slow = _speed(by_speed[-1]), _speed(by_speed[0])
         if all(one <= other * (1 + c.SPEED_TOLERANCE) for one, other in zip(fast[:2], slow[:2], strict=True)):
             return None
-        unlucky = self.candidate(replace(pool, devices=tuple(by_speed[:count])), found.shape, found.sizes)
+        slowest = pool.mapped(lambda devices: tuple(sorted(devices, key=_speed)[:each]))
+        unlucky = self.candidate(slowest, found.shape, found.sizes)
         return unlucky.times if isinstance(unlucky, Candidate) else None
+
+
+def _assigned(pool: Pool, task: Task, stages: int) -> Assignment | PlanRefusal:
+    if pool.members:
+        return assign_over([member.devices for member in pool.members], pool.links, task, stages)
+    return settled(pool.devices, pool.links, task, stages)
 
 
 def _speed(device: Device) -> tuple[float, float, int, int]:
@@ -223,7 +237,7 @@ class Candidate:
         # Requirement for a replacement device: the same with the required KV cache and vLLM's margin.
         required = used.required - kv + self.kv_required(index)
         least = math.ceil(required / (1 - Fraction(sizes.margin)))
-        exact = self.shape.tensor > 1 or self.evaluator.request.allocation == DRA
+        exact = self.shape.tensor > 1 or self.pool.members or self.evaluator.request.allocation == DRA
         product = group[0].product if exact and len({kind_of(device) for device in group}) == 1 else ""
         memory = replace(used, free=max(0, smallest - used.required))
         return Stage(tuple(device.uuid for device in group), least, product, memory)

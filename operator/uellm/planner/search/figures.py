@@ -91,9 +91,14 @@ class Known(Generic[V]):
             self._results.popitem(last=False)
 
 
-@by_identity(KEPT_NODES)
 def build_of(pool: Pool) -> Hashable:
-    """Equal for pools whose devices and links differ in nothing but names. Devices are ordered by index already."""
+    """Equal for pools whose devices and links differ in nothing but names; between nodes they are all the same."""
+    return Essence(*map(_build_of_node, pool.members)) if pool.members else _build_of_node(pool)
+
+
+@by_identity(KEPT_NODES)
+def _build_of_node(pool: Pool) -> Hashable:
+    """Devices are ordered by index already."""
     position = {device.uuid: index for index, device in enumerate(pool.devices)}
     links = tuple(
         (position[link.a], position[link.b], link.kind, link.bytes_per_s, link.latency_s)

@@ -50,9 +50,14 @@ def bound(ideal: Candidate, replicas: int, *, placed: bool) -> Key:
 
 
 def _could_share_layers(candidate: Candidate) -> bool:
-    """Whether its GPUs are all linked by NVLink, so that they could as well share each layer."""
-    devices = [device for group in candidate.assignment.groups for device in group]
-    return fast_links([devices], candidate.pool.links)
+    """Whether the GPUs of a node are all linked by NVLink, so that they could as well share each layer.
+
+    In a group of nodes each of which holds one stage, they do.
+    """
+    groups, nodes = candidate.assignment.groups, max(1, len(candidate.pool.members))
+    each = len(groups) // nodes
+    on_first = [device for group in groups[:each] for device in group]
+    return each > 1 and fast_links([on_first], candidate.pool.links)
 
 
 def least(request: PlanRequest, gpus: int) -> Key:

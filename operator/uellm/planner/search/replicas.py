@@ -89,7 +89,7 @@ class Sizer:
     def refusal(self, pool: Pool, shape: Shape) -> PlanRefusal | None:
         """Why the shape has no room even with next to no load; None if it has."""
         evaluator = self._alone(pool, c.MOST_REPLICAS)
-        return evaluator.refusal(pool, shape, evaluator.steps(pool.devices, shape, pool.links))
+        return evaluator.refusal(pool, shape, evaluator.steps_on(pool, shape))
 
     def needs_exact(self, pool: Pool, shape: Shape) -> bool:
         """Whether it would have room if we could choose the devices."""
@@ -98,7 +98,7 @@ class Sizer:
     def footprint(self, pool: Pool, shape: Shape) -> Footprint:
         """Memory of the shape with KV cache for one request."""
         evaluator = self._alone(pool, c.MOST_REPLICAS)
-        return evaluator.footprint(shape, evaluator.steps(pool.devices, shape, pool.links))
+        return evaluator.footprint(shape, evaluator.steps_on(pool, shape))
 
     def _alone(self, pool: Pool, replicas: int) -> Evaluator:
         """The evaluator with KV cache for one request."""

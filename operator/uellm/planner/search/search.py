@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from uellm.planner import constants as c
-from uellm.planner.nodes.node_classes import PoolClass, PoolFamily, families_of
+from uellm.planner.nodes.groups import takes
+from uellm.planner.nodes.node_classes import PoolClass, PoolFamily, families_of, family_of
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.request import PlanRequest
 from uellm.planner.search import ranking
@@ -59,8 +60,14 @@ class Rejection(NamedTuple):
     """A shape that no node admits, with the reason on the node that comes nearest to it."""
 
     shape: Shape
-    node: str
+    pool: Pool
+    """Of the node, or of the group of nodes."""
     refused: Refused
+
+    @property
+    def node(self) -> str:
+        """Its name."""
+        return self.pool.node
 
 
 @dataclass(slots=True)
@@ -84,11 +91,17 @@ _Entry = tuple[ranking.Key, int, int, PlacedShape | Shape]
 class Search:
     """One search for one request."""
 
-    def __init__(self, request: PlanRequest, pools: Sequence[Pool]) -> None:
+    def __init__(self, request: PlanRequest, pools: Sequence[Pool], groups: Sequence[Pool] = ()) -> None:
+        """`groups`: of nodes, each with the pools that it is made of among `pools`."""
         self.request = request
+        self.pools, self.groups = pools, groups
         self.sizer = Sizer(request)
-        self.families = families_of(pools)
+        self.families = (*families_of(pools), *map(family_of, groups))
         self._ideals: dict[Shape, list[tuple[PoolFamily, Sized | Refused]]] = {}
+
+    def again(self, request: PlanRequest) -> Search:
+        """The search on the same nodes for another request."""
+        return Search(request, self.pools, self.groups)
 
     @property
     def classes(self) -> Iterator[PoolClass]:
@@ -137,8 +150,18 @@ class Search:
         most = max((entry.pool.sure for entry in self.classes), default=0)
         if self.request.gpus_max is not None:
             most = min(most, self.request.gpus_max)
+        on_one = max((pool.sure for pool in self.pools), default=0)
         for gpus in range(self.request.gpus_min, most + 1):
-            yield from shapes(self.request, gpus)
+            for shape in shapes(self.request, gpus):
+                if shape.gpus <= on_one or self._spans(shape):
+                    yield shape
+
+    def _spans(self, shape: Shape) -> bool:
+        """Whether a group of nodes is asked for the shape."""
+        own = self.request.overrides
+        chosen = own.pipeline is not None or own.layers is not None
+        short = chosen or shape.pipeline <= c.MOST_STAGES_OVER_NODES
+        return short and any(takes(group, shape) for group in self.groups)
 
     def on_node(self, pool: Pool, shape: Shape) -> Sized | Refused:
         """A shape on one node, for an explanation."""
@@ -146,7 +169,8 @@ class Search:
 
     def _ideal(self, shape: Shape) -> ranking.Key | PlacedShape | Rejection:
         """An upper bound of what the shape can do. It is exact where every node is as good as the ideal one."""
-        sized = [(family, self.sizer.least(family.ideal, shape)) for family in self.families]
+        taking = (family for family in self.families if takes(family.ideal, shape))
+        sized = [(family, self.sizer.least(family.ideal, shape)) for family in taking]
         self._ideals[shape] = sized
         admitted = [(family, outcome) for family, outcome in sized if isinstance(outcome, Sized)]
         if not admitted:
@@ -197,7 +221,7 @@ class Search:
                 entry[0].node,
             ),
         )
-        return Rejection(shape, nearest[0].node, nearest[1])
+        return Rejection(shape, *nearest)
 
     def _fewest(self, shape: Shape) -> int:
         """A lower bound of the shape's GPUs in all."""
