@@ -26,7 +26,7 @@ commitments = st.builds(
     claims=st.just(()),
     planned=st.just(()),
 )
-claims = st.builds(Claim, commitments, st.integers(0, 3), pods.map(tuple))
+claims = st.builds(Claim, commitments, st.integers(0, 3), pods.map(tuple), st.integers(0, 2))
 claiming = st.integers(1, 2).flatmap(
     lambda gpus: st.builds(
         Commitment,
@@ -39,7 +39,7 @@ claiming = st.integers(1, 2).flatmap(
         planned=st.sampled_from([(), ("a-0", "a-2")[:gpus]]),
     )
 )
-mixed = st.builds(Claim, st.one_of(commitments, claiming), st.integers(0, 3), pods.map(tuple))
+mixed = st.builds(Claim, st.one_of(commitments, claiming), st.integers(0, 3), pods.map(tuple), st.integers(0, 2))
 holders = st.lists(st.sampled_from(["p", "q", "r", "stranger", None]), min_size=4, max_size=4)
 steps = st.lists(
     st.one_of(
