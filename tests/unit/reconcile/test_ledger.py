@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from uellm.reconcile.planning.ledger import (
     BoundPod,
     Claim,
     Commitment,
     claim,
+    commitment_to,
     hardware_changed,
     hardware_offers,
     offers,
@@ -125,3 +128,19 @@ def test_a_preempted_pod_has_its_gpus_until_it_is_gone_and_its_replacement_is_pr
     assert offered(nodes, [claim(promise, 1, [victim, replacement])]) == {"a": ((), 0), "b": (("b-g0", "b-g1"), 0)}
     freed = [make.profiled_node("a", "stranger", "stranger"), nodes[1]]
     assert offered(freed, [claim(promise, 1, [replacement])]) == {"a": ((), 0), "b": (("b-g0", "b-g1"), 2)}
+
+
+def test_a_replica_over_two_nodes_is_promised_its_part_on_each_of_them(make):
+    plan = make.plan()
+    whole = commitment_to(plan, {})
+    first, last = (
+        replace(plan.stages[0], memory_bytes=30),
+        replace(plan.stages[0], memory_bytes=50),
+    )
+    group = replace(plan, stages=(first, last), pipeline=2, gpus_per_replica=2 * plan.tensor, nodes_per_replica=2)
+    found = commitment_to(group, {})
+    assert (whole.pods, found.pods, found.gpus) == (1, 2, plan.tensor)
+    assert found.needs == (50,) * plan.tensor
+    nodes = [make.profiled_node(name, *[None] * plan.tensor) for name in ("a", "b", "c")]
+    promise = claim(found._replace(nodes=("a", "b"), needs=()), 1, [])
+    assert [promised for _, promised in offered(nodes, [promise]).values()] == [plan.tensor, plan.tensor, 0]

@@ -34,30 +34,40 @@ class Commitment(NamedTuple):
     """What a plan promises to its service."""
 
     gpus: int
-    """GPUs of each replica."""
+    """GPUs of each pod."""
     nodes: tuple[str, ...]
-    """Nodes that can hold a replica, best first."""
+    """Nodes that can hold a pod, best first."""
     needs: tuple[int, ...] = ()
-    """Bytes that each GPU of a replica must have, ascending: what makes other nodes suit. Empty: no other does."""
+    """Bytes that each GPU of a pod must have, ascending: what makes other nodes suit. Empty: no other does."""
     alike: bool = False
     """GPUs share layers, so they must be of one product."""
     simulated: bool = False
     claims: tuple[StageNeeds, ...] = ()
-    """What each GPU of a replica must be, where pods claim them; empty where the kubelet picks them."""
+    """What each GPU of a pod must be, where pods claim them; empty where the kubelet picks them."""
     planned: tuple[str, ...] = ()
     """The GPUs meant for the first of such replicas."""
+    pods: int = 1
+    """Pods of a replica, each on a node of its own."""
 
 
 def commitment_to(plan: Plan, nodes: Mapping[str, ProfiledNode]) -> Commitment:
     """What a plan promises. `nodes`: the profiled nodes by name, and classes of nodes by the name of their place."""
-    needs = sorted(stage.memory_bytes for stage in plan.stages for _ in range(plan.tensor))
     own = [nodes[name].facts for name in _places(plan) if name in nodes]
     simulated = bool(own) and all(node.simulated for node in own)
-    found = Commitment(plan.gpus_per_replica, plan.nodes, tuple(needs), plan.tensor > 1, simulated)
+    gpus, needs = plan.gpus_per_replica // plan.nodes_per_replica, _needs(plan)
+    found = Commitment(gpus, plan.nodes, needs, plan.tensor > 1, simulated, pods=plan.nodes_per_replica)
     if not plan.claims:
         return found
     claims = (StageNeeds(stage.product, stage.memory_bytes) for stage in plan.stages for _ in range(plan.tensor))
     return found._replace(claims=tuple(claims), planned=plan.devices)
+
+
+def _needs(plan: Plan) -> tuple[int, ...]:
+    """Bytes that each GPU of a pod must have, ascending. Any pod of a group may get any of its nodes."""
+    stages = plan.pipeline // plan.nodes_per_replica
+    parts = (plan.stages[first : first + stages] for first in range(0, plan.pipeline, stages))
+    by_part = [sorted(stage.memory_bytes for stage in part for _ in range(plan.tensor)) for part in parts]
+    return tuple(map(max, *by_part)) if len(by_part) > 1 else tuple(by_part[0])
 
 
 def _places(plan: Plan) -> tuple[str, ...]:
@@ -112,20 +122,21 @@ class Claim(NamedTuple):
     """What a service other than the one being planned was promised."""
 
     commitment: Commitment
-    replicas: int
+    pods: int
+    """Of all its replicas together."""
     bound_pods: tuple[BoundPod, ...]
     queued: int = 0
-    """Replicas that scheduling gates hold back."""
+    """Pods that scheduling gates hold back."""
 
     def unplaced(self, nodes: Mapping[str, ProfiledNode]) -> int:
-        """Replicas that look for a node.
+        """Pods that look for a node.
 
         A pod of an earlier plan counts as placed where its node and GPUs suit this plan.
         """
         settled = sum(
             pod.gpus == self.commitment.gpus and suits(self.commitment, pod.node, nodes) for pod in self.bound_pods
         )
-        return max(0, self.replicas - settled - self.queued)
+        return max(0, self.pods - settled - self.queued)
 
 
 def suits(commitment: Commitment, name: str, nodes: Mapping[str, ProfiledNode]) -> bool:
@@ -163,7 +174,7 @@ def reservation(commitment: Commitment, node: ProfiledNode, free: Iterable[str])
 
 
 def seats(commitment: Commitment, node: ProfiledNode, offer: NodeOffer) -> int:
-    """Replicas for which there is room on a node as it is offered."""
+    """Pods for which there is room on a node as it is offered."""
     most = max(0, len(offer.free) - offer.promised) // commitment.gpus
     if not commitment.claims:
         return most
@@ -191,7 +202,7 @@ def claim(commitment: Commitment, replicas: int, pods: Iterable[Mapping[str, Any
         for pod in pods
         if pod["spec"].get("nodeName") and pod["status"].get("phase") not in ("Failed", "Succeeded")
     )
-    return Claim(commitment, replicas, bound_pods, sum(bool(gates(pod)) for pod in pods))
+    return Claim(commitment, replicas * commitment.pods, bound_pods, sum(bool(gates(pod)) for pod in pods))
 
 
 def commitment_of(document: Mapping[str, Any], nodes: Mapping[str, ProfiledNode]) -> Commitment | None:

@@ -170,7 +170,7 @@ class Promises:
         }
         before = _homes(request.nodes, commitment, named)
         after = _homes(self._offers(observed), commitment, named)
-        return after < min(before, max(1, observed.replicas))
+        return after < min(before, max(1, observed.replicas) * commitment.pods)
 
     def room_for_another(self, observed: Observed) -> str:
         """A node that has room for a replica besides those that run; empty for none."""
