@@ -1,6 +1,8 @@
 # Two commands matter: `make demo` and `make test`. Each does all its own set-up; python3 and make are enough to begin.
 PYTHON3 ?= python3
 BIN := .venv/bin
+# Two API servers side by side, each for whole files: the tests wait more than they compute.
+CLUSTER := -n 2 --dist loadfile --ignore tests/cluster/native tests/cluster
 # Tests that take seconds are listed one by one, with how long each took.
 EACH_TEST := -v -o console_output_style=times
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -26,7 +28,8 @@ test: setup
 		"programs" "$(BIN)/python -m uellm_devcluster.binaries" \
 		"lint" "$(MAKE) --no-print-directory lint" \
 		"unit and property" "$(BIN)/pytest -q -n auto tests/unit tests/property tests/plans" \
-		"cluster: real API server" "$(BIN)/pytest $(EACH_TEST) tests/cluster" \
+		"cluster: real API server" "$(BIN)/pytest $(EACH_TEST) $(CLUSTER)" \
+		"native: real kubelets" "$(BIN)/pytest $(EACH_TEST) tests/cluster/native" \
 		"e2e: real kubelets, real vLLM" "$(BIN)/pytest $(EACH_TEST) tests/e2e"
 
 test-full: test
@@ -42,7 +45,8 @@ unit: setup
 	@$(BIN)/pytest -q -n auto tests/unit tests/property tests/plans
 
 cluster-test: setup
-	@$(BIN)/pytest $(EACH_TEST) tests/cluster
+	@$(BIN)/pytest $(EACH_TEST) $(CLUSTER)
+	@$(BIN)/pytest $(EACH_TEST) tests/cluster/native
 
 e2e: setup
 	@$(BIN)/pytest $(EACH_TEST) tests/e2e

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
@@ -413,7 +414,14 @@ def pod_resources(socket: Path) -> Iterator[None]:
         server.stop(grace=None)
 
 
-def test_the_dra_driver_publishes_and_reads_claims_with_the_rights_that_it_has(run: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory for sockets, whose paths may have 107 characters: pytest's own are too long for some."""
+    with TemporaryDirectory(prefix="uellm") as name:
+        yield Path(name)
+
+
+def test_the_dra_driver_publishes_and_reads_claims_with_the_rights_that_it_has(run: Run, short_path: Path) -> None:
     chart = ("helm", "upgrade", "uellm", str(CHART), "-n", NAMESPACE, "--values", str(CHART / "values-simulated.yaml"))
     run(*chart, "--set", "simulated.dra.enabled=true", "--set", "simulated.dra.nodes={node-2}")
     assert run("kubectl", "get", "deviceclass/gpu.nvidia.com", "-o", "jsonpath={.spec.selectors[0].cel.expression}")
@@ -424,14 +432,14 @@ def test_the_dra_driver_publishes_and_reads_claims_with_the_rights_that_it_has(r
 
     run("kubectl", "create", "-f", "-", given={"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-2"}})
     described = yaml.safe_load((CHART / "values-simulated.yaml").read_text())["simulated"]["nodes"]["node-2"]
-    (tmp_path / "node-2.yaml").write_text(yaml.safe_dump(described))
-    (tmp_path / "cdi").mkdir()
-    (tmp_path / "plugins_registry").mkdir()
-    args = ["dra-driver", "--node=node-2", f"--simulate={tmp_path}/node-2.yaml", f"--kubelet-dir={tmp_path}"]
+    (short_path / "node-2.yaml").write_text(yaml.safe_dump(described))
+    (short_path / "cdi").mkdir()
+    (short_path / "plugins_registry").mkdir()
+    args = ["dra-driver", "--node=node-2", f"--simulate={short_path}/node-2.yaml", f"--kubelet-dir={short_path}"]
     slice_ = "resourceslice/node-2-gpu.nvidia.com"
     with (
-        pod_resources(tmp_path / "pod-resources" / "kubelet.sock"),
-        process_as(run, account, tmp_path, *args, f"--cdi-dir={tmp_path}/cdi") as log,
+        pod_resources(short_path / "pod-resources" / "kubelet.sock"),
+        process_as(run, account, short_path, *args, f"--cdi-dir={short_path}/cdi") as log,
     ):
         run("kubectl", "wait", "--for=create", slice_, "--timeout=60s")
         # One that was deleted comes back, because the driver watches it.
