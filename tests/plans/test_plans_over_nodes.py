@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from plans.cases import CASES, CASES_OVER_NODES, CHAT, Case
+from plans.cases import CASES, CASES_OVER_NODES, Case
 from plans.nodes import node
 from uellm.errors import PlanError
 from uellm.models import read_architecture
 from uellm.planner import Plan, plan
-from uellm.planner.request import PlanRequest, Workload
+from uellm.planner.request import PlanRequest
 
 
 def asked(case: Case, *, measured: bool = True, nodes: int | None = None, multi_node: bool = True) -> PlanRequest:
@@ -75,15 +75,6 @@ def test_without_leave_to_span_nodes_the_refusal_names_the_field_and_the_plan_th
     _, tensor, pipeline = case.accepted[0]
     wanted = f"it would fit with placement.multiNode Allowed, as tp{tensor} x pp{pipeline} over {case.nodes} nodes"
     assert wanted in str(refused.value)
-
-
-def test_a_load_for_which_single_nodes_have_too_little_room_may_take_nodes_together() -> None:
-    (case,) = (case for case in CASES_OVER_NODES if case.model == "kimi-k2")
-    loaded = replace(asked(case), workload=Workload(12.0, 1000, None, 250, None), classes=CHAT)
-    alone, together = plan(replace(loaded, multi_node=False)), plan(loaded)
-    assert alone.recommended_replicas is not None
-    assert alone.recommended_replicas > 2, "one a node, and there are two nodes"
-    assert (together.recommended_replicas, together.nodes_per_replica) == (1, 2)
 
 
 @pytest.mark.parametrize("case", CASES_OVER_NODES, ids=lambda case: case.name)

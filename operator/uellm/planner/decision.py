@@ -41,34 +41,26 @@ def plan(request: PlanRequest) -> Plan:
     if not request.nodes:
         raise PlanError("NoProfile", "no node has a GPUNodeProfile yet: is the profiler running on the GPU nodes?")
     tried = _searched(request)
-    for search, found in sorted(tried, key=lambda entry: not _placed(entry[1])):
-        if found.best is not None:
-            return _plan(request, search, found, _verdict(request, found.best.best))
-    for search, found in tried:
-        if any(entry.refused.missed for entry in found.rejections):
-            looser, reached, verdict = _best_effort(search, found)
+    search, found = tried[-1]
+    if found.best is not None:
+        return _plan(request, search, found, _verdict(request, found.best.best))
+    for each, result in tried:
+        if any(entry.refused.missed for entry in result.rejections):
+            looser, reached, verdict = _best_effort(each, result)
             if reached.best is not None:
                 return _plan(request, looser, reached, verdict or _verdict(request, reached.best.best))
-    search, found = tried[-1]
     raise no_plan(search, found.rejections, spanning=_over_nodes(request))
 
 
 def _searched(request: PlanRequest) -> list[tuple[Search, SearchResult]]:
-    """The searches of single nodes and, where these do not do, of groups of nodes too.
-
-    Several nodes hold a replica only where no single one keeps the targets, or too few have room for the load now.
-    """
+    """The search of single nodes and, where none of them holds a replica within the targets, of groups of nodes too."""
     pools = pools_of(request)
     search = Search(request, pools)
     tried = [(search, search.run())]
-    if request.multi_node and not _placed(tried[0][1]) and (groups := groups_of(request, pools)):
+    if request.multi_node and tried[0][1].best is None and (groups := groups_of(request, pools)):
         wider = Search(request, pools, groups)
         tried.append((wider, wider.run()))
     return tried
-
-
-def _placed(found: SearchResult) -> bool:
-    return found.best is not None and found.best.placed
 
 
 def _over_nodes(request: PlanRequest) -> Plan | None:

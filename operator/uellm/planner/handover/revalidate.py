@@ -103,7 +103,7 @@ def still_holds(plan: Plan, request: PlanRequest) -> PlanRefusal | None:
     nodes = tuple(sorted({name for pool in pools for name in node_names(pool, plan.gpus_per_replica)}))
     if room:
         return TooFewReplicas(nodes, room, request.replicas)
-    return refusals[0] if refusals else NodesTaken(plan.nodes, free=bool(pools))
+    return refusals[0] if refusals else NodesTaken(plan.nodes, free=bool(pools_of(request)))
 
 
 def claimed_room(plan: Plan, pool: Pool) -> int:
