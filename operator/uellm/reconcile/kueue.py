@@ -22,16 +22,25 @@ _PASSED_ON = (QUEUE_LABEL, PRIORITY_CLASS_LABEL)
 
 def queue_labels(obj: Object) -> dict[str, str]:
     """The labels of an object by which Kueue queues it. Kueue itself copies a Deployment's to its pods."""
-    labels = obj["metadata"].get("labels") or {}
+    return _queue_labels(obj["metadata"])
+
+
+def _queue_labels(metadata: Object) -> dict[str, str]:
+    labels = _mapping(metadata.get("labels"))
     return {name: labels[name] for name in _PASSED_ON if labels.get(name)}
+
+
+def _mapping(value: Any) -> Object:
+    """The value where it is a mapping. A template is what the user wrote: the API server judges it later."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def may_displace(service: Object) -> bool:
     """Whether pods of the service may get GPUs that others hold now: by their turn in a queue, or by their priority."""
-    template = service["spec"].get("template") or {}
-    own = {"metadata": template.get("metadata") or {}}
-    priority = (template.get("spec") or {}).get("priorityClassName")
-    return QUEUE_LABEL in {**queue_labels(service), **queue_labels(own)} or bool(priority)
+    template = _mapping(service["spec"].get("template"))
+    own = _queue_labels(_mapping(template.get("metadata")))
+    priority = _mapping(template.get("spec")).get("priorityClassName")
+    return QUEUE_LABEL in {**queue_labels(service), **own} or bool(priority)
 
 
 def gates(pod: Object) -> tuple[str, ...]:

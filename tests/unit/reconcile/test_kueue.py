@@ -152,3 +152,10 @@ def test_the_time_in_a_queue_is_no_part_of_the_time_to_start(make):
     assert startup_s([pod], NOW, 3600) == 540
     pod["metadata"]["labels"] = {QUEUE_LABEL: "team"}
     assert startup_s([pod], NOW, 3600) == 60
+
+
+@pytest.mark.parametrize(
+    "template", [5, {"metadata": 5}, {"metadata": {"labels": 5}}, {"metadata": {"labels": []}, "spec": []}]
+)
+def test_a_template_of_the_wrong_form_asks_for_no_queue(template):
+    assert not may_displace({"metadata": {}, "spec": {"template": template}})
