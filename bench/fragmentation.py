@@ -57,20 +57,31 @@ class Node:
     def __init__(self, name: str) -> None:
         self.name = name
         self.pods: dict[str, Request] = {}
+        self.taken = Request(0, 0, 0)
 
-    def used(self, more: Request) -> tuple[int, int, int]:
-        """GPUs, CPUs and memory in use, with one more pod."""
-        all_ = (*self.pods.values(), more)
-        return sum(p.gpus for p in all_), sum(p.cpus for p in all_), sum(p.memory_gib for p in all_)
+    def put(self, uid: str, pod: Request) -> None:
+        """A pod comes."""
+        self.pods[uid] = pod
+        self.taken = self.with_pod(pod)
+
+    def drop(self, uid: str) -> None:
+        """A pod leaves."""
+        pod = self.pods.pop(uid)
+        self.taken = Request(*(all_ - own for all_, own in zip(self.taken, pod, strict=True)))
+
+    def with_pod(self, pod: Request) -> Request:
+        """What is in use with one more pod."""
+        used = self.taken
+        return Request(used.gpus + pod.gpus, used.cpus + pod.cpus, used.memory_gib + pod.memory_gib)
 
     @property
     def free(self) -> int:
         """Free GPUs."""
-        return GPUS - sum(pod.gpus for pod in self.pods.values())
+        return GPUS - self.taken.gpus
 
     def fits(self, pod: Request) -> bool:
         """Whether the pod fits by its requests."""
-        gpus, cpus, memory = self.used(pod)
+        gpus, cpus, memory = self.with_pod(pod)
         return gpus <= GPUS and cpus <= CPUS and memory <= MEMORY_GIB
 
 
@@ -89,12 +100,13 @@ def most_allocated(shares: tuple[float, ...]) -> int:
 
 def balanced(shares: tuple[float, ...]) -> int:
     """NodeResourcesBalancedAllocation: 0..100. Of two resources, the deviation is half their distance."""
-    return int(100 * (1 - statistics.pstdev(shares)))
+    one, other = shares
+    return int(100 * (1 - abs(one - other) / 2))
 
 
 def shares_of(node: Node, pod: Request) -> tuple[float, float, float]:
     """Shares in use of GPUs, CPUs and memory, with the pod."""
-    gpus, cpus, memory = node.used(pod)
+    gpus, cpus, memory = node.with_pod(pod)
     return gpus / GPUS, cpus / CPUS, memory / MEMORY_GIB
 
 
@@ -206,7 +218,7 @@ def play(policy: str, seed: int, events: int) -> dict[str, float]:
         if homes and draw < 0.5 * (used / (NODES * GPUS * LOAD)) ** 8:
             uid = list(homes)[int(leaver * len(homes))]
             node = homes.pop(uid)
-            del node.pods[uid]
+            node.drop(uid)
         else:
             arrived += 1
             pod, uid = Request(size, cpus, memory), f"pod-{number}"
@@ -215,7 +227,7 @@ def play(policy: str, seed: int, events: int) -> dict[str, float]:
                 refused += 1
                 continue
             node = _best(policy, pod, fitting, extender, ties)
-            node.pods[uid] = pod
+            node.put(uid, pod)
             homes[uid] = node
         if extender is not None:
             extender.put(node)
