@@ -44,14 +44,15 @@ def test_a_sidecar_that_is_killed_again_and_again_does_not_restart_the_engine(se
             kills += 1
         time.sleep(0.2)
     streaming.join(120)
+    service.wait_ready(1)
 
     after = {status["name"]: status for status in statuses(find(service, pod))}
-    assert kills >= 3
-    assert after["sidecar"]["restartCount"] >= 3
+    # The first start and the one after the kubelet's first pause, on however slow a machine.
+    assert kills >= 2
+    assert after["sidecar"]["restartCount"] >= kills
     assert after["engine"]["restartCount"] == 0
     assert after["engine"]["containerID"] == before["containerID"]
     assert result["streams"] >= 2
-    service.wait_ready(1)
 
 
 def stream(service, pod) -> dict:
