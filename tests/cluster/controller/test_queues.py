@@ -177,6 +177,27 @@ async def test_a_service_that_may_wait_for_its_turn_is_planned_on_gpus_that_othe
     assert (await llama.condition("Planned"))[:2] == ("True", "Planned")
 
 
+async def test_a_change_that_fits_nowhere_is_told_also_where_pods_may_displace_others(
+    operator, service, gpu_node, kube, namespace, eventually
+):
+    await gpu_node([24 * GIB])
+    llama = await service(**BY_KWOK)
+    await label(kube, llama, QUEUE)
+    watching = operator()
+    await watching.settle("llama")
+
+    async def is_bound():
+        return (await only_pod(kube, namespace))["spec"].get("nodeName")
+
+    await eventually(is_bound)
+    await llama.change(lambda spec: spec["placement"].update(gpus={"min": 4, "max": 4}))
+    await watching.write_out("llama")
+    assert (await llama.condition("Planned"))[:2] == ("False", "NoFit")
+    await llama.change(lambda spec: spec["placement"].update(gpus={"min": 1, "max": 1}))
+    await watching.write_out("llama")
+    assert (await llama.condition("Planned"))[:2] == ("True", "Planned")
+
+
 async def test_a_change_whose_additional_pod_waits_in_a_queue_goes_in_place_after_a_minute(
     operator, service, gpu_node, kube, namespace, admit, eventually
 ):

@@ -58,12 +58,17 @@ def _models_of(revision: Object | None) -> set[str] | None:
     try:
         engine = json.loads(revision["data"][PLAN_FILE])["engine"] if revision is not None else {}
         model, args = engine["model"], tuple(map(str, engine.get("args") or ()))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return {_below_mount(model), _below_mount(_draft_of(args))} if isinstance(model, str) else None
+
+
+def _draft_of(args: tuple[str, ...]) -> str:
+    try:
         speculation = speculation_of(UserArgs(args))
-    except (KeyError, TypeError, ValueError, PlanError):
-        return None
-    if not isinstance(model, str):
-        return None
-    return {_below_mount(model), _below_mount(speculation.model if speculation is not None else "")}
+    except PlanError:
+        return ""  # accepted by an earlier release, which copied no drafts
+    return speculation.model if speculation is not None else ""
 
 
 def _below_mount(path: str) -> str:

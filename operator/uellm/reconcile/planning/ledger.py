@@ -64,10 +64,10 @@ def commitment_to(plan: Plan, nodes: Mapping[str, ProfiledNode]) -> Commitment:
 
 def _needs(plan: Plan) -> tuple[int, ...]:
     """Bytes that each GPU of a pod must have, ascending. Any pod of a group may get any of its nodes."""
-    stages = plan.pipeline // plan.nodes_per_replica
+    stages = max(1, plan.pipeline // plan.nodes_per_replica)
     parts = (plan.stages[first : first + stages] for first in range(0, plan.pipeline, stages))
     by_part = [sorted(stage.memory_bytes for stage in part for _ in range(plan.tensor)) for part in parts]
-    return tuple(map(max, *by_part)) if len(by_part) > 1 else tuple(by_part[0])
+    return tuple(map(max, *by_part)) if len(by_part) > 1 else tuple(*by_part)
 
 
 def _places(plan: Plan) -> tuple[str, ...]:

@@ -137,7 +137,8 @@ class Planning:
                 return self._without_facts(observed, missing)
             architecture = architecture_of(observed.service, observed.facts)
         except PlanError as error:
-            return self._failed(observed.key, Obstacle(error.reason, str(error)))
+            # Where the spec is as it was, an earlier release accepted it, and its pods may run.
+            return self._without_facts(observed, Obstacle(error.reason, str(error)))
         if self._on_planned is None:
             return await self._plan_now(observed, architecture, now)
         if observed.key in self._standing or observed.suspended:
@@ -256,7 +257,7 @@ class Planning:
             self._standing.pop(observed.key, None)
             return Choice(observed.incumbent)
         standing = self._standing.get(observed.key)
-        if standing is None or (standing.choice.plan is None and self.promises.may_take(observed)):
+        if standing is None or self.promises.may_take(observed, standing.choice):
             return None
         return standing.choice if standing.still_holds(observed, request, now) else None
 
@@ -298,7 +299,7 @@ class Planning:
         self._count(failure.reason if failure else "Planned", seconds)
         self._turns.record(observed.key, seconds)
         choice, rendered = answer.choice, answer.rendered
-        if choice.plan is None and self.promises.may_take(observed):
+        if self.promises.may_take(observed, choice):
             self.promises.take(observed.key)
             return None
         if version != self.promises.version and self.promises.room_is_gone(observed, request, choice.plan):

@@ -15,6 +15,7 @@ from uellm.reconcile.cache import Cache
 from uellm.reconcile.kueue import may_displace
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.observe import Observed
+from uellm.reconcile.planning.choose import Choice
 from uellm.reconcile.planning.eligible_nodes import IneligibleNode, reachable, selectable, verdicts
 from uellm.reconcile.planning.ledger import (
     Claim,
@@ -37,6 +38,7 @@ from uellm.reconcile.profiled_node import ProfiledNode
 from uellm.reconcile.scaling.scaling import wanted_replicas
 from uellm.step_basis import Correction
 
+_HELPED_BY_GPUS = ("NoFit", "NeedsExactDevices")
 _UNPUBLISHED = "no DRA driver publishes its GPUs"
 _CLAIMS_ONLY = "GPUs there can only be claimed: set spec.placement.allocation to DRA or Auto"
 
@@ -127,9 +129,10 @@ class Promises:
             return dataclasses.replace(request, nodes=tuple(shut))
         return request
 
-    def may_take(self, observed: Observed) -> bool:
-        """Whether its pods may displace others, and it was not planned on GPUs that others hold."""
-        return observed.key not in self._taking and may_displace(observed.document)
+    def may_take(self, observed: Observed, choice: Choice) -> bool:
+        """Whether GPUs that others hold may help: it fits on no free ones, and its pods may displace others."""
+        fits_nowhere = choice.failure is not None and choice.failure.reason in _HELPED_BY_GPUS
+        return fits_nowhere and observed.key not in self._taking and _may_be_on_taken(observed)
 
     def take(self, key: Key) -> None:
         """Plan the service on GPUs that others hold, from now on until its pods have nodes."""
@@ -137,7 +140,7 @@ class Promises:
 
     def _on_taken(self, observed: Observed) -> bool:
         """Whether the service is planned as if every GPU were free: until its pods have nodes, or find none."""
-        if not may_displace(observed.document) or (observed.incumbent is not None and all_placed(observed)):
+        if not _may_be_on_taken(observed):
             self._taking.discard(observed.key)
         return observed.key in self._taking and observed.unschedulable_since is None
 
@@ -232,6 +235,11 @@ class Promises:
 def _homes(offered: Iterable[NodeOffer], commitment: Commitment, nodes: Mapping[str, ProfiledNode]) -> int:
     """Replicas for which there is room on these nodes."""
     return sum(seats(commitment, nodes[offer.node.name], offer) for offer in offered if offer.node.name in nodes)
+
+
+def _may_be_on_taken(observed: Observed) -> bool:
+    """Whether it can be planned on GPUs that others hold: not while its own pods run where an earlier plan put them."""
+    return may_displace(observed.document) and (observed.incumbent is None or not all_placed(observed))
 
 
 def _without_claims_only(request: PlanRequest) -> PlanRequest:

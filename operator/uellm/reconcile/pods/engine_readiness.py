@@ -128,7 +128,8 @@ def _preempted(pods: Iterable[Mapping[str, Any]]) -> Iterator[_Trouble]:
     """Pods that are being ended so that others get their GPUs: no fault of theirs, and the reason for what follows."""
     for pod in pods:
         if (taken := taken_from(pod)) is not None:
-            where, reason = pod["spec"].get("nodeName"), " ".join(str(taken.get("message") or taken["reason"]).split())
+            where, said = pod["spec"].get("nodeName"), taken.get("message") or taken.get("reason") or taken["type"]
+            reason = " ".join(str(said).split())
             message = f"pod {pod['metadata']['name']} on node {where} has to give up its GPUs: {reason}"
             yield _Trouble(3, EngineReadiness(False, "Preempted", message))
 
