@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from helpers.sidecars_of_pods import SidecarsOfPods
 from helpers.sizes import GIB
 from uellm.kube import LLMSERVICE, POD, Kube
 from uellm.kube.kinds import DEPLOYMENT
+from uellm.pod_interface import METRICS_PORT
 from uellm_devcluster.binaries import ensure
 from uellm_devcluster.demo.shell import Shell
 from uellm_devcluster.local import free_ports
@@ -70,13 +70,23 @@ async def service(kube: Kube, shell: Shell, gpu_node: Callable[..., Awaitable[st
 @pytest.fixture
 async def pods(kube: Kube, service: None, kubeconfig: str, tmp_path: Path) -> AsyncIterator[SidecarsOfPods]:
     """The operator at work, and sidecars in the pods that it makes."""
-    operator = Process(kubeconfig, NAMESPACE, tmp_path / "operator.log")
+    started: list[Process] = []
+
+    async def operate() -> None:
+        # On a busy machine it may lose its lease, and ends: the kubelet would start it again.
+        while True:
+            if not started or started[-1].ended:
+                started.append(Process(kubeconfig, NAMESPACE, tmp_path / "operator.log"))
+            await asyncio.sleep(0.5)
+
     pods = SidecarsOfPods(kube, NAMESPACE, NAME, tmp_path)
-    following = asyncio.create_task(pods.follow())
+    tasks = [asyncio.create_task(operate()), asyncio.create_task(pods.follow())]
     yield pods
-    following.cancel()
+    for task in tasks:
+        task.cancel()
     await pods.close()
-    operator.end(signal.SIGKILL)
+    if not started[-1].ended:
+        started[-1].end(signal.SIGKILL)
 
 
 @pytest.fixture
@@ -111,29 +121,49 @@ async def custom_metrics(
 
 
 @pytest.fixture
-def prometheus(kubeconfig: str, tmp_path: Path) -> Iterator[str]:
-    """Prometheus, told what the chart's PodMonitor of the engines tells it; its address."""
-    pod = "__meta_kubernetes_pod"
-    names = {"namespace": "namespace", "pod_name": "pod", "pod_label_uellm_io_service": "llmservice"}
-    engines = {
-        "job_name": "engines",
-        "kubernetes_sd_configs": [{"role": "pod", "kubeconfig_file": kubeconfig}],
-        "relabel_configs": [
-            {"action": "keep", "source_labels": [f"{pod}_labelpresent_uellm_io_service"], "regex": "true"},
-            {"action": "keep", "source_labels": [f"{pod}_container_port_name"], "regex": "metrics"},
-            *({"source_labels": [f"__meta_kubernetes_{name}"], "target_label": label} for name, label in names.items()),
-        ],
-    }
-    configuration = {"global": {"scrape_interval": "1s"}, "scrape_configs": [engines]}
+async def prometheus(kube: Kube, service: None, tmp_path: Path) -> AsyncIterator[str]:
+    """Prometheus over the service's pods, with the labels that the chart's PodMonitor gives them; its address."""
+    pods = {"job_name": "engines", "file_sd_configs": [{"files": [str(tmp_path / "pods.json")]}]}
+    configuration = {"global": {"scrape_interval": "5s", "scrape_timeout": "5s"}, "scrape_configs": [pods]}
     (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
     (port,) = free_ports("prometheus").values()
     command = [str(unpacked("prometheus") / "usr" / "bin" / "prometheus")]
     command += [f"--config.file={tmp_path / 'prometheus.yaml'}", f"--storage.tsdb.path={tmp_path / 'data'}"]
+    # Debian's Prometheus does not find pods by itself.
+    telling = asyncio.create_task(tell_pods(kube, tmp_path / "pods.json"))
     with (tmp_path / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(
+            *command, f"--web.listen-address=127.0.0.1:{port}", stdout=log, stderr=log
+        )
     yield f"http://127.0.0.1:{port}"
+    telling.cancel()
     process.terminate()
-    process.wait(30)
+    await process.wait()
+
+
+async def tell_pods(kube: Kube, file: Path) -> None:
+    """Keep the file of Prometheus' targets up to date, until cancelled."""
+    told: list[dict[str, Any]] = []
+    while True:
+        found = await kube.list(POD, NAMESPACE, label_selector="uellm.io/service")
+        targets = [
+            {
+                "targets": [f"{pod['status']['podIP']}:{METRICS_PORT}"],
+                "labels": {
+                    "namespace": NAMESPACE,
+                    "pod": pod["metadata"]["name"],
+                    "llmservice": pod["metadata"]["labels"]["uellm.io/service"],
+                },
+            }
+            for pod in found
+            if pod["status"].get("podIP")
+        ]
+        if targets != told:
+            fresh = file.with_suffix(".new")
+            fresh.write_text(json.dumps(targets))
+            fresh.rename(file)
+            told = targets
+        await asyncio.sleep(0.2)
 
 
 @pytest.fixture

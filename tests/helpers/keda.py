@@ -21,6 +21,7 @@ from uellm_devcluster.pki import Authority
 
 MODULE = "github.com/kedacore/keda/v2"
 NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "keda"}}
+ENVIRONMENT = {"WATCH_NAMESPACE": "", "POD_NAMESPACE": "keda", "KEDA_CLUSTER_OBJECT_NAMESPACE": "keda"}
 MANIFESTS = ("config/crd/bases/*.yaml", "config/service_account/*.yaml", "config/rbac/*.yaml")
 
 
@@ -31,7 +32,7 @@ def keda(shell: Shell, kubeconfig: Path, directory: Path) -> Iterator[list[Path]
     ports = free_ports("metrics_service", "operator_metrics", "health", "adapter", "adapter_metrics")
     own = _install(shell, kubeconfig, directory, ports["adapter"])
     server, client = _certificates(directory)
-    environment = {**os.environ, "KUBECONFIG": str(own), "no_proxy": "*"}
+    environment = {**os.environ, **ENVIRONMENT, "KUBECONFIG": str(own), "no_proxy": "*"}
     commands = {
         "keda-operator": [
             f"--metrics-bind-address=127.0.0.1:{ports['operator_metrics']}",
@@ -59,7 +60,7 @@ def keda(shell: Shell, kubeconfig: Path, directory: Path) -> Iterator[list[Path]
             )
         processes.append(process)
     try:
-        shell.run("kubectl wait apiservice/v1beta1.external.metrics.k8s.io --for=condition=Available --timeout=90s")
+        shell.run("kubectl wait apiservice/v1beta1.external.metrics.k8s.io --for=condition=Available --timeout=180s")
         yield logs
     except BaseException as error:
         error.add_note("\n".join(log.read_text()[-6000:] for log in logs))

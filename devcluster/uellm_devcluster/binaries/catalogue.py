@@ -158,7 +158,7 @@ RELEASES = (
         version=KEDA_VERSION,
         programs=("keda-operator", "keda-adapter"),
         build=Build(within="github.com/kedacore/keda/v2", packages=("./cmd/operator", "./cmd/adapter")),
-        build_minutes=8,
+        build_minutes=9,
         optional=True,
     ),
     Release(
