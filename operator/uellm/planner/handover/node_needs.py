@@ -33,7 +33,8 @@ def node_needs(plan: Plan, request: PlanRequest, resource_name: str) -> NodeNeed
         resource_name=resource_name,
         gpus=plan.gpus_per_replica // plan.nodes_per_replica,
         memory_mib=min(least_memory_mib(each, stages, most) for each in parts),
-        smallest_mib=min(_smallest_mib(each, stages, most) for each in parts),
+        # Others may hold the GPUs of a planned node that are too small, and its label tells the smallest of all.
+        smallest_mib=min([*(_smallest_mib(each, stages, most) for each in parts), *(bytes_ >> 20 for bytes_ in known)]),
         # Simulated GPUs run on the CPU, whatever their product.
         capability=None if simulated else least_capability(request),
         products=_products(plan, request, task, resource_name),
