@@ -36,20 +36,18 @@ def test_a_sidecar_that_is_killed_again_and_again_does_not_restart_the_engine(se
     result: dict = {}
     streaming = threading.Thread(target=lambda: result.update(stream(service, pod)))
     streaming.start()
-    kills, until_s = 0, time.monotonic() + CRASHING_S
+    until_s = time.monotonic() + CRASHING_S
     while time.monotonic() < until_s:
         # Nothing tells a process's start; the kubelet starts the sidecar again after longer and longer pauses.
         for process in processes(pod, "sidecar"):
             os.kill(process, signal.SIGKILL)
-            kills += 1
         time.sleep(0.2)
     streaming.join(120)
     service.wait_ready(1)
 
     after = {status["name"]: status for status in statuses(find(service, pod))}
-    # The first start and the one after the kubelet's first pause, on however slow a machine.
-    assert kills >= 2
-    assert after["sidecar"]["restartCount"] >= kills
+    # After the first start and after the kubelet's first pause, on however slow a machine.
+    assert after["sidecar"]["restartCount"] >= 2
     assert after["engine"]["restartCount"] == 0
     assert after["engine"]["containerID"] == before["containerID"]
     assert result["streams"] >= 2
