@@ -4,6 +4,7 @@ UellmError            a sentence for a person: fact, cause, what to change
 +-- BadInput          exit 2: what was given cannot be read or is not allowed; `field` names where
 +-- CannotBeDone      exit 1: what was asked is understood and cannot be had
     +-- PlanError     no plan; `reason` is the CamelCase reason of the `Planned` condition
+        +-- ReloadError   by a field that running pods take over without a restart
 """
 
 from __future__ import annotations
@@ -39,3 +40,10 @@ class PlanError(CannotBeDone):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class ReloadError(PlanError):
+    """A field that running pods take over without a restart cannot be carried out.
+
+    That the pods keep their revision does not show that it was accepted before.
+    """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helpers.sizes import GIB
+from uellm.errors import PlanError
 from uellm.kube import POD, Invalid
 
 
@@ -141,3 +142,51 @@ async def test_documents_that_the_schema_refuses_never_reach_the_operator(servic
     with pytest.raises(Invalid, match=r"spec\.rollout"):
         await service(rollout={"maxSurge": 0, "maxUnavailable": 0})
     assert await kube.list(POD, namespace) == []
+
+
+EMBEDDER = model(
+    architectures=["BertModel"],
+    model_type="bert",
+    hidden_size=384,
+    num_hidden_layers=6,
+    num_attention_heads=12,
+    intermediate_size=1536,
+    vocab_size=30522,
+    max_position_embeddings=512,
+)
+
+
+async def test_a_target_that_the_pods_would_take_over_is_refused_and_the_pods_stay(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    llama = await service(model=EMBEDDER, slo={"classes": [{"name": "search", "e2e": "1s"}]})
+    watching = operator()
+    await watching.settle("llama")
+    before = (await llama.status())["revision"]
+    await llama.change(lambda spec: spec["slo"]["classes"][0].update(tpot="50ms"))
+    await watching.settle("llama")
+    status, reason, message = await llama.condition("Planned")
+    assert (status, reason) == ("False", "InvalidTargets")
+    assert message.startswith("spec.slo.classes[0].tpot of class search: a service with task Embed writes no tokens")
+    assert (await llama.status())["revision"] == before
+    assert (await llama.deployment())["spec"]["replicas"] == 1
+    await llama.change(lambda spec: spec["slo"]["classes"][0].pop("tpot"))
+    await watching.settle("llama")
+    assert (await llama.condition("Planned"))[:2] == ("True", "Planned")
+
+
+async def test_a_service_that_an_earlier_release_accepted_goes_on(operator, service, gpu_node, monkeypatch):
+    await gpu_node([24 * GIB])
+    llama = await service()
+    await operator().settle("llama")
+
+    def stricter(*args, **kwargs):
+        raise PlanError("InvalidModel", "this release knows better")
+
+    monkeypatch.setattr("uellm.reconcile.planning.planning.architecture_of", stricter)
+    later = operator()
+    await later.settle("llama")
+    assert (await llama.condition("Planned"))[:2] == ("True", "Planned")
+    await llama.change(lambda spec: spec["engine"].update(args=["--enforce-eager"]))
+    await later.settle("llama")
+    assert await llama.condition("Planned") == ("False", "InvalidModel", "this release knows better")
+    assert (await llama.deployment())["spec"]["replicas"] == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from uellm.api import LLMService
-from uellm.errors import PlanError
+from uellm.errors import ReloadError
 from uellm.hub import ModelFacts
 from uellm.hub.adapter import AdapterFacts
 from uellm.models import Architecture
@@ -36,25 +36,25 @@ def adapter_slots(service: LLMService, facts: ModelFacts | None, there: AdapterS
 
 
 def check_adapters(service: LLMService, facts: ModelFacts | None, model: Architecture) -> None:
-    """Raise PlanError InvalidAdapter or InvalidOverride where the engine could not serve the service's adapters."""
+    """Raise ReloadError InvalidAdapter or InvalidOverride where the engine could not serve the service's adapters."""
     if not service.spec.model.adapters:
         return
     user = UserArgs(service.spec.engine.args)
     if own := next((flag for flag in _OWN_FLAGS if flag in user.flags), ""):
-        raise PlanError(
+        raise ReloadError(
             "InvalidOverride", f"spec.engine.args: {own} is not allowed beside spec.model.adapters, which decides it"
         )
     if "--api-server-count" in user.flags:
-        raise PlanError(
+        raise ReloadError(
             "InvalidOverride",
             "spec.engine.args: --api-server-count is not allowed beside spec.model.adapters: each of the engine's "
             "servers would know other adapters",
         )
     ends = adapter_ends(model.name)
     if ends is None:
-        raise PlanError("InvalidAdapter", f"the engine serves no LoRA adapters for {model.name}: merge them into it")
+        raise ReloadError("InvalidAdapter", f"the engine serves no LoRA adapters for {model.name}: merge them into it")
     if model.writes and "lm_head" in ends and model.vocab_size > MOST_VOCABULARY:
-        raise PlanError(
+        raise ReloadError(
             "InvalidAdapter",
             f"the engine serves no LoRA adapters for {model.name} with a vocabulary of {model.vocab_size}: at most "
             f"{MOST_VOCABULARY}",
@@ -62,9 +62,9 @@ def check_adapters(service: LLMService, facts: ModelFacts | None, model: Archite
     largest = user.number(flags.ADAPTER_RANK)
     for each in facts.adapters if facts is not None else ():
         if problem := _misfit(each, model):
-            raise PlanError("InvalidAdapter", f"adapter {each.name} ({each.source}) is not of this model: {problem}")
+            raise ReloadError("InvalidAdapter", f"adapter {each.name} ({each.source}) is not of this model: {problem}")
         if largest is not None and each.rank > largest:
-            raise PlanError(
+            raise ReloadError(
                 "InvalidOverride",
                 f"spec.engine.args: {flags.ADAPTER_RANK} {largest} is below the rank of adapter {each.name}, "
                 f"{each.rank}: raise it or leave it out",

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from uellm.errors import PlanError
+from uellm.errors import PlanError, ReloadError
 from uellm.hardware import DRA
 from uellm.models import Architecture
 from uellm.planner.request import PlanRequest
@@ -136,6 +136,8 @@ class Planning:
             if observed.service.spec.placement.allocation == DRA and (missing := observed.dra.obstacle()) is not None:
                 return self._without_facts(observed, missing)
             architecture = architecture_of(observed.service, observed.facts)
+        except ReloadError as error:
+            return self._failed(observed.key, Obstacle(error.reason, str(error)))
         except PlanError as error:
             # Where the spec is as it was, an earlier release accepted it, and its pods may run.
             return self._without_facts(observed, Obstacle(error.reason, str(error)))

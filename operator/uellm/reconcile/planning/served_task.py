@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from uellm.api.llmservice import LLMService
-from uellm.errors import PlanError
+from uellm.errors import PlanError, ReloadError
 from uellm.models import POOLING_TASKS, ModelTasks, Task, tasks_of
 from uellm.models.shown import shown
 from uellm.planner.vllm.flags import UserArgs
@@ -118,7 +118,7 @@ def _engine_args(tasks: ModelTasks, task: Task) -> tuple[tuple[str, str], ...]:
 def _check_targets(service: LLMService, task: Task) -> None:
     for index, each in enumerate(service.spec.slo.classes):
         if each.tpot is not None:
-            raise PlanError(
+            raise ReloadError(
                 "InvalidTargets",
                 f"spec.slo.classes[{index}].tpot of class {each.name}: a service with task {task} writes no tokens, so "
                 "there is no time per token: remove it; ttft and e2e are both the time of the whole answer",
