@@ -31,8 +31,9 @@ OWN_DIRECTORIES = {
     "/etc/cni/net.d": "cni/conf",
     # Devices for containers, written by DRA drivers and read by containerd.
     "/run/cdi": "cdi",
-    # Of UELLM's chart: what was measured on the node.
+    # Of UELLM's chart: what was measured on the node, and the models that are kept there.
     "/var/lib/uellm/measurements": "measurements",
+    "/var/lib/uellm/copies": "copies",
 }
 # Kernel settings that a kubelet changes for itself. They apply to the whole machine, so files are mounted over them in
 # the node: the kubelet reads back what it wrote, and the machine stays unchanged.

@@ -19,6 +19,9 @@ METRICS_PORT = 8002
 PROBE_PORT = 8003
 """Port of the engine's parent for the kubelet's probes of the engine."""
 
+NODE_COPY_PORT = 8008
+"""Port of the container that copies the model to the node's disk: how far it is."""
+
 GROUP_PORT = 8006
 """Port of the leader's launcher, where a replica spans nodes: the group agrees there before the engine starts."""
 

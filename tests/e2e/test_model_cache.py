@@ -138,3 +138,31 @@ def test_two_services_share_one_copy_and_start_from_it_without_the_hub(hub, volu
         second.wait_ready(1, starts=2)
         assert second.condition("ModelAccessible")["reason"] == "Found"
         assert tokens_of(second)
+
+
+def test_two_services_share_the_copy_on_their_node(hub, new_service):
+    first, second = new_service(), new_service()
+    for own in (first, second):
+        by_name(own, hub, {"nodeLocal": True})  # node-1 alone has the GPUs
+    with ExitStack() as stack:
+        stack.enter_context(first.applied())
+        first.until(lambda: " % of " in said(first) and " 0 % of " not in said(first), 180, lambda: status(first))
+        assert first.condition("Ready")["reason"] == "ModelDownloading"
+        assert " to the disk of node node-1: " in said(first)
+        stack.enter_context(second.applied())
+        second.until(lambda: "by another pod that has begun before" in said(second), 180, lambda: status(second))
+        release(first.shell)
+        for own in (first, second):
+            own.wait_ready(1, starts=2)
+            assert tokens_of(own)
+        asked = first.shell.run("kubectl logs pod/hub").splitlines()
+        ends = [int(line.rpartition("-")[2]) for line in asked if "model.safetensors bytes=0-" in line]
+        assert ends.count(max(ends)) == 1  # the whole file, once; the others read its header
+
+        # Without any hub, a new pod on the node starts from the copy.
+        first.shell.run("kubectl delete pod/hub --grace-period=1")
+        (pod,) = first.pods()
+        first.shell.run(f"kubectl delete pod/{pod['metadata']['name']}")
+        first.until(lambda: first.condition("Ready").get("status") == "False", 60, lambda: status(first))
+        first.wait_ready(1)
+        assert tokens_of(first)

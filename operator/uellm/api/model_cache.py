@@ -11,21 +11,23 @@ from uellm.api.scalars import DnsSubdomain, Quantity
 
 
 class ModelCache(Model):
-    """A volume that the model's files are copied to once, before any engine starts: a claim that exists, or one that
-    the operator makes."""
+    """Where the model's files are copied to once, before an engine starts: a claim that exists, one that the operator
+    makes, or the disk of each node."""
 
     rules = (
         ValidationRule(
-            cel="has(self.claimName) != has(self.size)",
-            holds=lambda cache: (cache.claim_name is None) != (cache.size is None),
-            message="must have either claimName, or size and accessModes of a claim that the operator makes",
+            cel="(has(self.claimName) ? 1 : 0) + (has(self.size) ? 1 : 0) + "
+            "(has(self.nodeLocal) && self.nodeLocal ? 1 : 0) == 1",
+            holds=lambda cache: (cache.claim_name is not None) + (cache.size is not None) + cache.node_local == 1,
+            message="must have one of claimName, nodeLocal, or size and accessModes of a claim that the operator makes",
         ),
         ValidationRule(
-            cel="!has(self.claimName) || (!has(self.storageClassName) && !has(self.accessModes))",
+            cel="has(self.size) || (!has(self.storageClassName) && !has(self.accessModes))",
             holds=lambda cache: (
-                cache.claim_name is None or (cache.storage_class_name is None and cache.access_modes is None)
+                cache.size is not None or (cache.storage_class_name is None and cache.access_modes is None)
             ),
-            message="must have no storageClassName and no accessModes if it has claimName: that claim has its own",
+            message="must have no storageClassName and no accessModes without size: they are for a claim that the "
+            "operator makes",
         ),
         ValidationRule(
             cel="!has(self.size) || has(self.accessModes)",
@@ -48,3 +50,6 @@ class ModelCache(Model):
         Field(min_length=1, max_length=2, json_schema_extra=dict(ATOMIC)),
     ] = None
     """Access modes of the claim that the operator makes: ReadWriteMany where engines run on several nodes."""
+    node_local: bool = False
+    """Keep the copy on the disk of each node that runs the service. Its first pod there downloads it, and all services
+    share the copy of a model and commit. The administrator sets directory and limit (`modelCache` in the chart)."""

@@ -8,6 +8,7 @@ import logging
 import os
 from pathlib import Path
 
+from uellm.api.scalars import quantity
 from uellm.cli.arguments import add_log_level, listen_address
 from uellm.controller.app import ControllerOptions, serve
 from uellm.controller.lease import default_identity
@@ -15,6 +16,7 @@ from uellm.errors import BadInput
 from uellm.http import loop
 from uellm.reconcile.children import Images
 from uellm.reconcile.measuring.settings import MeasuringSettings
+from uellm.reconcile.model_claim import NodeCache
 
 DEFAULT_HEALTH_LISTEN = ":8080"
 ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
@@ -59,6 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make a GPUNodeClass of every kind of GPU node that is seen: for clusters whose nodes come and go",
     )
     parser.add_argument(
+        "--node-cache",
+        metavar="PATH",
+        help="directory of every GPU node for the models of services with spec.model.cache.nodeLocal (default: none)",
+    )
+    parser.add_argument(
+        "--node-cache-limit", metavar="SIZE", help="of all models in it, such as 500Gi (default: what the disk holds)"
+    )
+    parser.add_argument(
         "--measuring",
         default=environment(MEASURING_VARIABLE),
         metavar="JSON",
@@ -82,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         health_host=host,
         health_port=port,
         remember_node_classes=args.remember_node_classes,
+        node_cache=_node_cache(args),
         measuring=_measuring(args),
     )
     _collect_garbage_seldom()
@@ -102,6 +113,19 @@ def _measuring(args: argparse.Namespace) -> MeasuringSettings | None:
     return MeasuringSettings.from_json(
         args.measuring, source="--measuring", image=args.engine_image, launcher_image=args.launcher_image
     )
+
+
+def _node_cache(args: argparse.Namespace) -> NodeCache | None:
+    path, limit = args.node_cache, args.node_cache_limit
+    if not path:
+        return None
+    if not path.startswith("/"):
+        raise BadInput("--node-cache", f"{path} is no absolute path")
+    try:
+        limit_bytes = int(quantity(limit)) if limit else None
+    except BadInput as error:
+        raise BadInput("--node-cache-limit", str(error)) from error
+    return NodeCache(path, args.inspector_image, limit_bytes)
 
 
 def _own_namespace() -> str:

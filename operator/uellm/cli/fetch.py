@@ -17,13 +17,14 @@ from pathlib import Path
 
 from aiohttp import web
 
+from uellm.api.scalars import quantity
 from uellm.cli.arguments import listen_address, positive, progress
 from uellm.cli.hub import repository_of
 from uellm.cli.serving import ServedResult, log_to_stderr, serve
 from uellm.errors import BadInput, CannotBeDone
 from uellm.hub import LookUpRefusal
 from uellm.hub.connection import HubSettings
-from uellm.hub.copy_directory import make_compiled
+from uellm.hub.copy_directory import hold, make_compiled
 from uellm.hub.copy_document import to_document
 from uellm.hub.copy_state import Copied, copy_path, described
 from uellm.hub.copying import CopyWatch, copy_model
@@ -89,6 +90,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="since 1970: copies that were used later are not deleted, either (default: now)",
     )
     parser.add_argument(
+        "--limit",
+        type=_bytes,
+        metavar="SIZE",
+        help="of all copies in the directory, such as 500Gi: those that no process holds are deleted for the next one, "
+        "the least recently used first",
+    )
+    parser.add_argument(
+        "--hold",
+        action="store_true",
+        help="hold the copy until the process is ended, so that no other process deletes it (with --listen)",
+    )
+    parser.add_argument(
         "--seconds",
         type=positive,
         default=DEFAULT_SECONDS,
@@ -110,18 +123,8 @@ def run(args: argparse.Namespace) -> int:
     settings, watch = HubSettings.from_environment(remedies), CopyWatch()
 
     def work_out() -> Copied | LookUpRefusal:
-        where = args.called or args.directory
-        own = [copy_path(*each) for each in (model, *others.values())]
-        kept = Kept(frozenset([*args.keep, *own]), args.keep_as_of or time.time()) if args.free else None
-        found = copy_model(*model, volume, settings, watch, where=where, kept=kept)
-        for name, other in others.items():
-            if isinstance(found, LookUpRefusal):
-                return found
-            one = copy_model(*other, volume, settings, watch, where=where, kept=kept)
-            if isinstance(one, LookUpRefusal):
-                return replace(one, message=f"{name}: {one.message}")
-            found = found._replace(files=found.files + one.files, bytes=found.bytes + one.bytes)
-        if args.compiled is None or isinstance(found, LookUpRefusal):
+        found = _copied(args, [("", model), *others.items()], settings, watch)
+        if isinstance(found, LookUpRefusal) or args.compiled is None:
             return found
         return found._replace(compiled=make_compiled(volume, args.compiled))
 
@@ -130,12 +133,42 @@ def run(args: argparse.Namespace) -> int:
     host, port = listen_address(args.listen, "--listen", f":{METRICS_PORT}")
     log_to_stderr()
     try:
-        asyncio.run(serve(ServedResult(host, port, DOWNLOAD_PATH, args.seconds), work_out, _told, _show(watch), logger))
+        served = ServedResult(host, port, DOWNLOAD_PATH, args.seconds, stays=args.hold)
+        asyncio.run(serve(served, work_out, _told, _show(watch), logger, _is_copy))
     finally:
         watch.ended.set()
     # A hub that has stopped sending would keep the process; a copy that is ended anywhere goes on there.
     logging.shutdown()
     os._exit(0)
+
+
+def _copied(
+    args: argparse.Namespace, wanted: list[tuple[str, tuple[str, str]]], settings: HubSettings, watch: CopyWatch
+) -> Copied | LookUpRefusal:
+    """Copy what is wanted, the model first, by its name in sentences; hold it if asked to."""
+    volume, places = Path(args.directory), [copy_path(*each) for _, each in wanted]
+    frees = args.free or args.limit is not None
+    kept = Kept(frozenset([*args.keep, *places]), args.keep_as_of or time.time(), args.limit) if frees else None
+    copies: list[Copied] = []
+    for name, each in wanted:
+        found = copy_model(*each, volume, settings, watch, where=args.called or args.directory, kept=kept)
+        if isinstance(found, LookUpRefusal):
+            return replace(found, message=f"{name}: {found.message}") if name else found
+        copies.append(found)
+        if args.hold:
+            hold(volume / found.directory)
+    return copies[0]._replace(files=sum(each.files for each in copies), bytes=sum(each.bytes for each in copies))
+
+
+def _bytes(argument: str) -> int:
+    try:
+        return int(quantity(argument))
+    except BadInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _is_copy(found: Copied | LookUpRefusal) -> bool:
+    return isinstance(found, Copied)
 
 
 def _adapter(argument: str) -> tuple[str, tuple[str, str]]:

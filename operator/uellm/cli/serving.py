@@ -13,6 +13,8 @@ from aiohttp import web
 
 from uellm.metrics.server import WebListener
 
+READY_PATH = "/readyz"
+
 Found = TypeVar("Found")
 
 
@@ -23,6 +25,8 @@ class ServedResult(NamedTuple):
     port: int
     path: str
     seconds: float
+    stays: bool = False
+    """Serve a good result for as long as the process runs, and say at READY_PATH that it is there."""
 
 
 def log_to_stderr() -> None:
@@ -38,8 +42,10 @@ async def serve(
     told: Callable[[Found], str],
     show: Callable[[asyncio.Future[Found]], web.Response],
     logger: logging.Logger,
+    good: Callable[[Found], bool] = bool,
 ) -> None:
-    """`told`: what is logged of the result; `show`: the answer to a request, before and after it is known."""
+    """`told`: what is logged of the result; `show`: the answer to a request, before and after it is known; `good`:
+    whether a result is one that stays."""
     found = _in_background(work_out)
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -49,7 +55,11 @@ async def serve(
         return show(found)
 
     app = web.Application()
-    app.add_routes([web.get(served.path, answer)])
+
+    async def ready(_: web.Request) -> web.Response:
+        return web.Response(status=200 if found.done() and good(found.result()) else 503)
+
+    app.add_routes([web.get(served.path, answer), *([web.get(READY_PATH, ready)] if served.stays else [])])
     async with WebListener(app, served.host, served.port, purpose="the result") as listener:
         logger.info("serving on port %d", listener.port)
         known = asyncio.Event()
@@ -58,7 +68,8 @@ async def serve(
         await asyncio.wait({stop, done}, return_when=asyncio.FIRST_COMPLETED)
         if found.done():
             logger.info("%s", told(found.result()))
-            await asyncio.wait({stop}, timeout=served.seconds)
+            stays = served.stays and good(found.result())
+            await asyncio.wait({stop}, timeout=None if stays else served.seconds)
         stop.cancel()
         done.cancel()
 

@@ -34,6 +34,7 @@ from uellm.reconcile.download.downloads import Downloads
 from uellm.reconcile.event_writer import EventWriter
 from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.measuring.settings import MeasuringSettings
+from uellm.reconcile.model_claim import NodeCache
 from uellm.reconcile.names import Key
 from uellm.reconcile.node_pools import NodePools
 from uellm.reconcile.optional_kinds import OPTIONAL_KINDS
@@ -73,6 +74,8 @@ class ControllerOptions:
     health_port: int = 8080
     remember_node_classes: bool = False
     """Make a GPUNodeClass of every kind of node that is seen."""
+    node_cache: NodeCache | None = None
+    """Where nodes keep models; None for nowhere."""
     measuring: MeasuringSettings | None = None
     """Of the pods that measure GPUs; None for none."""
 
@@ -122,7 +125,13 @@ class _Operator:
         clock = asyncio.get_running_loop().time
         collectors, pools = Collectors.of(sidecars, clock), NodePools(lambda: kube.list(NODEPOOL), clock)
         inspections = Inspections(applier, sidecars.model, self._options.inspector_image)
-        downloads = Downloads(applier, sidecars.download, self._options.inspector_image)
+        downloads = Downloads(
+            applier,
+            sidecars.download,
+            self._options.inspector_image,
+            node_cache=self._options.node_cache,
+            fetch_from_node=sidecars.node_copy,
+        )
         reconciler = Reconciler(
             self._cache, planning, collectors, applier, self._options.images, inspections, downloads, node_pools=pools
         )

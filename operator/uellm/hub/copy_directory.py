@@ -4,6 +4,7 @@ OWNER/NAME/COMMIT/          `_` stands for the owner of a model that has none
     config.json ...         files that are whole: renamed to their names after their checksums were compared
     NAME.part               the beginning of a file
     .lock                   locked by who writes
+    .in-use                 locked, with others, by who has the copy in use, where a directory of a node is shared
     .complete               written last: which files are there, and of how many bytes
 .compiled/SERVICE/          what the engines of a service compile
 """
@@ -28,7 +29,7 @@ from uellm.hub.listing import RemoteFile
 from uellm.hub.reading import RefusedError
 from uellm.text import decimal_size
 
-LOCK, MARKER, PART = ".lock", ".complete", ".part"
+LOCK, IN_USE, MARKER, PART = ".lock", ".in-use", ".complete", ".part"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ESPIPE, errno.ENXIO)
 _READ_BYTES = 8 << 20
@@ -58,6 +59,28 @@ def found_in_use(directory: Path, commit: str, place: str) -> Copied | None:
             return read_marker(directory, commit, place)
     except OSError:
         return found  # a volume that cannot be written: nobody deletes from it, either
+
+
+def hold(directory: Path) -> int:
+    """Say that the copy is in use, until the returned descriptor is closed or the process has ended."""
+    number = os.open(directory / IN_USE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    fcntl.flock(number, fcntl.LOCK_SH)
+    return number
+
+
+def is_in_use(directory: Path) -> bool:
+    """Whether some process holds the copy."""
+    try:
+        number = os.open(directory / IN_USE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(number)
+    return False
 
 
 def _marker(path: Path) -> bytes:

@@ -34,7 +34,7 @@ from uellm.hub.copy_directory import (
 )
 from uellm.hub.copy_state import Copied, Progress, copy_path
 from uellm.hub.facts import LookUpRefusal
-from uellm.hub.freeing import Kept, make_room
+from uellm.hub.freeing import Kept, check_limit, make_room
 from uellm.hub.listing import RemoteFile, needed_files
 from uellm.hub.lookup import COMMIT, file_path
 from uellm.hub.reading import CONFIG, RefusedError
@@ -167,6 +167,7 @@ class _Copying:
                 if self.kept is not None:
                     own = copy_path(self.repository, self.commit)
                     make_room(self.volume, missing, replace(self.kept, places=self.kept.places | {own}))
+                    check_limit(self.volume, missing, self.kept, self.where)
                 check_room(self.directory, missing, self.where)
                 self._all(files)
                 write_marker(self.directory, files)

@@ -1,7 +1,7 @@
 """Deletes copies that nobody needs where the next one lacks room, the least recently used first.
 
 A copy is a directory OWNER/NAME/COMMIT with a lock file. Its time of use is that of the lock file. What is locked is
-being written, and what was found since it was decided what stays is about to be used: both stay.
+being written, what is held is in use, and what was found since it was decided what stays is about to be used: all stay.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from uellm.hub.copy_directory import LOCK, MARKER
+from uellm.hub.copy_directory import LOCK, MARKER, is_in_use
+from uellm.hub.facts import LookUpRefusal
+from uellm.hub.reading import RefusedError
+from uellm.text import decimal_size
 
 logger = logging.getLogger("uellm.fetch")
 
@@ -30,18 +33,43 @@ class Kept:
     """Directories below that of the volume."""
     as_of_s: float
     """When that was decided, in seconds since 1970: what was used later stays, too."""
+    limit_bytes: int | None = None
+    """What all copies together may take; None: as much as the volume holds."""
 
 
 def make_room(volume: Path, missing_bytes: int, kept: Kept) -> None:
-    """Delete copies until `missing_bytes` are free; none where all that may go are too small."""
+    """Delete copies until there is room for `missing_bytes`; none where all that may go are too small."""
     found = _by_last_use(volume, kept.places)
-    if _free(volume) + sum(map(_size, found)) < missing_bytes:
+    if _room(volume, kept) + sum(map(_size, found)) < missing_bytes:
         return  # it would be in vain, and a rollback would not find its copy
     for directory in found:
-        if _free(volume) >= missing_bytes:
+        if _room(volume, kept) >= missing_bytes:
             return
         if _delete(directory, kept.as_of_s - SPARED_S):
             logger.info("deleted the copy %s, which nothing needs", directory.relative_to(volume))
+
+
+def check_limit(volume: Path, missing_bytes: int, kept: Kept, where: str) -> None:
+    """Raise RefusedError where so many bytes more would exceed the limit."""
+    if kept.limit_bytes is None or _below(volume, kept.limit_bytes) >= missing_bytes:
+        return
+    raise RefusedError(
+        LookUpRefusal(
+            "VolumeFull",
+            f"{where} may hold {decimal_size(kept.limit_bytes)}, of which "
+            f"{decimal_size(max(0, _below(volume, kept.limit_bytes)))} are free, and {decimal_size(missing_bytes)} are "
+            "still to come: raise the limit (modelCache.limit of the chart), or end services of other models there",
+        )
+    )
+
+
+def _room(volume: Path, kept: Kept) -> int:
+    free = _free(volume)
+    return free if kept.limit_bytes is None else min(free, _below(volume, kept.limit_bytes))
+
+
+def _below(volume: Path, limit_bytes: int) -> int:
+    return limit_bytes - sum(map(_size, _copies(volume)))
 
 
 def _by_last_use(volume: Path, kept: Collection[str]) -> list[Path]:
@@ -87,14 +115,14 @@ def _free(volume: Path) -> int:
 
 
 def _delete(directory: Path, unused_since_s: float) -> bool:
-    """Delete a copy, the lock file excepted, on which others may wait."""
+    """Delete a copy, the lock file excepted, on which others may wait. Returns False where it stays."""
     try:
         number = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(number).st_mtime > unused_since_s:
+        if os.fstat(number).st_mtime > unused_since_s or is_in_use(directory):
             return False
         # First, so that what is left of it after a crash is no complete copy.
         (directory / MARKER).unlink(missing_ok=True)

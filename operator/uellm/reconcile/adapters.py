@@ -15,7 +15,7 @@ from uellm.api.sidecar_document import SidecarAdapter
 from uellm.hub import ModelFacts
 from uellm.hub.copy_state import copy_path
 from uellm.reconcile.adapter_claims import HF, adapter_path, source_of
-from uellm.reconcile.model_claim import MODEL_MOUNT
+from uellm.reconcile.model_claim import MODEL_MOUNT, cache_claim
 
 
 def are_known(service: LLMService, facts: ModelFacts | None) -> bool:
@@ -37,11 +37,12 @@ def entries(service: LLMService, facts: ModelFacts | None) -> tuple[SidecarAdapt
 
 
 def copied_adapters(service: LLMService, facts: ModelFacts | None) -> dict[str, tuple[str, str]]:
-    """Repository and commit of adapters of the hub that are copied to the model's cache, by name.
+    """Repository and commit of adapters of the hub that are copied to the model's claim, by name.
 
-    `facts`: of the adapters, where they were looked up.
+    They come and go while pods run, so on nodes the engines download them. `facts`: of the adapters, where they were
+    looked up.
     """
-    if service.spec.model.cache is None:
+    if cache_claim(service) is None:
         return {}
     commits = {(each.name, each.source): each.commit for each in facts.adapters} if facts is not None else {}
     return {

@@ -21,12 +21,15 @@ from uellm.reconcile.children import (
     frozen,
     make_revision,
 )
+from uellm.reconcile.children.desired_state import NodeCopier
 from uellm.reconcile.children.former import FORMER_SECTIONS, FormerConfig
 from uellm.reconcile.children.revision import engine_document
 from uellm.reconcile.children.rollout import Surge
 from uellm.reconcile.children.stand_in import stand_in
+from uellm.reconcile.download.on_nodes import node_copier
 from uellm.reconcile.dra.left_out import without
 from uellm.reconcile.drift import signed
+from uellm.reconcile.model_claim import NodeCache, is_on_nodes
 from uellm.reconcile.names import config_name, revision_name
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.adapters import adapter_slots
@@ -36,7 +39,12 @@ from uellm.reconcile.revisions import inputs_of, kept_revision, shape_of
 
 
 def desired_state(
-    observed: Observed, plan: Plan, rendered: RenderedPlan | None, images: Images, surge: Surge
+    observed: Observed,
+    plan: Plan,
+    rendered: RenderedPlan | None,
+    images: Images,
+    surge: Surge,
+    node_cache: NodeCache | None = None,
 ) -> DesiredState:
     """The children of a service with this plan. Raises BadInput where the user's pod template cannot be merged.
 
@@ -59,6 +67,7 @@ def desired_state(
         former=observed.former_config,
         adapters=_adapters(observed, plan),
         compiled=observed.download.compiled,
+        copier=_copier(observed, node_cache),
     )
     if (pinned := _pinned(observed, plan)) is not None:
         former_images = Images.from_json(observed.pinned_images or "") or images
@@ -88,6 +97,13 @@ def left_alone(observed: Observed) -> list[dict[str, Any]]:
     # As an object of a list, it may not say what it is.
     live = {**live, "apiVersion": kind.api_version, "kind": kind.kind}
     return [*manifests, frozen(observed.document, live, observed.replicas)]
+
+
+def _copier(observed: Observed, node_cache: NodeCache | None) -> NodeCopier | None:
+    assert observed.service is not None
+    if node_cache is None or not is_on_nodes(observed.service):
+        return None
+    return node_copier(observed.service, observed.facts, node_cache)
 
 
 def _claim_spec(observed: Observed, revision: Revision) -> Mapping[str, Any] | None:

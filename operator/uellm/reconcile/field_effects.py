@@ -28,6 +28,7 @@ FIELD_EFFECTS: Mapping[str, Effect] = {
     "model.cache.storageClassName": "rolls",
     "model.cache.size": "neither",
     "model.cache.accessModes": "rolls",
+    "model.cache.nodeLocal": "rolls",
     "model.adapters[].name": "reloads",
     "model.adapters[].uri": "reloads",
     "model.adapters[].revision": "reloads",

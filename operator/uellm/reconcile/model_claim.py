@@ -1,14 +1,31 @@
-"""The claim or the image that holds the model of an LLMService."""
+"""The claim, the image or the node's directory that holds the model of an LLMService."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from uellm.api import LLMService
 from uellm.reconcile.names import weights_name
 
 MODEL_MOUNT = "/models"
-"""Where the claim of a `pvc://` model is mounted, the one of `spec.model.cache`, and the image of an `oci://` model."""
+"""Where the claim of a `pvc://` model is mounted, `spec.model.cache`, and the image of an `oci://` model."""
+
+
+class NodeCache(NamedTuple):
+    """Where nodes keep models."""
+
+    path: str
+    """A directory of every GPU node."""
+    image: str
+    """Of the container that copies, the operator's own."""
+    limit_bytes: int | None = None
+    """Of all copies on a node; None: as much as the disk holds."""
+
+
+def is_on_nodes(service: LLMService) -> bool:
+    """Whether the model is copied to the disks of the nodes."""
+    cache = service.spec.model.cache
+    return cache is not None and cache.node_local
 
 
 def claim_name(service: LLMService) -> str | None:
@@ -20,7 +37,7 @@ def claim_name(service: LLMService) -> str | None:
 def cache_claim(service: LLMService) -> str | None:
     """The PersistentVolumeClaim of `spec.model.cache`; None for a service without."""
     cache = service.spec.model.cache
-    if cache is None:
+    if cache is None or cache.node_local:
         return None
     return cache.claim_name or weights_name(service.name)
 

@@ -223,7 +223,9 @@ class Reconciler:
             return self._left_alone(observed, lacking)
         try:
             surge = self._surge(observed, planned.choice.plan)
-            desired = desired_state(observed, planned.choice.plan, planned.rendered, self._images, surge)
+            desired = desired_state(
+                observed, planned.choice.plan, planned.rendered, self._images, surge, self._downloads.node_cache
+            )
         except BadInput as error:
             return self._left_alone(observed, Obstacle("InvalidTemplate", str(error)))
         if desired.claim_spec is not None and (unwritable := observed.dra.unwritable()) is not None:

@@ -31,6 +31,7 @@ from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS, Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.download.downloads import Downloads
 from uellm.reconcile.inspection.inspections import Inspections
+from uellm.reconcile.model_claim import NodeCache
 from uellm.reconcile.names import Key, controller_of
 from uellm.reconcile.optional_kinds import DRA_KINDS, GROUP_KINDS, ROUTING_KINDS, Availability
 from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, answer
@@ -113,7 +114,15 @@ def _without_images(pod: Mapping[str, Any]) -> dict[str, Any]:
 class Operator:
     """An operator's memory and its passes. A new one is a restarted operator."""
 
-    def __init__(self, kube: Kube, namespace: str, *, images: Images = IMAGES, nodes_per_replica: int = 1) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        namespace: str,
+        *,
+        images: Images = IMAGES,
+        nodes_per_replica: int = 1,
+        node_cache: NodeCache | None = None,
+    ) -> None:
         """`nodes_per_replica`: that every plan spans, whatever the planner says."""
         self.kube = Watched(kube)
         self.namespace = namespace
@@ -136,7 +145,7 @@ class Operator:
         self.answers: dict[str, Mapping[str, Any] | None] = {}  # of inspection pods, by pod IP
         inspections = Inspections(applier, self._inspected, "operator:1")
         self.copies: dict[str, Mapping[str, Any] | None] = {}  # how far download pods are, by pod IP
-        downloads = Downloads(applier, self._downloaded, "operator:1")
+        downloads = Downloads(applier, self._downloaded, "operator:1", node_cache=node_cache)
         self.reconciler = Reconciler(
             self.cache, self._planning, collectors, applier, images, inspections, downloads, clock=lambda: self.now
         )

@@ -56,6 +56,7 @@ MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
         },
         False,
     ),
+    "models on nodes": ({"modelCache": {"path": "/mnt/models", "limit": "500Gi"}}, False),
     "nothing measured": ({"measuring": {"enabled": False}}, False),
     "no gateway": ({"gateway": {"enabled": False}}, False),
     "a gateway for two namespaces, with everything": (
@@ -581,6 +582,18 @@ def test_the_profiler_reads_the_directory_of_the_node_into_which_they_write(rend
     assert mount["readOnly"] is True
     assert f"--measurements={mount['mountPath']}" in container["args"]
     assert f"--measuring-namespace={settings.namespace}" in container["args"]
+
+
+def test_the_profilers_pod_makes_the_directory_of_the_node_that_engines_keep_models_in(render: Render) -> None:
+    objects = render({"modelCache": {"path": "/mnt/models", "limit": "500Gi"}})
+    spec = profiler_of(objects)[0]["spec"]
+    assert {"name": "models", "hostPath": {"path": "/mnt/models", "type": "DirectoryOrCreate"}} in spec["volumes"]
+    (container,) = spec["initContainers"]
+    assert container["volumeMounts"] == [{"name": "models", "mountPath": "/models"}]
+    (operator,) = (each for each in of_kind(objects, "Deployment") if each["metadata"]["name"] == "uellm-operator")
+    args = operator["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert {"--node-cache=/mnt/models", "--node-cache-limit=500Gi"} <= set(args)
+    assert "initContainers" not in profiler_of(render())[0]["spec"]
 
 
 @pytest.mark.parametrize("values", [{"measuring": {"enabled": False}}, {"profiler": {"enabled": False}}])

@@ -9,6 +9,8 @@ import resource
 import signal
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,8 @@ import pytest
 from helpers.files import contents
 from helpers.hub_server import COMMIT, hub_server, tensor_file
 from uellm.cli.main import main
+from uellm.hub import LookUpRefusal
+from uellm.hub.copy_directory import is_in_use
 from uellm.hub.copy_document import from_document
 from uellm.hub.copy_state import Copied, Progress
 from uellm.hub.directory import read_directory_facts
@@ -61,6 +65,21 @@ def fetching(hub, *arguments):
 def get(port):
     with DIRECT.open(f"http://127.0.0.1:{port}/uellm/download", timeout=10) as answer:
         return from_document(json.load(answer))
+
+
+def status(port, path):
+    try:
+        with DIRECT.open(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def wait_until(condition):
+    """Ask until it holds; each time is a request."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
 
 
 class Held(dict):
@@ -193,3 +212,28 @@ def test_another_form_of_a_name_is_refused(tmp_path, capsys, model, said):
 def test_a_directory_that_is_not_there_is_refused(tmp_path, capsys):
     assert main(["fetch", "hf://org/model", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err == f"uellm fetch: {tmp_path}/none: is no directory\n"
+
+
+def test_on_a_node_it_holds_the_copy_until_it_is_ended(hub, tmp_path):
+    with fetching(hub, str(tmp_path), "--hold", "--limit", "1Gi", "--seconds", "0.1") as (process, port):
+        wait_until(lambda: status(port, "/readyz") == 200)
+        assert isinstance(get(port), Copied)
+        copy = tmp_path / "org" / "model" / COMMIT
+        assert is_in_use(copy)
+        process.terminate()
+        process.wait()
+        assert not is_in_use(copy)
+
+
+def test_on_a_node_a_refusal_is_told_for_a_while_and_ends_the_process(hub, tmp_path):
+    with fetching(hub, str(tmp_path), "--hold", "--limit", "1Ki", "--seconds", "1") as (process, port):
+        wait_until(lambda: isinstance(get(port), LookUpRefusal))
+        assert get(port).reason == "VolumeFull"
+        assert status(port, "/readyz") == 503
+        assert process.wait(30) == 0
+
+
+def test_a_limit_that_is_no_size_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["fetch", "hf://org/model", str(tmp_path), "--limit", "much"])
+    assert "'much' is not a quantity" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import pytest
 from helpers.files import contents
 from helpers.hub_server import COMMIT, hub_server, tensor_file
 from uellm.hub.connection import HubSettings
+from uellm.hub.copy_directory import hold
 from uellm.hub.copying import CopyWatch, copy_model
 from uellm.hub.freeing import SPARED_S, Kept, make_room
 from uellm.hub.remedies import OF_DOWNLOADS
@@ -55,6 +56,11 @@ def put(disk, place, *, age_s=3600.0, size=SIZE, complete=True):
 def kept(*places, age_s=0.0):
     """What stays, as it was decided so long ago."""
     return Kept(frozenset(places), time.time() - age_s)
+
+
+def limited(limit_bytes):
+    """What may go where all copies together may take so many bytes."""
+    return Kept(frozenset(), time.time(), limit_bytes)
 
 
 def there(disk):
@@ -173,3 +179,43 @@ def test_a_copy_in_the_middle_of_which_its_deletion_ended_is_no_copy(hub, disk):
     os.utime(disk.volume / found.directory / ".lock", (1.0, 1.0))
     put(disk, A)
     assert fetch(hub, disk, kept(A)) == found
+
+
+def test_a_limit_makes_room_although_the_disk_has_more(disk):
+    disk.bytes = 100 * SIZE
+    put(disk, A, age_s=9000)
+    put(disk, B, age_s=2000)
+    make_room(disk.volume, SIZE, limited(4 * SIZE))
+    assert there(disk) == {A, B}
+    make_room(disk.volume, SIZE, limited(2 * SIZE + SIZE // 2))
+    assert there(disk) == {B}
+
+
+def test_a_copy_that_a_process_holds_stays(disk):
+    held = hold(put(disk, A, age_s=9000))
+    put(disk, B, age_s=2000)
+    make_room(disk.volume, 2 * SIZE - 2000, kept())
+    assert there(disk) == {A}
+    os.close(held)
+    disk.bytes = SIZE
+    make_room(disk.volume, SIZE // 2, kept())
+    assert there(disk) == set()
+
+
+def test_a_model_above_the_limit_is_refused_and_nothing_is_deleted_for_it(disk):
+    disk.bytes = 100 * SIZE
+    put(disk, A, age_s=9000)
+    with hub_server() as server:
+        server.files = FILES
+        found = copy_model(
+            "org/model",
+            COMMIT,
+            disk.volume,
+            HubSettings(server.url, remedies=OF_DOWNLOADS),
+            CopyWatch(),
+            where="the node's directory for models",
+            kept=limited(SIZE // 2),
+        )
+    assert found.reason == "VolumeFull"
+    assert found.message.startswith("the node's directory for models may hold 50 kB, of which 0 B are free, and 50 kB are")
+    assert there(disk) == {A}

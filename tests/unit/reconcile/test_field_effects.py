@@ -47,6 +47,7 @@ CHANGES: dict[str, Any] = {
     "model.cache.storageClassName": "fast",
     "model.cache.size": "2Ti",
     "model.cache.accessModes": ["ReadWriteOnce"],
+    "model.cache.nodeLocal": True,
     "model.adapters[].name": "other",
     "model.adapters[].uri": "hf://org/other",
     "model.adapters[].revision": "v2",
@@ -136,6 +137,8 @@ MADE_CACHE = {
     "model": {**BEFORE["model"], "cache": {"size": "1Ti", "accessModes": ["ReadWriteMany"]}},
 }
 
+ON_NODES = {**BEFORE, "model": {**BEFORE["model"], "cache": {"nodeLocal": True}}}
+
 WITH_ADAPTERS = {
     **BEFORE,
     "model": {"uri": "hf://org/model", "adapters": [{"name": "sql", "uri": "hf://org/sql", "revision": "v1"}]},
@@ -146,6 +149,8 @@ def start_of(path: str) -> dict[str, Any]:
     """A spec in which the field can be changed."""
     if path.startswith("model.adapters"):
         return WITH_ADAPTERS
+    if path == "model.cache.nodeLocal":
+        return ON_NODES
     return MADE_CACHE if path.startswith("model.cache.") and path != "model.cache.claimName" else BEFORE
 
 
@@ -172,7 +177,7 @@ def test_a_field_does_what_its_row_says(path, effect):
     start = start_of(path)
     before, after = service(start), service(changed(start, path, CHANGES[path]))
     if before == after:
-        assert path == "placement.allocation", "which has one value alone"
+        assert path in ("placement.allocation", "model.cache.nodeLocal"), "which have one value alone"
         return
     rolls = rolling_digest(after) != rolling_digest(before)
     reloads = sidecar_document(after, entries(after, None)) != sidecar_document(before, entries(before, None))

@@ -39,6 +39,19 @@ class Images(NamedTuple):
             return None
 
 
+class NodeCopier(NamedTuple):
+    """What copies the model to a pod's node."""
+
+    container: Mapping[str, Any]
+    """The first one of the pod, which runs as long as the pod does."""
+    host_path: Mapping[str, Any]
+    """The node's directory for models."""
+    volumes: tuple[Mapping[str, Any], ...]
+    """Others that the container mounts."""
+    compiled: str
+    """Where the service's engines may write what they compile, below the directory."""
+
+
 class PinnedTemplate(NamedTuple):
     """A pod template of a release without revisions, and the shape of the plan that it was built for.
 
@@ -98,6 +111,8 @@ class DesiredState:
     """LoRA adapters that the sidecars are told of."""
     compiled: str = ""
     """Where engines may write what they compile, below the directory of the volume of the model; empty for nowhere."""
+    copier: NodeCopier | None = None
+    """Where pods copy the model to their nodes; None for elsewhere."""
     former: FormerConfig | None = None
     """What pods of such a release read; None where there are none."""
 

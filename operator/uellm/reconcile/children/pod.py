@@ -95,7 +95,7 @@ def own_template(desired: DesiredState, revision: str) -> dict[str, Any]:
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "tolerations": _tolerations(desired.plan.resource_name),
-            "initContainers": [_launcher(desired), _sidecar(desired)],
+            "initContainers": [*_copier(desired), _launcher(desired), _sidecar(desired)],
             "containers": [_engine(desired)],
             "volumes": _volumes(desired, revision),
         },
@@ -123,6 +123,12 @@ def _tolerations(resource_name: str) -> list[dict[str, Any]]:
     # A node with MIG slices (`nvidia.com/mig-1g.10gb`) has the same taint as any other GPU node.
     keys = dict.fromkeys((GPU_RESOURCE, resource_name))
     return [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in keys]
+
+
+def _copier(desired: DesiredState) -> list[dict[str, Any]]:
+    if desired.copier is None:
+        return []
+    return [{**desired.copier.container, "securityContext": _CONTAINER_SECURITY}]
 
 
 def _launcher(desired: DesiredState) -> dict[str, Any]:
@@ -280,8 +286,8 @@ def _environment(desired: DesiredState) -> list[dict[str, Any]]:
     ]
     model = desired.service.spec.model
     token = model.token_secret_ref
-    # An engine that starts from a copy asks no hub.
-    if token is not None and model.cache is None:
+    # An engine that starts from a claim asks no hub. On a node it has a copy of the model alone, not of its adapters.
+    if token is not None and cache_claim(desired.service) is None:
         secret = {"secretKeyRef": {"name": token.name, "key": token.key}}
         entries.append({"name": "HF_TOKEN", "valueFrom": secret})
     theirs = [{"name": each.name, "value": each.value} for each in desired.service.spec.engine.env]
@@ -299,10 +305,11 @@ def _engine_mounts(desired: DesiredState) -> list[dict[str, Any]]:
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
     ]
-    if mounted_claim(desired.service) or image_of(desired.service):
+    if mounted_claim(desired.service) or image_of(desired.service) or desired.copier is not None:
         mounts.append({"name": "model", "mountPath": MODEL_MOUNT, "readOnly": True})
-    if desired.compiled and cache_claim(desired.service):
-        mounts.append({"name": "model", "mountPath": COMPILED_DIRECTORY, "subPath": desired.compiled})
+    compiled = desired.compiled if desired.copier is None else desired.copier.compiled
+    if compiled and desired.service.spec.model.cache is not None:
+        mounts.append({"name": "model", "mountPath": COMPILED_DIRECTORY, "subPath": compiled})
     for index, place in enumerate(adapter_claims(desired.service).values()):
         mounts.append({"name": f"adapters-{index}", "mountPath": place, "readOnly": True})
     return mounts
@@ -329,6 +336,9 @@ def _volumes(desired: DesiredState, revision: str) -> list[dict[str, Any]]:
         volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim}})
     elif image := image_of(desired.service):
         volumes.append(image_volume("model", image))
+    elif desired.copier is not None:
+        volumes.append({"name": "model", "hostPath": dict(desired.copier.host_path)})
+        volumes += map(dict, desired.copier.volumes)
     for index, claim in enumerate(adapter_claims(desired.service)):
         source = {"claimName": claim, "readOnly": True}
         volumes.append({"name": f"adapters-{index}", "persistentVolumeClaim": source})

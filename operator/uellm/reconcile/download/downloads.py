@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from uellm.api import LLMService
 from uellm.api.names import SERVICE_LABEL
 from uellm.documents import UnreadableDocument
 from uellm.hub import LookUpRefusal
@@ -23,9 +24,10 @@ from uellm.reconcile.download.claim import claim_differs, claim_manifest
 from uellm.reconcile.download.download_state import NOT_BEGUN, NOT_NEEDED, DownloadState, copied, refused, undecided
 from uellm.reconcile.download.kept_copy import copy_configmap, read_copy
 from uellm.reconcile.download.needed import needed_copies
+from uellm.reconcile.download.on_nodes import ToldByPod, copying, is_answering, not_offered, on_nodes, said
 from uellm.reconcile.download.order import CopyOrder, order_of
 from uellm.reconcile.download.pod import download_pod
-from uellm.reconcile.download.steps import ToldProgress, after_progress, after_silence, download_inputs
+from uellm.reconcile.download.steps import SOON_S, ToldProgress, after_progress, after_silence, download_inputs
 from uellm.reconcile.draft import draft_is_known
 from uellm.reconcile.drift import signed
 from uellm.reconcile.helper_pods.steps import (
@@ -39,6 +41,7 @@ from uellm.reconcile.helper_pods.steps import (
     next_step,
 )
 from uellm.reconcile.inspection.model_state import GIVEN
+from uellm.reconcile.model_claim import NodeCache, is_on_nodes
 from uellm.reconcile.names import Key, deployment_name, key_of, weights_name
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
@@ -64,10 +67,23 @@ class _CopyRecord:
 class Downloads:
     """The copies of the services' models. `image`: that of the download pods."""
 
-    def __init__(self, applier: Applier, fetch: Fetch, image: str) -> None:
+    def __init__(
+        self,
+        applier: Applier,
+        fetch: Fetch,
+        image: str,
+        *,
+        node_cache: NodeCache | None = None,
+        fetch_from_node: Fetch | None = None,
+    ) -> None:
+        """`image`: of download pods; `node_cache`: where nodes keep models, None for nowhere; `fetch_from_node`: as
+        `fetch`, of an engine's pod."""
+        self.node_cache = node_cache
         self._applier = applier
         self._fetch = fetch
+        self._fetch_from_node = fetch_from_node or fetch
         self._image = image
+        self._told: dict[Key, ToldByPod] = {}
         self._records: dict[Key, _CopyRecord] = {}
 
     async def advance(self, observed: Observed, plan: Plan | None, now: datetime) -> Due:
@@ -83,6 +99,10 @@ class Downloads:
             return NOT_BEGUN, None  # those of its adapters are not
         if not draft_is_known(service, observed.facts):
             return NOT_BEGUN, None
+        if is_on_nodes(service):
+            self._records.pop(observed.key, None)
+            await self._remove(observed, observed.download_pods)
+            return await self._on_nodes(observed, service)
         if plan is None and not observed.download_pods and observed.deployment is None:
             return NOT_BEGUN, None
         claim, obstacle = await self._claim(observed)
@@ -95,6 +115,19 @@ class Downloads:
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self._records.pop(key, None)
+        self._told.pop(key, None)
+
+    async def _on_nodes(self, observed: Observed, service: LLMService) -> Due:
+        """The pods copy, each to its node. What one of them says is passed on."""
+        if self.node_cache is None:
+            return not_offered(), None
+        pod = copying(observed.pods)
+        if pod is None:
+            self._told.pop(observed.key, None)
+            return on_nodes(service, observed.facts), None
+        answer = await self._fetch_from_node(pod["status"]["podIP"]) if is_answering(pod) else None
+        told = self._told[observed.key] = said(pod, answer, self._told.get(observed.key))
+        return told.state, SOON_S
 
     async def _claim(self, observed: Observed) -> tuple[Mapping[str, Any] | None, Obstacle | None]:
         """The claim that the operator makes, made or brought up to date; why that is impossible, if it is."""

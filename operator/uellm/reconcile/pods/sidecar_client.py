@@ -11,7 +11,15 @@ from typing import Any, NamedTuple, TypeVar
 import aiohttp
 
 from uellm.hub.document import DOCUMENT_BYTES
-from uellm.pod_interface import ATTAINMENT_PATH, DOWNLOAD_PATH, METRICS_PORT, MODEL_PATH, PLACEMENT_PATH, RUNNING_PATH
+from uellm.pod_interface import (
+    ATTAINMENT_PATH,
+    DOWNLOAD_PATH,
+    METRICS_PORT,
+    MODEL_PATH,
+    NODE_COPY_PORT,
+    PLACEMENT_PATH,
+    RUNNING_PATH,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +97,15 @@ class SidecarClient:
         """How far a download pod is; None where it does not answer."""
         return await self._get(pod_ip, DOWNLOAD_PATH)
 
-    async def _get(self, pod_ip: str, path: str) -> Mapping[str, Any] | None:
-        answer = await self._ask(pod_ip, path, _LARGEST_BYTES)
+    async def node_copy(self, pod_ip: str) -> Mapping[str, Any] | None:
+        """How far a pod is that copies its model to its node; None where it does not answer."""
+        return await self._get(pod_ip, DOWNLOAD_PATH, NODE_COPY_PORT)
+
+    async def _get(self, pod_ip: str, path: str, port: int | None = None) -> Mapping[str, Any] | None:
+        answer = await self._ask(pod_ip, path, _LARGEST_BYTES, port)
         return None if answer is None else parse(*answer)
 
-    async def _ask(self, pod_ip: str, path: str, limit: int) -> tuple[int, bytes] | None:
+    async def _ask(self, pod_ip: str, path: str, limit: int, port: int | None = None) -> tuple[int, bytes] | None:
         """Status and body of an answer, the body cut off above `limit` bytes; None for none."""
         silence, unproven = self._silent.get(pod_ip), pod_ip not in self._answering
         if silence is not None and self._clock() < silence.ask_again_s:
@@ -104,7 +116,7 @@ class SidecarClient:
         self._open += 1
         self._unproven += unproven
         timeout = aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
-        url = f"http://{host}:{self._port}{path}"
+        url = f"http://{host}:{port or self._port}{path}"
         try:
             async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
                 answer = response.status, await _body(response, limit)

@@ -65,6 +65,7 @@ STALLING = frozenset(
         "Unwritable",
         "ChecksumMismatch",
         "ClaimDiffers",
+        "NoNodeCache",
     }
 )
 _NODES_NAMED = 8
@@ -184,6 +185,10 @@ def _readiness(
         return waits
     if state.ready and observed.replicas == 0:
         return _without_pods(observed)
+    told = observed.download.condition
+    if state.reason == "EngineStarting" and told is not None and observed.download.complete:
+        # It is not complete yet on the node of a pod that starts.
+        return EngineReadiness(False, told.reason, told.message, stalled=told.reason in STALLING)
     plan = choice.plan or observed.incumbent
     if state.reason == "Unschedulable" and plan is not None and plan.claims:
         return state._replace(message=f"{state.message}; {shortage(plan, observed.nodes)}")
