@@ -28,6 +28,10 @@ def weather(city: Literal["Paris", "Rome"]) -> str:
     return city
 
 
+# LlamaIndex makes a pydantic model of them and does not know this module's names.
+weather.__annotations__ = {"city": Literal["Paris", "Rome"], "return": str}
+
+
 def told(answer: Any) -> dict[str, Any]:
     return {"message": answer.message, "raw": answer.raw}
 
