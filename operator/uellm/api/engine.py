@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator
+from pydantic_core import PydanticCustomError
 
 from uellm.api.base import ATOMIC, PRESERVED, MapBy, Model, ValidationRule
 from uellm.api.scalars import Duration, Quantity, duration_s
@@ -59,6 +61,35 @@ class EngineSpec(Model):
         return duration_s(self.startup_timeout)
 
 
+_EXPRESSIONS: list[Any] = [{"values": []}]
+_SCHEDULING: Mapping[str, Any] = {
+    "nodeSelector": {},
+    "tolerations": [{}],
+    "affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": _EXPRESSIONS, "matchFields": _EXPRESSIONS}]
+            }
+        }
+    },
+}
+"""The form of the part of a pod's spec by which nodes are chosen: maps, and lists with the form of their elements."""
+
+
+def _check_form(value: Any, form: Any, path: str) -> None:
+    """Raises PydanticCustomError with the path of what is not of this form."""
+    if not isinstance(value, type(form)):
+        message = f"must be a {'map' if isinstance(form, dict) else 'list'}, as in the spec of a pod"
+        raise PydanticCustomError("rule", "{message}", {"message": message, "field": path})
+    if isinstance(form, dict):
+        for name, inner in form.items():
+            if value.get(name) is not None:
+                _check_form(value[name], inner, f"{path}.{name}")
+    elif form:
+        for place, each in enumerate(value):
+            _check_form(each, form[0], f"{path}[{place}]")
+
+
 class PodTemplate(Model):
     """A pod template that is merged over the operator's. Containers are matched by name (`engine`, `sidecar`)."""
 
@@ -66,3 +97,10 @@ class PodTemplate(Model):
     """Labels and annotations of the pods."""
     spec: Annotated[dict[str, Any] | None, Field(max_length=64, json_schema_extra=dict(PRESERVED))] = None
     """Part of a pod's spec: nodeSelector, tolerations, volumes, imagePullSecrets and so on."""
+
+    @field_validator("spec")
+    @classmethod
+    def _scheduling_can_be_read(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The API server judges the merged template. What the planner reads before that must have a form to read."""
+        _check_form(value or {}, _SCHEDULING, "")
+        return value

@@ -21,6 +21,9 @@ class _ReplyConnection(Protocol):
     closed: bool
 
     @property
+    def unread(self) -> bool: ...
+
+    @property
     def transport(self) -> asyncio.WriteTransport: ...
 
     def abort(self) -> None: ...
@@ -80,7 +83,7 @@ class Reply:
         has_body = status not in _BODILESS and not self._head_only
         sized = any(name.lower() == b"content-length" for name, _ in headers)
         self.chunked = has_body and not sized and not self._http_10
-        if has_body and not sized and self._http_10:
+        if (has_body and not sized and self._http_10) or self.link.unread:
             self.close = True
         lines = [b"HTTP/1.1 %d %b" % (status, reason or _PHRASES.get(status, b""))]
         lines += [b"%b: %b" % field for field in headers]

@@ -66,6 +66,11 @@ class ServerConnection(asyncio.Protocol):
         """A request is in progress."""
         return self._task is not None
 
+    @property
+    def unread(self) -> bool:
+        """The body of the request in progress is not complete, so that nothing can follow an answer to it."""
+        return self._body is not None and not self._body.complete
+
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

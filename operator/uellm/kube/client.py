@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any
 
 from uellm.kube.errors import Conflict, NotFound
@@ -13,13 +13,14 @@ from uellm.kube.watch import SESSION_S, SILENCE_S, Event, Watch, lean, list_all
 
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
 MERGE = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
 
 
 class Kube:
     """A connection to one cluster; an async context manager. Every method raises KubeError.
 
-    Objects come without managedFields. Writes are strict: a field that the server does not know is an error, and is not
-    dropped silently.
+    Objects come without managedFields, but for `WITH_MANAGED_FIELDS`. Writes are strict: a field that the server does
+    not know is an error, and is not dropped silently.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -109,6 +110,18 @@ class Kube:
             return False
         return True
 
+    async def remove_fields(
+        self, obj: Mapping[str, Any], paths: Iterable[tuple[str | int, ...]], *, manager: str
+    ) -> dict[str, Any]:
+        """Remove fields of an object, whoever has set them. Raises Conflict where it has changed since it was read."""
+        metadata = obj["metadata"]
+        # A place in a list means something only in the version that it was found in.
+        body = [{"op": "replace", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]}]
+        body += [{"op": "remove", "path": "".join(f"/{_escaped(step)}" for step in path)} for path in paths]
+        path = kind_of(obj).path(namespace=metadata.get("namespace"), name=metadata["name"])
+        query = {"fieldManager": manager, "fieldValidation": "Strict"}
+        return lean(await self._transport.call("PATCH", path, query=query, body=body, content_type=JSON_PATCH))
+
     async def delete(
         self,
         kind: Kind,
@@ -193,3 +206,8 @@ class Kube:
 def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
     query = {"labelSelector": label_selector, "fieldSelector": field_selector}
     return {name: value for name, value in query.items() if value}
+
+
+def _escaped(step: str | int) -> str:
+    """A step of a JSON pointer (RFC 6901)."""
+    return str(step).replace("~", "~0").replace("/", "~1")

@@ -26,6 +26,7 @@ from uellm.kube.kinds import (
     WORKLOAD,
     kind_of,
 )
+from uellm.reconcile.additions import additions
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children.disruption import MarkedPod
 from uellm.reconcile.children.leader_worker_set import trial_deployments
@@ -124,6 +125,7 @@ class Applier:
         """Apply the manifests in this order. Raises WriteRefused."""
         for manifest in manifests:
             live = await self._replaceable(manifest, _live(observed, manifest))
+            await self._take_out_additions(observed.key, manifest, live)
             written = await self._written(observed.key, _against(manifest, live))
             kind = kind_of(manifest)
             self._cache.put(kind, written)
@@ -185,6 +187,16 @@ class Applier:
         await self.delete(kind_of(manifest), live)
         return None
 
+    async def _take_out_additions(self, key: Key, manifest: Manifest, live: Mapping[str, Any] | None) -> None:
+        """Remove what somebody added to the spec of a child: server-side apply would leave it there."""
+        if live is None or not (paths := additions(manifest, live).removable):
+            return
+        # As an object of a list, it may not say what it is.
+        named = {**live, **{name: manifest[name] for name in ("apiVersion", "kind")}}
+        await self._kube.remove_fields(named, paths, manager=MANAGER)
+        fields = ", ".join(".".join(str(step) for step in path) for path in reversed(paths))
+        logger.info("%s took out of %s what others had added: %s", key, _identity(manifest)[2], fields)
+
     async def remove_pods(self, observed: Observed, removals: Iterable[Removal]) -> None:
         """Delete these pods. One that is gone already, or has another uid, is left alone."""
         for each in removals:
@@ -244,7 +256,7 @@ class Applier:
         applied = (live["metadata"].get("annotations") or {}).get(APPLIED_ANNOTATION)
         if applied != manifest["metadata"]["annotations"][APPLIED_ANNOTATION]:
             return False
-        if holds(manifest, live):
+        if holds(manifest, live) and not additions(manifest, live):
             return True
         return self._equal.get(_identity(manifest)) == (digest(manifest), content(live))
 

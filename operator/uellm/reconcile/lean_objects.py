@@ -9,6 +9,7 @@ from uellm.api.names import PLAN_ANNOTATION
 from uellm.documents import UnreadableDocument
 from uellm.kube.kinds import NODE, POD, RESOURCECLAIM, RESOURCESLICE, Kind
 from uellm.planner.handover.annotation import PlanAnnotation
+from uellm.reconcile.additions import CHECKED, others_fields
 from uellm.reconcile.children.disruption import MARKS
 from uellm.reconcile.dra.slices import is_of_gpus
 
@@ -30,6 +31,13 @@ def _without_managed_fields(obj: Mapping[str, Any]) -> Object:
     if "managedFields" not in obj["metadata"]:
         return dict(obj)
     return {**obj, "metadata": {name: value for name, value in obj["metadata"].items() if name != "managedFields"}}
+
+
+def _lean_child(kind: Kind, obj: Mapping[str, Any]) -> Object:
+    """A child, with what others have set in its spec."""
+    others = others_fields(kind, obj["metadata"].get("managedFields"))
+    kept = _without_managed_fields(obj)
+    return {**kept, "metadata": {**kept["metadata"], "managedFields": others}} if others else kept
 
 
 def _lean_pod(pod: Mapping[str, Any]) -> Object:
@@ -88,7 +96,7 @@ _LEANER = {POD: _lean_pod, NODE: _lean_node, RESOURCESLICE: _lean_slice, RESOURC
 
 def lean(kind: Kind, obj: Mapping[str, Any]) -> Object:
     """The object without what nobody here reads."""
-    return _LEANER.get(kind, _without_managed_fields)(obj)
+    return _lean_child(kind, obj) if kind in CHECKED else _LEANER.get(kind, _without_managed_fields)(obj)
 
 
 def _planned_gpus(metadata: Mapping[str, Any]) -> int | None:

@@ -87,6 +87,9 @@ class Watched:
     async def apply_status(self, obj: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         return await self._write(f"status {obj['kind']}", self._kube.apply_status, obj, **options)
 
+    async def remove_fields(self, obj: Mapping[str, Any], paths: Any, **options: Any) -> dict[str, Any]:
+        return await self._write(f"edit {obj['kind']}", self._kube.remove_fields, obj, paths, **options)
+
     async def annotate(self, kind: Kind, name: str, *args: Any, **options: Any) -> bool:
         return bool(await self._write(f"annotate {kind.kind}", self._kube.annotate, kind, name, *args, **options))
 

@@ -190,3 +190,17 @@ async def test_a_service_that_an_earlier_release_accepted_goes_on(operator, serv
     await later.settle("llama")
     assert await llama.condition("Planned") == ("False", "InvalidModel", "this release knows better")
     assert (await llama.deployment())["spec"]["replicas"] == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "expected", "field"),
+    [
+        ({"containers": [{"name": ["engine"]}]}, "InvalidTemplate", "containers[0].name"),
+        ({"affinity": {"nodeAffinity": "none"}}, "InvalidSpec", "affinity.nodeAffinity"),
+        ({"nodeSelector": ["zone"]}, "InvalidSpec", "nodeSelector"),
+    ],
+)
+async def test_a_template_of_the_wrong_form_is_told_with_the_path_of_the_field(refused, template, expected, field):
+    reason, message, stalled, _ = await refused(template={"spec": template})
+    assert (reason, stalled) == (expected, "True")
+    assert message.startswith(f"spec.template.spec.{field}: must be a ")

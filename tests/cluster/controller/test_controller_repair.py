@@ -1,10 +1,13 @@
-"""Children that are deleted, edited or taken over are restored. Objects and fields of others are left unchanged."""
+"""Children that are deleted, edited, added to or taken over are restored. Objects of others are left unchanged."""
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 import pytest
 
 from helpers.sizes import GIB
+from uellm.kube import Conflict
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE, Kind
 from uellm.reconcile.apply import WriteRefused
 
@@ -79,6 +82,59 @@ async def test_an_edited_child_is_put_right(settled, kube, kind, edit):
         state["Deployment"]["metadata"]["annotations"].pop("uellm.io/rollout", None)
         state["Deployment"]["spec"].pop("strategy")
     assert after == before
+
+
+STRATEGIC = "application/strategic-merge-patch+json"
+
+
+def in_engine(**fields):
+    return {"spec": {"template": {"spec": {"containers": [{"name": "engine", **fields}]}}}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "addition"),
+    [
+        (SERVICE, {"spec": {"selector": {"tier": "none"}}}),
+        (SERVICE, {"spec": {"ports": [{"name": "debug", "port": 81, "targetPort": 9}]}}),
+        (PDB, {"spec": {"maxUnavailable": None, "minAvailable": 1}}),
+        (DEPLOYMENT, {"spec": {"paused": True}}),
+        (DEPLOYMENT, {"spec": {"minReadySeconds": 600}}),
+        (DEPLOYMENT, {"spec": {"template": {"spec": {"nodeSelector": {"tier": "none"}}}}}),
+        (DEPLOYMENT, {"spec": {"template": {"spec": {"containers": [{"name": "debug", "image": "debug:1"}]}}}}),
+        (DEPLOYMENT, in_engine(env=[{"name": "VLLM_USE_V1", "value": "0"}])),
+        (DEPLOYMENT, in_engine(args=["--enforce-eager"])),
+    ],
+    ids=["selector", "port", "budget", "pause", "patience", "nodes", "container", "variable", "argument"],
+)
+async def test_what_somebody_adds_to_what_runs_is_taken_out_again(settled, kube, kind, addition, eventually):
+    llama, watching = settled
+    before = (await llama.child(kind))["spec"]
+    path = kind.path(namespace=llama.namespace, name=(await llama.child(kind))["metadata"]["name"])
+    await kube._transport.call("PATCH", path, body=addition, content_type=STRATEGIC)
+    assert (await llama.child(kind))["spec"] != before
+
+    async def taken_out():
+        with suppress(Conflict):  # the Deployment controller writes too; the queue tries again, as this does
+            await watching.settle("llama")
+            return True
+
+    await eventually(taken_out)
+    assert (await llama.child(kind))["spec"] == before
+    assert await watching.step("llama") == []
+
+
+async def test_a_restart_by_hand_and_a_foreign_label_stay(settled, kube):
+    llama, watching = settled
+    addition = {
+        "metadata": {"labels": {"team": "search"}},
+        "spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}}},
+    }
+    path = DEPLOYMENT.path(namespace=llama.namespace, name="llama-engine")
+    await kube._transport.call("PATCH", path, body=addition, content_type=STRATEGIC)
+    await watching.settle("llama")
+    after = await llama.deployment()
+    assert after["metadata"]["labels"]["team"] == "search"
+    assert after["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] == "now"
 
 
 @KINDS

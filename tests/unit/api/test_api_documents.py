@@ -62,6 +62,31 @@ def test_a_document_written_back_holds_what_was_written() -> None:
     assert parse_service(document) == parse_service(VALID_SERVICE)
 
 
+_REQUIRED = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution"
+
+
+def _required(terms: Any) -> dict[str, Any]:
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"nodeSelector": ["zone"]}, "nodeSelector"),
+        ({"tolerations": ["gpu"]}, "tolerations[0]"),
+        ({"affinity": "none"}, "affinity"),
+        ({"affinity": {"nodeAffinity": "none"}}, "affinity.nodeAffinity"),
+        ({"affinity": _required("x")}, f"{_REQUIRED}.nodeSelectorTerms"),
+        ({"affinity": _required([None])}, f"{_REQUIRED}.nodeSelectorTerms[0]"),
+        ({"affinity": _required([{"matchExpressions": "x"}])}, f"{_REQUIRED}.nodeSelectorTerms[0].matchExpressions"),
+    ],
+)
+def test_a_template_by_which_no_node_can_be_chosen_is_refused_with_its_path(spec: dict[str, Any], field: str) -> None:
+    with pytest.raises(BadInput, match=r"must be a (map|list), as in the spec of a pod") as refused:
+        parse_service(changed_service({"set": {"spec.template": {"spec": spec}}}))
+    assert refused.value.field == f"spec.template.spec.{field}"
+
+
 def test_a_template_keeps_the_nulls_that_delete_fields() -> None:
     template = {"spec": {"containers": [{"name": "engine", "livenessProbe": None}]}}
     service = parse_service(changed_service({"set": {"spec.template": template}}))

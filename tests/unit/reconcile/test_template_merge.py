@@ -121,6 +121,8 @@ def test_pod_affinity_stands_beside_our_node_affinity():
         ({"containers": {"name": "engine"}}, "spec.template.spec.containers"),
         ({"containers": [{"image": "x"}]}, "spec.template.spec.containers[0]"),
         ({"containers": ["engine"]}, "spec.template.spec.containers[0]"),
+        ({"containers": [{"name": ["engine"]}]}, "spec.template.spec.containers[0].name"),
+        ({"volumes": [{"name": {"a": "b"}}]}, "spec.template.spec.volumes[0].name"),
         ({"containers": [{"name": "engine", "env": ["A=1"]}]}, "spec.template.spec.containers[0].env[0]"),
         ({"affinity": "none"}, "spec.template.spec.affinity"),
     ],

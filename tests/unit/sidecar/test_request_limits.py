@@ -29,6 +29,16 @@ async def test_a_body_that_says_it_is_too_long_is_refused_unread(engine, harness
     writer.close()
 
 
+@pytest.mark.parametrize("expects", [b"", b"Expect: 100-continue\r\n"], ids=["on its way", "held back"])
+async def test_an_answer_before_the_body_says_that_the_connection_ends(engine, harness, expects):
+    reader, writer = await harness.connect()
+    writer.write(b"POST /sleep HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n" + expects + b"\r\n")
+    answer = await reader.readuntil(b"}}")
+    assert (status_of(answer), code_of(answer)) == (403, "forbidden")
+    assert b"\r\nConnection: close\r\n" in answer
+    writer.close()
+
+
 async def test_a_body_that_turns_out_too_long_is_refused(engine, launch):
     harness = await launch(limits=RequestLimits(body_bytes=1024 * 1024))
 

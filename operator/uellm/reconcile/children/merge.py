@@ -84,6 +84,8 @@ def _merge_named(ours: list[Any], theirs: list[Any], identity: str, path: str, *
         where = f"{path}[{number}]"
         if not isinstance(entry, Mapping) or identity not in entry:
             raise BadInput(where, f"needs `{identity}`, by which it is merged over the operator's own")
+        if isinstance(entry[identity], Mapping | list):
+            raise BadInput(f"{where}.{identity}", f"must be a single value; it is {_kind(entry[identity])}")
         place = places.get(entry[identity])
         if place is None:
             merged.append(copy.deepcopy(dict(entry)))

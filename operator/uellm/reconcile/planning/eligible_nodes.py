@@ -168,7 +168,7 @@ def _holds(requirement: Object, values: Mapping[str, str]) -> bool:
 def _compares(own: str | None, given: Sequence[str], *, greater: bool) -> bool:
     try:
         one, other = int(own or ""), int(given[0])
-    except (ValueError, IndexError):
+    except (ValueError, TypeError, IndexError):
         return False
     return one > other if greater else one < other
 
