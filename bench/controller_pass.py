@@ -30,7 +30,6 @@ from uellm.reconcile.children import Images
 from uellm.reconcile.download.downloads import Downloads
 from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.names import Key
-from uellm.reconcile.observe import observe
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.worker import WorkerProcess
 from uellm.reconcile.pods.collectors import Collectors
@@ -162,9 +161,7 @@ async def measure(nodes: int, gpus: int, passes: int) -> dict[str, Any]:
             await reconciler.reconcile(KEY)
             times_ms.append((time.thread_time() - start) * 1e3)
         assert kube.writes == writes, "a pass of an unchanged service wrote something"
-    observed = observe(cache, KEY)
-    assert observed is not None
-    config = next(each for each in observed.configmaps.values() if "plan.json" in each["data"])
+    config = next(each for each in cache.configmaps(KEY) if "plan.json" in each["data"])
     return {
         "nodes": nodes,
         "gpus": nodes * gpus,

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp import web
+import uvloop
 
 from uellm.api.names import PLAN_ANNOTATION
 from uellm.extender.metrics import ExtenderMetrics
-from uellm.extender.server import make_app
+from uellm.extender.server import ExtenderServer
 from uellm.extender.view import View
 from uellm.hardware import GPU_RESOURCE
 from uellm.kube import GPUNODEPROFILE, POD, Event, Kind
@@ -116,9 +116,6 @@ async def measure(nodes: int, seconds: float) -> list[dict[str, Any]]:
     rng = random.Random(nodes)
     view = View(WrittenCluster([profile(index, rng) for index in range(nodes)]))  # type: ignore[arg-type]
     watching = asyncio.create_task(view.run())
-    runner = web.AppRunner(make_app(view, refusal_on, ExtenderMetrics()), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
     names = [f"node-{index}" for index in range(nodes)]
     unplanned, known = question(None, names), question(plan(0, nodes), names)
     cases: dict[str, Callable[[int], bytes]] = {
@@ -127,7 +124,10 @@ async def measure(nodes: int, seconds: float) -> list[dict[str, Any]]:
         "new plan": lambda serial: question(plan(serial + 1, nodes), names),
     }
     rows = []
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
+    async with (
+        ExtenderServer(view, refusal_on, ExtenderMetrics(), "127.0.0.1", 0) as server,
+        aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as client,
+    ):
         for case, bodies in cases.items():
             await latencies_ms(client, bodies, 0)  # imports, caches and the connection are warm afterwards
             cpu_s = time.process_time()
@@ -135,7 +135,6 @@ async def measure(nodes: int, seconds: float) -> list[dict[str, Any]]:
             cpu_ms = (time.process_time() - cpu_s) * 1e3 / len(taken)
             rows.append(row(nodes, case, taken, cpu_ms, rows))
     watching.cancel()
-    await runner.cleanup()
     return rows
 
 
@@ -161,7 +160,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--seconds", type=float, default=5.0, help="seconds for each case (5)")
     args = parser.parse_args()
-    rows = [each for nodes in TARGET_P99_MS for each in asyncio.run(measure(nodes, args.seconds))]
+    rows = [each for nodes in TARGET_P99_MS for each in uvloop.run(measure(nodes, args.seconds))]
     titles = ("requests", 9), ("p50 ms", 9), ("p99 ms", 9), ("CPU ms", 9), ("x pass-all", 12), ("target ms", 11)
     print(f"{'nodes':>6}  {'case':<11}" + "".join(title.rjust(width) for title, width in titles))
     for each in rows:

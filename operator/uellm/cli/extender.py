@@ -15,12 +15,12 @@ Its pod's requirements (beside kube-scheduler, over loopback):
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import sys
 
 from uellm.cli.arguments import add_log_level, listen_address, metrics_listen
 from uellm.extender.process import ExtenderOptions, serve
+from uellm.http import loop
 from uellm.planner.handover.annotation import refusal_on
 
 DEFAULT_LISTEN = "127.0.0.1:8888"
@@ -53,5 +53,5 @@ def run(args: argparse.Namespace) -> int:
     )
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("uellm").setLevel(args.log_level)
-    asyncio.run(serve(options, refusal_on))
+    loop.run(serve(options, refusal_on))
     return 0

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from uellm.documents import UnreadableDocument
+from uellm.extender.plans import MOST_PLANS, read_plan
 from uellm.extender.protocol import HIGHEST_SCORE
-from uellm.extender.snapshot import NodeSpeed, ResourceOffer, Snapshot
+from uellm.extender.snapshot import NodeSpeed, NodeStanding, ResourceOffer, Snapshot
 from uellm.hardware import Node
 from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.planner.refusals.kinds import PlanRefusal
@@ -38,9 +39,6 @@ MOST_SENTENCES = 12
 NO_PROFILE = "no GPUNodeProfile, so no GPU is known there"
 ONE_MORE = "cannot hold the plan either"
 
-# Plans whose verdicts are kept; one takes some hundred bytes for each shape of node.
-MOST_PLANS = 256
-
 RefusalOn = Callable[[PlanAnnotation, Node, Sequence[str]], PlanRefusal | None]
 """Why a plan does not fit on any choice of a node's free devices; None where it does."""
 
@@ -58,6 +56,8 @@ Verdicts = dict[str, Verdict]
 """By the shape of a node."""
 Reserved = Callable[[str, str], int]
 """Node, resource -> GPUs that are kept for pods that have no node yet."""
+_Kind = tuple[str, int, int, int] | None
+"""Nodes for which it is the same have the same verdict; None for those without a profile."""
 
 
 def uncounted(reason: str) -> None:
@@ -87,12 +87,22 @@ class Judge:
     ) -> dict[str, str]:
         """Why the plan `text` cannot be held, for each of the nodes that cannot hold it, or any pod of a replica."""
         try:
-            plan = PlanAnnotation.from_json(text)
+            plan = read_plan(text)
         except UnreadableDocument as error:
             self._count("UnreadablePlan")
             return dict.fromkeys(names, str(error))
-        found = {name: self.verdict(text, plan, snapshot.offer(name, plan.resource_name), reserved) for name in names}
-        return self.told({name: verdict[0] for name, verdict in found.items() if None not in verdict})
+        alike: dict[_Kind, Verdict] = {}
+        refused: dict[str, NodeRefusal | None] = {}
+        for name in names:
+            offer = snapshot.offer(name, plan.resource_name)
+            kept = reserved(name, plan.resource_name)
+            kind = None if offer is None else (offer.shape, offer.promised, offer.unusable, kept)
+            verdict = alike.get(kind)
+            if verdict is None:
+                verdict = alike[kind] = self.verdict(text, plan, offer, kept)
+            if None not in verdict:
+                refused[name] = verdict[0]
+        return self.told(refused)
 
     def told(self, refused: Mapping[str, NodeRefusal | None]) -> dict[str, str]:
         """Count the refusals, and put them into few words."""
@@ -107,13 +117,14 @@ class Judge:
             given.add(sentences[name])
         return sentences
 
-    def verdict(
-        self, text: str, plan: PlanAnnotation, offer: ResourceOffer | None, reserved: Reserved = nothing_reserved
-    ) -> Verdict:
-        """Whether a node holds the plan; of a replica that spans nodes, which of its pods it holds."""
+    def verdict(self, text: str, plan: PlanAnnotation, offer: ResourceOffer | None, kept: int = 0) -> Verdict:
+        """Whether a node holds the plan; of a replica that spans nodes, which of its pods it holds.
+
+        `kept`: GPUs of the node that are reserved for pods that have no node yet.
+        """
         if offer is None:
             return (NodeRefusal("NoProfile", NO_PROFILE),)
-        free, promised, kept = len(offer.free), offer.promised, reserved(offer.node.name, plan.resource_name)
+        free, promised = len(offer.free), offer.promised
         if plan.gpus > free - promised - kept:
             taken = f", {promised} of them promised to pods that start" if promised else ""
             waited_for = f", {kept} of them reserved for groups of pods" if kept else ""
@@ -140,29 +151,34 @@ class Judge:
 def scores(text: str, names: Iterable[str], snapshot: Snapshot) -> dict[str, int]:
     """How well each node would do, 0..10. A plan that cannot be read ranks nothing."""
     try:
-        plan = PlanAnnotation.from_json(text)
+        plan = read_plan(text)
     except UnreadableDocument:
         return {}
-    offers = {name: snapshot.offer(name, plan.resource_name) for name in names}
-    speeds = [offer.speed for offer in offers.values() if offer is not None]
+    standings: dict[str, NodeStanding | None] = {}
+    for name in names:
+        offer = snapshot.offer(name, plan.resource_name)
+        standings[name] = None if offer is None else offer.standing
+    kinds = {standing for standing in standings.values() if standing is not None}
     best = NodeSpeed(
-        max((speed.memory_bytes_per_s for speed in speeds), default=0.0),
-        max((speed.link_bytes_per_s for speed in speeds), default=0.0),
+        max((kind.speed.memory_bytes_per_s for kind in kinds), default=0.0),
+        max((kind.speed.link_bytes_per_s for kind in kinds), default=0.0),
     )
-    most_spare = max((_spare(plan, offer) for offer in offers.values() if offer is not None), default=0)
-    points = {n: _points(plan, best, most_spare, offer) for n, offer in offers.items() if offer is not None}
+    most_spare = max((_spare(plan, kind) for kind in kinds), default=0)
+    points = {kind: _points(plan, best, most_spare, kind) for kind in kinds}
     low, high = min(points.values(), default=0.0), max(points.values(), default=0.0)
-    return {name: _stretched(points[name], low, high) if name in points else 0 for name in offers}
+    scored: dict[NodeStanding | None, int] = {kind: _stretched(own, low, high) for kind, own in points.items()}
+    scored[None] = 0
+    return {name: scored[standing] for name, standing in standings.items()}
 
 
-def _points(plan: PlanAnnotation, best: NodeSpeed, most_spare: int, offer: ResourceOffer) -> float:
-    points = MEMORY_POINTS * _share(offer.speed.memory_bytes_per_s, best.memory_bytes_per_s)
-    points += LINK_POINTS * (1.0 if plan.gpus == 1 else _share(offer.speed.link_bytes_per_s, best.link_bytes_per_s))
-    return points + TIGHTNESS_POINTS * (1.0 - _spare(plan, offer) / most_spare if most_spare else 1.0)
+def _points(plan: PlanAnnotation, best: NodeSpeed, most_spare: int, node: NodeStanding) -> float:
+    points = MEMORY_POINTS * _share(node.speed.memory_bytes_per_s, best.memory_bytes_per_s)
+    points += LINK_POINTS * (1.0 if plan.gpus == 1 else _share(node.speed.link_bytes_per_s, best.link_bytes_per_s))
+    return points + TIGHTNESS_POINTS * (1.0 - _spare(plan, node) / most_spare if most_spare else 1.0)
 
 
-def _spare(plan: PlanAnnotation, offer: ResourceOffer) -> int:
-    return max(0, len(offer.free) - offer.promised - plan.gpus)
+def _spare(plan: PlanAnnotation, node: NodeStanding) -> int:
+    return max(0, node.unpromised - plan.gpus)
 
 
 def _stretched(points: float, low: float, high: float) -> int:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from uellm.documents import UnreadableDocument
 from uellm.extender.decide import Judge, NodeRefusal, Verdict, scores
+from uellm.extender.plans import read_plan
 from uellm.extender.snapshot import Snapshot
 from uellm.planner.handover.annotation import PlanAnnotation
 
@@ -72,12 +73,11 @@ class Groups:
     ) -> dict[str, str]:
         """Why a pod of the group may not be on each of these nodes; those that are left are kept for it."""
         kept = self.kept(snapshot, beside=group)
-
-        def reserved(node: str, resource_name: str) -> int:
-            return kept[node, resource_name]
-
         offers = {name: snapshot.offer(name, plan.resource_name) for name in names}
-        verdicts = {name: self._judge.verdict(text, plan, offer, reserved) for name, offer in offers.items()}
+        verdicts = {
+            name: self._judge.verdict(text, plan, offer, kept[name, plan.resource_name])
+            for name, offer in offers.items()
+        }
         able = {name: verdict for name, verdict in verdicts.items() if None in verdict}
         room = {
             name: (len(offer.free) - offer.promised - kept[name, plan.resource_name]) // plan.gpus
@@ -140,7 +140,7 @@ class Groups:
 def group_plan(text: str) -> PlanAnnotation | None:
     """The plan of a pod whose replica spans nodes; None for any other, and where it cannot be read."""
     try:
-        plan = PlanAnnotation.from_json(text)
+        plan = read_plan(text)
     except UnreadableDocument:
         return None
     return plan if plan.nodes > 1 else None

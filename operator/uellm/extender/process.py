@@ -1,4 +1,4 @@
-"""The extender's process: a view and a server, which answers open requests when SIGTERM ends it."""
+"""The extender's process: a view and a server, until SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from dataclasses import dataclass
 
 from uellm.extender.decide import RefusalOn
 from uellm.extender.metrics import ExtenderMetrics
-from uellm.extender.server import make_app
+from uellm.extender.server import ExtenderServer
 from uellm.extender.view import View
 from uellm.kube import Kube
 from uellm.metrics.server import WebListener, metrics_app
-
-GRACE_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +47,7 @@ async def serve(
         if options.metrics_listen is not None:
             app = metrics_app(metrics.registry)
             await stack.enter_async_context(WebListener(app, *options.metrics_listen, purpose="metrics"))
-        app = make_app(view, refusal_on, metrics)
-        listener = WebListener(app, *options.listen, purpose="extender", grace_s=GRACE_S)
-        port = (await stack.enter_async_context(listener)).port
+        port = (await stack.enter_async_context(ExtenderServer(view, refusal_on, metrics, *options.listen))).port
         logger.info("extender on %s port %d, cluster %s", options.listen[0] or "all addresses", port, kube.host)
         if on_listen is not None:
             on_listen(port)

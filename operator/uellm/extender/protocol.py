@@ -8,10 +8,11 @@ it may read as a refusal goes into the document.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from uellm.api.names import GROUP_INDEX_LABEL, GROUP_LABEL, PLAN_ANNOTATION
 
@@ -22,9 +23,27 @@ class BadRequest(ValueError):
     """The body is not what a scheduler sends."""
 
 
+class _Pod(msgspec.Struct):
+    """What is read of a pod; the rest of it, which is most, is passed over."""
+
+    metadata: dict[str, Any] | None = None
+
+
+class _Args(msgspec.Struct):
+    Pod: _Pod
+    NodeNames: list[str] | None = None
+    Nodes: Any = None
+
+
+_read = msgspec.json.Decoder(_Args).decode
+
+
 @dataclass(frozen=True, slots=True)
 class ExtenderArgs:
-    """What a scheduler asks: a pod, and the nodes that are left for it. `nodes` is None where it sent names alone."""
+    """What a scheduler asks: a pod, of which the metadata is read, and the nodes that are left for it.
+
+    `nodes` is None where it sent names alone.
+    """
 
     pod: Mapping[str, Any]
     names: tuple[str, ...]
@@ -53,19 +72,17 @@ def group_of(pod: Mapping[str, Any]) -> str:
 def read_args(body: bytes) -> ExtenderArgs:
     """Read `ExtenderArgs`. Raises BadRequest."""
     try:
-        document = json.loads(body)
+        document = _read(body)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"the body is no ExtenderArgs: {error}") from error
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
-    if not isinstance(document, dict) or not isinstance(document.get("Pod"), dict):
-        raise BadRequest("the body has no object `Pod`")
-    names, nodes = document.get("NodeNames"), document.get("Nodes")
-    if names is not None:
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise BadRequest("`NodeNames` is not a list of strings")
-        return ExtenderArgs(document["Pod"], tuple(names), None)
+    pod = {"metadata": document.Pod.metadata}
+    if document.NodeNames is not None:
+        return ExtenderArgs(pod, tuple(document.NodeNames), None)
     try:
-        items = tuple(nodes["items"] or ())  # type: ignore[index]  # whatever it is, it is looked at here
-        return ExtenderArgs(document["Pod"], tuple(str(item["metadata"]["name"]) for item in items), items)
+        items = tuple(document.Nodes["items"] or ())
+        return ExtenderArgs(pod, tuple(str(item["metadata"]["name"]) for item in items), items)
     except (TypeError, KeyError) as error:
         raise BadRequest("the body has neither `NodeNames` nor `Nodes`") from error
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from uellm.documents import UnreadableDocument
+from uellm.extender.plans import read_plan
 from uellm.extender.protocol import group_of, plan_of
 from uellm.hardware import Device, Node
-from uellm.planner.handover.annotation import PlanAnnotation
 
 FINISHED = ("Succeeded", "Failed")
 
@@ -32,6 +32,14 @@ class NodeSpeed(NamedTuple):
     link_bytes_per_s: float = 0.0
 
 
+class NodeStanding(NamedTuple):
+    """What a node's rank depends on."""
+
+    speed: NodeSpeed
+    unpromised: int
+    """Free devices that are not promised."""
+
+
 class ResourceOffer(NamedTuple):
     """What a node offers of one extended resource. `shape` says what the free devices are, whichever they are."""
 
@@ -41,7 +49,7 @@ class ResourceOffer(NamedTuple):
     shape: str
     unusable: int = 0
     """Devices of the resource that are quarantined or excluded."""
-    speed: NodeSpeed = NodeSpeed()
+    standing: NodeStanding = NodeStanding(NodeSpeed(), 0)
 
 
 class PodWithPlan(NamedTuple):
@@ -98,7 +106,7 @@ class Snapshot:
         holding = _holding(pod)
         if holding is None or (pod.get("status") or {}).get("phase") in FINISHED:
             self.drop_pod(uid)
-        else:
+        elif self._holdings.get(holding.node, {}).get(uid) != holding:  # most events are of a pod's status
             self._node_of[uid] = holding.node
             if holding.group:
                 self._groups.setdefault(holding.group, {})[uid] = holding.node
@@ -147,7 +155,8 @@ class Snapshot:
         )
         unusable = sum(not device.usable and device.resource_name == resource_name for device in node.devices)
         uuids = tuple(device.uuid for device in free)
-        return ResourceOffer(node, uuids, promised, _shape(free), unusable, _speed(node, free))
+        standing = NodeStanding(_speed(node, free), len(free) - promised)
+        return ResourceOffer(node, uuids, promised, _shape(free), unusable, standing)
 
     def _forget_offers(self, name: str) -> None:
         entry = self._entries.get(name)
@@ -161,7 +170,7 @@ def _holding(pod: Mapping[str, Any]) -> PodWithPlan | None:
     if not node or text is None:
         return None
     try:
-        plan = PlanAnnotation.from_json(text)
+        plan = read_plan(text)
     except UnreadableDocument:
         return None  # somebody else put it there; the profile will show what it holds
     return PodWithPlan(node, plan.resource_name, plan.gpus, group_of(pod))

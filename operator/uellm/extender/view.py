@@ -14,6 +14,8 @@ STALE_S = 30.0
 # Even a quiet watch makes contact this often, so a lost one shows long before STALE_S.
 SESSION_S = 10.0
 SILENCE_S = 15.0
+# A pod without a node holds nothing.
+HAS_NODE = "spec.nodeName!="
 
 
 class View:
@@ -29,8 +31,8 @@ class View:
     async def run(self) -> None:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow(GPUNODEPROFILE, "", self._profile))
-            tasks.create_task(self._follow(POD, SERVICE_LABEL, self._pod))
+            tasks.create_task(self._follow(GPUNODEPROFILE, self._profile))
+            tasks.create_task(self._follow(POD, self._pod, label_selector=SERVICE_LABEL, field_selector=HAS_NODE))
 
     def staleness(self) -> str | None:
         """None while the snapshot is fresh, else a sentence that says why it is not."""
@@ -45,12 +47,19 @@ class View:
         """Seconds since the API server was heard of; infinite before the first time."""
         return self._clock() - min(self._heard.values(), default=float("-inf"))
 
-    async def _follow(self, kind: Kind, label_selector: str, put: Callable[[Event], None]) -> None:
+    async def _follow(
+        self, kind: Kind, put: Callable[[Event], None], label_selector: str = "", field_selector: str = ""
+    ) -> None:
         def heard() -> None:
             self._heard[kind] = self._clock()
 
         events = self._kube.watch(
-            kind, label_selector=label_selector, session_s=SESSION_S, silence_s=SILENCE_S, on_contact=heard
+            kind,
+            label_selector=label_selector,
+            field_selector=field_selector,
+            session_s=SESSION_S,
+            silence_s=SILENCE_S,
+            on_contact=heard,
         )
         async for event in events:
             if event.type == SYNCED:

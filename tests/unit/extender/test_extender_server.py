@@ -9,12 +9,13 @@ from types import SimpleNamespace
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from uellm.errors import CannotBeDone
-from uellm.extender import process, server
+from uellm.extender import process
 from uellm.extender.metrics import ExtenderMetrics
+from uellm.extender.server import ExtenderServer
 from uellm.extender.view import View
+from uellm.http import RequestLimits
 from uellm.kube import GPUNODEPROFILE, POD, Event
 
 
@@ -49,18 +50,14 @@ async def extender(make) -> AsyncIterator[SimpleNamespace]:
     cluster, clock = ToldCluster(), SimpleNamespace(now=1000.0)
     view = View(cluster, clock=lambda: clock.now)
     metrics = ExtenderMetrics()
-    app = server.make_app(view, make.refusal_on("small"), metrics)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
     watching = asyncio.create_task(view.run())
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    async with aiohttp.ClientSession(url) as client:
-        yield SimpleNamespace(
-            cluster=cluster, clock=clock, client=client, url=url, port=runner.addresses[0][1], metrics=metrics
-        )
+    limits = RequestLimits(body_bytes=1000, body_deadline_s=0.05)
+    async with (
+        ExtenderServer(view, make.refusal_on("small"), metrics, "127.0.0.1", 0, limits=limits) as server,
+        aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as client,
+    ):
+        yield SimpleNamespace(cluster=cluster, clock=clock, client=client, port=server.port, metrics=metrics)
     watching.cancel()
-    await runner.cleanup()
 
 
 @pytest.fixture
@@ -151,12 +148,11 @@ async def test_bad_json_is_400_with_the_reason(extender, verb):
 
 
 async def test_a_huge_body_is_413(extender):
-    async with extender.client.post("/filter", data=b" " * (server.LARGEST_BODY_BYTES + 1)) as response:
+    async with extender.client.post("/filter", data=b" " * 1001) as response:
         assert response.status == 413
 
 
-async def test_a_body_that_never_arrives_is_408(extender, monkeypatch):
-    monkeypatch.setattr(server, "BODY_DEADLINE_S", 0.05)
+async def test_a_body_that_never_arrives_is_408(extender):
     reader, writer = await asyncio.open_connection("127.0.0.1", extender.port)
     writer.write(b"POST /filter HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
     assert b" 408 " in await reader.readline()

@@ -35,6 +35,16 @@ def test_devices_of_another_resource_are_another_offer(make):
     assert len(snapshot.offer("n", "nvidia.com/mig-1g.10gb").free) == 2
 
 
+def test_news_of_a_pod_that_change_nothing_of_what_it_holds_leave_its_nodes_offer_as_it_is(make):
+    bound = make.pod("p", node="n", text=make.plan(2))
+    snapshot = make.snapshot(make.profile("n"), pods=[bound])
+    offer = snapshot.offer("n", GPU_RESOURCE)
+    snapshot.put_pod(bound | {"status": {"phase": "Running"}})
+    assert snapshot.offer("n", GPU_RESOURCE) is offer
+    snapshot.put_pod(bound | {"status": {"phase": "Failed"}})
+    assert snapshot.offer("n", GPU_RESOURCE).promised == 0
+
+
 def test_a_bound_pod_is_a_promise_until_the_profile_shows_it(make):
     snapshot = make.snapshot(make.profile("n"), pods=[make.pod("p", node="n", text=make.plan(2))])
     assert (free(snapshot), snapshot.offer("n", GPU_RESOURCE).promised) == (4, 2)
