@@ -68,7 +68,7 @@ def of_pod(shell: Shell, service: str, pod: dict[str, Any]) -> Placement:
     name = pod["metadata"]["name"]
     found = environments(shell, name)
     partitions = sorted({partition for partition, _ in found})
-    kubelet = _allocated(shell, pod)
+    kubelet = allocated(shell, pod)
     status = shell.json(f"kubectl get llmservice/{service}").get("status", {})
     reported: dict[str, Any] = next((entry for entry in status.get("placements", []) if entry["pod"] == name), {})
     actual = tuple(reported.get("actual", ()))
@@ -118,7 +118,8 @@ def _difference(pod: str, partitions: list[str], layers: str, actual: tuple[str,
     return ""
 
 
-def _allocated(shell: Shell, pod: dict[str, Any]) -> tuple[str, ...]:
+def allocated(shell: Shell, pod: dict[str, Any]) -> tuple[str, ...]:
+    """The pod's devices by the kubelet's PodResources."""
     selector = "--selector app.kubernetes.io/name=uellm-profiler"
     node = pod["spec"]["nodeName"]
     profilers = shell.json(f"kubectl get pods --namespace {PROFILER_NAMESPACE} {selector}")["items"]
