@@ -5,6 +5,7 @@ The demo and the end-to-end tests begin with it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from uellm_devcluster.demo.shell import Shell
@@ -19,11 +20,12 @@ NODE_ENGINE_PATH = "/var/lib/uellm/engine"
 NODE_MODELS_PATH = "/var/lib/uellm/models"
 
 
-def helm_command() -> str:
-    """The installation command as a person would type it in the checkout."""
+def helm_command(*values: Path) -> str:
+    """The installation command as a person would type it in the checkout. `values`: further files of values."""
+    files = " ".join(f"--values {path}" for path in (CHART / "values-simulated.yaml", *values))
     return (
         f"helm upgrade --install {RELEASE} {CHART} --namespace {NAMESPACE} --create-namespace"
-        f" --values {CHART}/values-simulated.yaml --wait --timeout 3m"
+        f" {files} --wait --timeout 3m"
     )
 
 

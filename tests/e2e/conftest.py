@@ -92,12 +92,12 @@ class Service:
     def __init__(self, shell: Shell, name: str, scratch: Path) -> None:
         self.shell = shell
         self.name = name
-        self._scratch = scratch
+        self.scratch = scratch
         self.document: dict[str, Any] = yaml.safe_load(cluster.SAMPLE.read_text())
         self.document["metadata"]["name"] = name
 
     def apply(self) -> None:
-        path = self._scratch / "service.yaml"
+        path = self.scratch / "service.yaml"
         path.write_text(yaml.safe_dump(self.document))
         self.shell.run(f"kubectl apply -f {path}")
 

@@ -15,9 +15,10 @@ from helpers.launch import plan_document
 
 ADDRESS = "127.0.0.1"
 GPUS = {"GPU-a": ("NVIDIA L4", 24), "GPU-b": ("NVIDIA L4", 24), "GPU-c": ("NVIDIA T4", 16), "GPU-tiny": ("Tiny", 4)}
-# It tells what it was started with, and runs until a signal ends it.
+# It tells what it was started with, and runs until a signal ends it. After SIGUSR2 it says that all is well.
 ENGINE = """
 import json, os, signal, sys
+signal.signal(signal.SIGUSR2, lambda *_: sys.exit(0))
 print("ENGINE " + json.dumps({"pid": os.getpid(), "argv": sys.argv[1:], "env": dict(os.environ)}), flush=True)
 if os.environ.get("IGNORES_SIGNALS"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -51,6 +52,10 @@ class Pod:
     def read_until(self, text: str) -> None:
         """Wait until the engine prints a line."""
         assert any(line.strip() == text for line in self.process.stdout or ())
+
+    def until_refused(self) -> None:
+        """Wait until the launcher says why there is no engine."""
+        assert any(line.startswith("uellm launcher: Group") for line in self.process.stderr or ())
 
     @property
     def log(self) -> Path:
@@ -114,7 +119,7 @@ class Group:
         with output or nullcontext(subprocess.PIPE) as stdout:
             # In a process group of its own: the engine outlives a launcher that is killed.
             process = subprocess.Popen(
-                command, env=environment, stdout=stdout, stderr=output, text=True, start_new_session=True
+                command, env=environment, stdout=stdout, stderr=stdout, text=True, start_new_session=True
             )
         pod = Pod(process, home)
         self._pods.append(pod)
@@ -127,8 +132,8 @@ class Group:
                 os.killpg(pod.process.pid, signal.SIGKILL)
             pod.process.kill()
             pod.process.wait()
-            if pod.process.stdout is not None:
-                pod.process.stdout.close()
+            for stream in filter(None, (pod.process.stdout, pod.process.stderr)):
+                stream.close()
 
     @staticmethod
     def _install_engine(site: Path, version: str) -> None:

@@ -161,6 +161,24 @@ RELEASES = (
         build_minutes=9,
         optional=True,
     ),
+    # LeaderWorkerSet publishes container images only.
+    Release(
+        name="lws",
+        version=LEADER_WORKER_SET_VERSION,
+        programs=("lws-manager",),
+        build=Build(within="sigs.k8s.io/lws", packages=("./cmd",)),
+        build_minutes=2,
+        optional=True,
+    ),
+    # The nodes need no DNS server but for the pods of a LeaderWorkerSet.
+    Release(
+        name="coredns",
+        version="v1.15.0",
+        programs=("coredns",),
+        build=Build(packages=("github.com/coredns/coredns",)),
+        build_minutes=2,
+        optional=True,
+    ),
     Release(
         name="helm",
         version="v4.3.1",

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +55,23 @@ def run(story: Story, programs: Path) -> None:
         raise
 
 
-def bring_up(story: Story, programs: Path) -> Shell:
-    """Everything up to an installed operator. The end-to-end tests begin with these steps too."""
+def bring_up(story: Story, programs: Path, *, nodes: int = 2, values: Sequence[Path] = ()) -> Shell:
+    """Everything up to an installed operator. The end-to-end tests begin with these steps too.
+
+    `values`: files of values for the chart, where the nodes are not the demo's.
+    """
     with story.step("a small random-weight Llama"):
         tinymodel.make(MODELS / SERVICE)
     with story.step("images"):
         archive = images.build()
-    with story.step("cluster up: control plane and two real nodes"):
+    with story.step(f"cluster up: control plane and {nodes} real nodes"):
         mounts = {_engine_packages(): install.NODE_ENGINE_PATH, MODELS: install.NODE_MODELS_PATH}
         options = [word for host, node in mounts.items() for word in ("--mount", f"{host}:{node}")]
-        _uellm("cluster", "up", "--nodes", "2", *options, "--images", str(archive))
+        _uellm("cluster", "up", "--nodes", str(nodes), *options, "--images", str(archive))
         shell = Shell(programs, Path(_uellm("cluster", "kubeconfig").strip()))
         shell.show("kubectl get nodes -o wide")
     with story.step("helm install"):
-        shell.show(install.helm_command(), timeout_s=240)
+        shell.show(install.helm_command(*values), timeout_s=240)
         shell.show("kubectl get pods --all-namespaces --selector app.kubernetes.io/part-of=uellm -o wide")
     return shell
 
@@ -86,9 +89,9 @@ def find_programs(story: Story) -> Path:
     raise NoCluster(reason)
 
 
-def wait_for_profiles(shell: Shell) -> None:
+def wait_for_profiles(shell: Shell, gpus: Mapping[str, int] = GPUS) -> None:
     """Wait until every node's GPUs are in its profile and advertised to its kubelet."""
-    until(lambda: _profiled(shell) == GPUS, 60, lambda: f"profiles: {_profiled(shell)}, wanted: {GPUS}")
+    until(lambda: _profiled(shell) == gpus, 60, lambda: f"profiles: {_profiled(shell)}, wanted: {gpus}")
 
 
 def down() -> None:

@@ -66,9 +66,9 @@ class Placement:
 def of_pod(shell: Shell, service: str, pod: dict[str, Any]) -> Placement:
     """Read one pod's placement from the three sources."""
     name = pod["metadata"]["name"]
-    environments = json.loads(shell.python(f"{name} --container engine", _ENVIRONMENTS))
-    partitions = sorted({partition for partition, _ in environments})
-    kubelet = _allocated(shell, pod)
+    found = environments(shell, name)
+    partitions = sorted({partition for partition, _ in found})
+    kubelet = allocated(shell, pod)
     status = shell.json(f"kubectl get llmservice/{service}").get("status", {})
     reported: dict[str, Any] = next((entry for entry in status.get("placements", []) if entry["pod"] == name), {})
     actual = tuple(reported.get("actual", ()))
@@ -76,12 +76,17 @@ def of_pod(shell: Shell, service: str, pod: dict[str, Any]) -> Placement:
     return Placement(
         pod=name,
         partition="|".join(partitions),
-        processes=len(environments),
+        processes=len(found),
         products=_products(shell, pod["spec"]["nodeName"], actual),
         devices_by_status=actual,
         devices_by_kubelet=kubelet,
         difference=_difference(name, partitions, layers, actual, kubelet),
     )
+
+
+def environments(shell: Shell, pod: str) -> list[tuple[str, str]]:
+    """Partition and devices of each process of a pod's engine that has a partition."""
+    return [tuple(each) for each in json.loads(shell.python(f"{pod} --container engine", _ENVIRONMENTS))]
 
 
 def table(placements: list[Placement]) -> str:
@@ -113,7 +118,8 @@ def _difference(pod: str, partitions: list[str], layers: str, actual: tuple[str,
     return ""
 
 
-def _allocated(shell: Shell, pod: dict[str, Any]) -> tuple[str, ...]:
+def allocated(shell: Shell, pod: dict[str, Any]) -> tuple[str, ...]:
+    """The pod's devices by the kubelet's PodResources."""
     selector = "--selector app.kubernetes.io/name=uellm-profiler"
     node = pod["spec"]["nodeName"]
     profilers = shell.json(f"kubectl get pods --namespace {PROFILER_NAMESPACE} {selector}")["items"]

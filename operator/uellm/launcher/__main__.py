@@ -7,6 +7,7 @@ import hashlib
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from uellm.launcher.engine_version import check_engine, check_streamer
 from uellm.launcher.group.membership import follows
 from uellm.launcher.group.watch import hand_over
 from uellm.launcher.init import stand_by
-from uellm.placement_report import LaunchFailure
+from uellm.placement_report import GROUP_BROKEN, GROUP_INCOMPLETE, LaunchFailure
 from uellm.pod_interface import (
     DEVICES_DIRECTORY,
     DEVICES_FILE,
@@ -33,6 +34,9 @@ from uellm.pod_interface import (
 )
 
 GROUP_TIMEOUT_S = 600.0
+REFUSED_PAUSE = 0.05
+"""Of the time in which a group forms: how long refused pods are kept. LeaderWorkerSet starts a group anew as soon as a
+container ends, and it would be refused again every few seconds."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         reason, message = "LaunchFailed", str(error)
     report.fail(args.placement, report.failed(environment, plan_hash, LaunchFailure(reason, message)))
+    if follows(environment) is not None and reason not in (GROUP_BROKEN, GROUP_INCOMPLETE):
+        time.sleep(args.group_timeout * REFUSED_PAUSE)
     return 1
 
 

@@ -109,7 +109,8 @@ class _Parent:
             self._read_last_output(selector)
         for tee in self._tees:
             tee.finish()
-        if self._watch is not None and self._watch.lost and not self._stopped:
+        if self._watch is not None and not self._stopped:
+            # An engine that ends unasked has failed: vLLM's workers on other nodes say 0 whatever ended them.
             status = status or 1
         if status and not self._stopped:
             self._explain(status)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 
 import pytest
 
@@ -103,6 +104,17 @@ def test_a_planted_different_partition_is_refused_with_its_sentence(group):
         assert "a rollout has mixed them: delete the older pod" in found["message"]
 
 
+def test_refused_pods_stay_a_while_before_the_group_is_made_anew(group):
+    leader = group.start(0, "GPU-a", timeout_s=600)
+    worker = group.start(1, "GPU-b", timeout_s=600, version="2.0")
+    for pod in (leader, worker):
+        pod.until_refused()
+        with pytest.raises(subprocess.TimeoutExpired):
+            pod.process.wait(1)
+        pod.process.terminate()
+        pod.process.wait(ENDED_S)
+
+
 def test_another_version_of_the_engine_is_refused(group):
     leader, worker = group.start(0, "GPU-a"), group.start(1, "GPU-b", version="2.0")
     for pod in (leader, worker):
@@ -197,6 +209,14 @@ def test_an_engine_that_fails_ends_the_engines_of_the_whole_group(group):
     os.kill(failing, signal.SIGKILL)
     assert leader.process.wait(ENDED_S) == 128 + signal.SIGKILL
     assert worker.process.wait(ENDED_S) == 128 + signal.SIGTERM
+
+
+def test_an_engine_that_ends_unasked_has_failed_whatever_it_says(group):
+    leader, worker = group.start(0, "GPU-a"), group.start(1, "GPU-b")
+    leader.engine()
+    os.kill(worker.engine()["pid"], signal.SIGUSR2)
+    assert worker.process.wait(ENDED_S) == 1
+    assert leader.process.wait(ENDED_S) == 128 + signal.SIGTERM
 
 
 def test_a_worker_that_is_to_end_waits_for_its_leader(group):

@@ -47,6 +47,12 @@ def run(zipapp: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str
     )
 
 
+def test_a_signal_ends_it_from_its_first_moment_on(zipapp):
+    main = zipfile.ZipFile(zipapp).read("__main__.py").decode()
+    before_the_imports = main.partition("from uellm")[0] + "os.kill(os.getpid(), signal.SIGTERM)"
+    assert subprocess.run([sys.executable, "-c", before_the_imports], timeout=30, check=False).returncode == 143
+
+
 def test_the_same_sources_give_the_same_bytes(zipapp, tmp_path):
     again = tmp_path / "again.pyz"
     build(again)

@@ -7,11 +7,13 @@ import pytest
 
 from uellm.api import parse_service
 from uellm.api.attainment_report import ClassMeasurement
+from uellm.api.names import GROUP_INDEX_LABEL, GROUP_LABEL, WORKER_INDEX_LABEL
 from uellm.planner.result import Predicted
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.choose import Choice
 from uellm.reconcile.planning.plan_status import plan_status
+from uellm.reconcile.pods.placements import ReportedPlacement
 from uellm.reconcile.status.decide import decide
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -64,6 +66,24 @@ def test_the_status_has_a_one_line_summary(make, observed):
     assert status["selector"] == "uellm.io/service=llama"
     assert status["endpoint"] == "http://llama.ns.svc/v1"
     assert status["plan"] == plan_status(make.plan())
+
+
+def test_the_summary_of_a_replica_that_spans_nodes_is_of_all_its_pods(make, observed):
+    plan = dataclasses.replace(make.plan(), nodes=("node-1", "node-2", "node-3"), nodes_per_replica=2)
+    summary = decided(observed(), Choice(plan)).status["summary"]
+    assert (summary["layers"], summary["nodes"]) == ("5,3", "node-1,node-2")
+    leader = make.pod("llama-engine-0", node="node-3")
+    worker = make.pod("llama-engine-0-1", node="node-1")
+    for index, pod in enumerate((leader, worker)):
+        pod["metadata"]["labels"] |= {
+            GROUP_LABEL: "llama-engine",
+            GROUP_INDEX_LABEL: "0",
+            WORKER_INDEX_LABEL: str(index),
+        }
+    report = ReportedPlacement("0", plan.devices, (6, 2), 1, 2)
+    seen = observed(pods=[leader, worker], reports={leader["metadata"]["uid"]: report})
+    summary = decided(seen, Choice(plan)).status["summary"]
+    assert (summary["layers"], summary["nodes"]) == ("6,2", "node-3,node-1")
 
 
 @pytest.mark.parametrize(("ttft", "said"), [("1s", "feasible"), ("10ms", "infeasible")])

@@ -73,3 +73,18 @@ def test_a_group_that_did_not_come_about_is_counted_also_while_it_is_made_anew(p
         failing["metadata"]["deletionTimestamp"] = "2026-01-01T00:11:00Z"
     (failure,) = failed_pods([failing], {}, NOW)
     assert (failure.fate, failure.reason, failure.message) == (PodFate.MISPLACED, reason, "because")
+
+
+@pytest.mark.parametrize(
+    ("message", "counted"),
+    [
+        ("uellm launcher: EngineFailed: it was ended by SIGKILL\n", ["it was ended by SIGKILL"]),
+        ("uellm launcher: GroupBroken: pod a ended\n", []),
+        ("", []),
+    ],
+)
+def test_of_a_group_that_is_deleted_the_pod_that_failed_is_counted(pod, message, counted):
+    ended = {"terminated": {"exitCode": 137, "message": message}}
+    worker = pod(0, 1, phase="Failed", containerStatuses=[{"name": "engine", "restartCount": 0, "state": ended}])
+    worker["metadata"]["deletionTimestamp"] = "2026-01-01T00:11:00Z"
+    assert [each.message for each in failed_pods([worker], {}, NOW)] == counted

@@ -78,6 +78,8 @@ class PlacementCheck(NamedTuple):
     """True, False or Unknown."""
     error: tuple[str, str] | None = None
     revision: str = ""
+    of_replica: tuple[int, ...] = ()
+    """The layers of all stages, where the pod has a part of them."""
 
     def to_dict(self) -> dict[str, Any]:
         """The entry; empty fields are left out."""
@@ -150,6 +152,7 @@ def _part(
         report.uuids[index * gpus : (index + 1) * gpus],
         report.layers[index * stages : (index + 1) * stages],
         "True" if _as_planned(plan, report, planned) else "False",
+        of_replica=report.layers,
     )
 
 

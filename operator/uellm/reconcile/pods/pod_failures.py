@@ -2,7 +2,8 @@
 
 A container that crashes is started again in its pod. A pod is not: one that its kubelet evicted or did not admit, one
 that was lost with its node, and one on devices that cannot hold the plan. The Deployment makes another pod at once. The
-failed one is removed, and repeated failures are reported. A pod that was preempted has not failed.
+failed one is removed, and repeated failures are reported. A pod that was preempted has not failed, nor has one that was
+deleted and ended with an error. A group is deleted because a pod of it failed: that pod is counted.
 
 The count is kept in the status, with the names of the pods that it includes, so that an operator that dies after
 writing it counts no pod twice.
@@ -10,13 +11,14 @@ writing it counts no pod twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, NamedTuple
 
-from uellm.placement_report import GROUP_DIFFERS, GROUP_INCOMPLETE, LaunchFailure
+from uellm.placement_report import GROUP_BROKEN, GROUP_DIFFERS, GROUP_INCOMPLETE, LaunchFailure
 from uellm.reconcile.conditions import clip
+from uellm.reconcile.pods.groups import group_index
 from uellm.reconcile.pods.pod_state import taken_from
 from uellm.reconcile.times import moment, timestamp
 
@@ -167,12 +169,16 @@ def _due_s(failure: PodFailure, count: int, *, shown: bool) -> float:
 
 
 def _failure(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailure | None:
-    status = pod["status"]
+    status, deleted = pod["status"], "deletionTimestamp" in pod["metadata"]
     if status.get("phase") == "Failed" and taken_from(pod) is None:
-        reason = str(status.get("reason") or _disruption(status) or "Failed")
-        return _made(pod, PodFate.FAILED, reason, str(status.get("message") or "its kubelet gives no reason"))
+        reason = str(status.get("reason") or _disruption(status))
+        if reason or not deleted:
+            message = str(status.get("message") or "its kubelet gives no reason")
+            return _made(pod, PodFate.FAILED, reason or "Failed", message)
+        if (ended := _ended_group(pod)) is not None:
+            return _made(pod, PodFate.FAILED, ended.reason, ended.message)
     failure = _misplaced(pod)
-    if "deletionTimestamp" in pod["metadata"] and (failure is None or failure.reason not in UNGROUPED):
+    if deleted and (failure is None or failure.reason not in UNGROUPED):
         return _stuck(pod, node, now)
     if failure is not None:
         return _made(pod, PodFate.MISPLACED, failure.reason, failure.message)
@@ -197,13 +203,23 @@ def _stuck(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailure
 
 def _misplaced(pod: Mapping[str, Any]) -> LaunchFailure | None:
     """The failure of a launcher whose devices cannot hold the plan; None for any other pod."""
+    return next((each for each in _told(pod) if each.reason in (*MISPLACED, *UNGROUPED)), None)
+
+
+def _ended_group(pod: Mapping[str, Any]) -> LaunchFailure | None:
+    """Why a pod that is being deleted ended its group; None where it ended as it was told to, or with another pod."""
+    if group_index(pod) is None:
+        return None
+    return next((each for each in _told(pod) if each.reason not in (*UNGROUPED, GROUP_BROKEN)), None)
+
+
+def _told(pod: Mapping[str, Any]) -> Iterator[LaunchFailure]:
+    """What its launcher said at the end of its containers."""
     for status in pod["status"].get("containerStatuses") or ():
         for state in (status.get("state") or {}, status.get("lastState") or {}):
             message = str((state.get("terminated") or {}).get("message") or "")
-            failure = LaunchFailure.from_termination_message(message)
-            if failure is not None and failure.reason in (*MISPLACED, *UNGROUPED):
-                return failure
-    return None
+            if (failure := LaunchFailure.from_termination_message(message)) is not None:
+                yield failure
 
 
 def _made(pod: Mapping[str, Any], fate: PodFate, reason: str, message: str) -> PodFailure:

@@ -69,9 +69,10 @@ def _summary(plan: Plan | None, placed: Sequence[PlacementCheck], ready: int, wa
     summary = {"ready": f"{ready}/{wanted}"}
     if plan is None:
         return summary
-    nodes = list(dict.fromkeys(each.node for each in placed)) or list(plan.nodes[: max(1, wanted)])
+    planned = plan.nodes[: max(1, wanted) * plan.nodes_per_replica]
+    nodes = list(dict.fromkeys(each.node for each in placed)) or list(planned)
     nodes = nodes or [f"({class_place(name)})" for name in plan.node_classes[:1]]
-    layers = next((each.layers for each in placed if each.layers), plan.layers)
+    layers = next((each.of_replica or each.layers for each in placed if each.layers), plan.layers)
     summary |= {
         "gpus": f"{plan.gpus_per_replica} = tp{plan.tensor} x pp{plan.pipeline}",
         "layers": ",".join(str(count) for count in layers),
