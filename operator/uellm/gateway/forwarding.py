@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from uellm.gateway.catalog import Service
 from uellm.gateway.fleet import Fleet
-from uellm.gateway.holding import Holding
+from uellm.gateway.holding import Holding, stopped
 from uellm.gateway.replicas import Replica, Replicas
 from uellm.gateway.routed import routed_request
 from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
@@ -121,8 +121,11 @@ class Forwarding:
             await self._holding.hold(service, replicas, deadline_s, len(request.body))
         finally:
             record.held_s = _now_s() - began_s
-        if service.key not in self._fleet.catalog.services:
+        current = self._fleet.catalog.services.get(service.key)
+        if current is None:
             raise Refusal(RequestOutcome.MODEL_NOT_FOUND, f"{service.key.name} was deleted while the request waited")
+        if not len(replicas) and not current.starts:
+            raise stopped(current)
 
     async def _send(
         self, request: Request, record: GatewayRecord, replicas: Replicas, routed: RoutedRequest, own: Pairs
