@@ -222,6 +222,8 @@ class SidecarDocument(Model):
     """The queue."""
     engine: SidecarEngine = SidecarEngine()
     """The engine."""
+    service: str = ""
+    """Namespace and name of the LLMService. What the gateway means for another one is refused."""
     adapters: Annotated[tuple[SidecarAdapter, ...], Field(max_length=256)] = ()
     """LoRA adapters, where the engine has room for them."""
     http: SidecarHttp = SidecarHttp()
@@ -244,7 +246,7 @@ class SidecarDocument(Model):
 
     def to_dict(self) -> dict[str, Any]:
         """The document without empty sections and without unset fields in its sections."""
-        optional = ("model", "engine", "adapters", "http", "auth", "prediction", "allowedRoutes")
+        optional = ("model", "engine", "service", "adapters", "http", "auth", "prediction", "allowedRoutes")
         document = {**super().to_dict(), "adapters": [each.to_dict() for each in self.adapters]}
         return _sparse(document, self, ("engine", "http", "auth", "prediction"), optional=optional)
 

@@ -136,6 +136,8 @@ def _comparison(args: argparse.Namespace) -> Comparison:
         seed=args.seed,
         max_tokens=longest,
     )
+    if not len(days.load):
+        raise BadInput("--speed", "leaves no request in the judged day: make it or --limit larger")
     return Comparison(days, engine, chunk, args.max_replicas, args.days - 1)
 
 

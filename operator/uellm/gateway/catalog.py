@@ -70,6 +70,11 @@ class Service:
     keys_secret: str | None = None
     """Name of the Secret with its API keys."""
 
+    @property
+    def starts(self) -> bool:
+        """Whether it gets a replica, by itself or when it is asked for one."""
+        return not self.suspended and (self.wakes or self.replicas > 0)
+
     def class_of(self, headers: HeaderLookup) -> TargetClass | None:
         """The class that a request names, or else the default; None: the service has no classes."""
         named = headers.get(SLO_CLASS) or next((name for name in map(headers.get, OBJECTIVES) if name), None)

@@ -51,9 +51,7 @@ class Door(RequestHandler[GatewayRecord]):
         if request.method != "POST":
             raise _no_route(request.method, path)
         self.drain.check()
-        if not self._view.complete:
-            message = "the gateway has just started and does not know the services yet; retry soon"
-            raise Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_REPLICA_S))
+        self._check_complete()
         record.route = path
         body = await request.read()
         record.bytes_in = len(body)
@@ -67,6 +65,11 @@ class Door(RequestHandler[GatewayRecord]):
         reply.close |= self.drain.draining
         await self._forwarding.forward(request, reply, record, match.service, pairs(self._own_headers(record)))
 
+    def _check_complete(self) -> None:
+        if not self._view.complete:
+            message = "the gateway has just started and does not know the services yet; retry soon"
+            raise Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_REPLICA_S))
+
     async def _check_early(self, request: Request, path: str, service: Service) -> None:
         """Check the key of a request that would be held, as far as the gateway may know the service's keys."""
         if service.keys_secret is None or len(self._fleet.replicas(service.key)):
@@ -79,8 +82,10 @@ class Door(RequestHandler[GatewayRecord]):
         await request.read()
         catalog = self._fleet.catalog
         if path == MODELS:
+            self._check_complete()
             self._send_json(reply, record, {"object": "list", "data": catalog.listed()})
         elif path.startswith(f"{MODELS}/"):
+            self._check_complete()
             name = path.removeprefix(f"{MODELS}/")  # it may contain slashes, which were encoded or not
             self._send_json(reply, record, model_object(name, catalog.find(name)))
         elif path in _HEALTH:

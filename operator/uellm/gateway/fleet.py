@@ -29,12 +29,12 @@ class Fleet:
     def put(self, service: Service) -> None:
         """Add or replace a service."""
         self.catalog.put(service)
-        self.replicas(service.key).serve(gone=False)
+        self.replicas(service.key).serve(awaited=service.starts)
 
     def drop(self, key: ServiceKey) -> None:
         """Remove a service. Requests at its replicas go on."""
         self.catalog.drop(key)
-        self.replicas(key).serve(gone=True)
+        self.replicas(key).serve(awaited=False)
         self._tidy(key)
 
     def place(self, key: ServiceKey, addresses: Iterable[ReplicaAddress]) -> None:

@@ -12,14 +12,14 @@ from collections.abc import Callable
 
 from uellm.gateway.catalog import Service
 from uellm.gateway.fleet import Fleet
-from uellm.gateway.holding import Holding
+from uellm.gateway.holding import Holding, stopped
 from uellm.gateway.replicas import Replica, Replicas
 from uellm.gateway.routed import routed_request
 from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
 from uellm.http import EngineLost, EngineUnreachable, Pairs, Reply, Request, Upstream
 from uellm.proxying.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
 from uellm.proxying.relay import STALL_S, Relay
-from uellm.proxying.routes import end_to_end
+from uellm.proxying.routes import MEANT_FOR, end_to_end
 from uellm.routing import RoutedRequest
 
 MOST_TRIES = 3
@@ -29,8 +29,8 @@ REFUSAL_BYTES = 64 * 1024
 REFUSAL_S = 0.5
 """How long the rest of a refusal that no client gets is waited for."""
 
-_SENT: Pairs = ((b"Content-Length", b""),)
-"""Headers that the transport sets itself."""
+_SENT: Pairs = ((b"Content-Length", b""), (MEANT_FOR.encode(), b""))
+"""Headers that the transport sets itself, and that no client may set."""
 _DONE = b"data: [DONE]\n\n\r\n"
 _UNSERVED = frozenset(
     map(
@@ -102,7 +102,9 @@ class Forwarding:
             await self._hold(request, record, service, replicas, None if chosen is None else chosen.deadline_s)
         route = record.route if len(replicas) > 1 else ""  # without a choice nothing need be known of the prompt
         routed = routed_request(route, request.body, chosen, replicas.ratio, record.arrival_s)
-        replica, upstream = await self._send(request, record, replicas, routed, own)
+        # Without a uid it is from a file, where it may have any name.
+        meant = [(MEANT_FOR.encode(), str(service.key).encode())] if service.uid else []
+        replica, upstream = await self._send(request, record, replicas, routed, [*own, *meant])
         try:
             request.release()
             tap = PassThrough(reply, lambda: replicas.began(replica, routed))
@@ -121,8 +123,11 @@ class Forwarding:
             await self._holding.hold(service, replicas, deadline_s, len(request.body))
         finally:
             record.held_s = _now_s() - began_s
-        if service.key not in self._fleet.catalog.services:
+        current = self._fleet.catalog.services.get(service.key)
+        if current is None:
             raise Refusal(RequestOutcome.MODEL_NOT_FOUND, f"{service.key.name} was deleted while the request waited")
+        if not len(replicas) and not current.starts:
+            raise stopped(current)
 
     async def _send(
         self, request: Request, record: GatewayRecord, replicas: Replicas, routed: RoutedRequest, own: Pairs

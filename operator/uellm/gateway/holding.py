@@ -45,6 +45,8 @@ class Holding:
         """Held requests by service."""
         self._bytes: Counter[ServiceKey] = Counter()
         self._asking: dict[ServiceKey, asyncio.Task[None]] = {}
+        self._asked_for: dict[ServiceKey, tuple[Service, Replicas]] = {}
+        """As the latest request knows the service, which may be edited, or deleted and made anew."""
         self._since_s: dict[ServiceKey, float] = {}
         """Since when a replica of a service is asked for."""
         self._until_s: dict[ServiceKey, float] = {}
@@ -60,12 +62,12 @@ class Holding:
         return self._bytes.total()
 
     async def hold(self, service: Service, replicas: Replicas, deadline_s: float | None, size_bytes: int) -> None:
-        """Wait for a replica. Raises Refusal: nobody will start one, too many wait, or it takes too long.
+        """Wait until there is a replica, or none will start any more. Raises Refusal: too many wait, or too long.
 
         `deadline_s`: how long the request may wait by its class; None: its class does not say.
         """
-        if service.suspended or not (service.wakes or service.replicas):
-            raise _stopped(service)
+        if not service.starts:
+            raise stopped(service)
         allowed_s = self.limits.hold_s if deadline_s is None else deadline_s
         left_s = self._start_left_s(service)
         if left_s is not None and left_s > allowed_s:
@@ -115,21 +117,27 @@ class Holding:
     def _ask(self, service: Service, replicas: Replicas, *, until_s: float) -> None:
         """Ask for a replica as long as requests are held, and at least until then."""
         key = service.key
+        if not service.wakes:
+            return
+        self._asked_for[key] = service, replicas
         self._until_s[key] = max(self._until_s.get(key, 0.0), until_s)
-        if service.wakes and key not in self._asking:
+        if key not in self._asking:
             self._since_s[key] = _now_s()
-            self._asking[key] = asyncio.create_task(self._keep_asking(service, replicas))
+            self._asking[key] = asyncio.create_task(self._keep_asking(key))
 
-    async def _keep_asking(self, service: Service, replicas: Replicas) -> None:
-        key = service.key
+    async def _keep_asking(self, key: ServiceKey) -> None:
         try:
-            while replicas.missing and (self.requests[key] or _now_s() < self._until_s[key]):
+            while self._is_missing(key) and (self.requests[key] or _now_s() < self._until_s[key]):
+                service, replicas = self._asked_for[key]
                 await self._want(service)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(ASK_EVERY_S):
                         await replicas.some()
         finally:
-            del self._asking[key], self._since_s[key], self._until_s[key]
+            del self._asking[key], self._asked_for[key], self._since_s[key], self._until_s[key]
+
+    def _is_missing(self, key: ServiceKey) -> bool:
+        return self._asked_for[key][1].missing
 
 
 def _now_s() -> float:
@@ -140,7 +148,8 @@ def _spread_s(left_s: float | None) -> float:
     return spread_s(RETRY_ENGINE_S) if left_s is None else spread_s((max(left_s, 1.0), SPREAD * max(left_s, 1.0)))
 
 
-def _stopped(service: Service) -> Refusal:
+def stopped(service: Service) -> Refusal:
+    """The answer to requests of a service that gets no replica."""
     why = "it is suspended" if service.suspended else "it is scaled to 0 replicas and has no spec.autoscaling"
     message = f"{service.key.name} has no replica, and none will start: {why}"
     return Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry=False)

@@ -62,7 +62,7 @@ class Replicas:
         self._by_name: dict[str, Replica] = {}
         self._leaving: list[Replica] = []
         self._changed: set[asyncio.Future[None]] = set()
-        self._gone = False
+        self._awaited = True
         self._router = Router()
         self.retries = RetryBudget()
         self.ratio = Ratio()
@@ -120,19 +120,19 @@ class Replicas:
         """Whether a request could go to a replica that was not tried."""
         return any(name not in tried for name in self._by_name)
 
-    def serve(self, *, gone: bool) -> None:
-        """Whether the service exists."""
-        self._gone = gone
-        if gone:
+    def serve(self, *, awaited: bool) -> None:
+        """Whether the service exists and gets a replica, by itself or when it is asked for one."""
+        self._awaited = awaited
+        if not awaited:
             self._wake()
 
     @property
     def missing(self) -> bool:
-        """There is no replica, and the service exists."""
-        return not self._by_name and not self._gone
+        """There is no replica, and one may be waited for."""
+        return not self._by_name and self._awaited
 
     async def some(self) -> None:
-        """Wait until there is a replica, or the service is gone."""
+        """Wait until there is a replica, or none will start any more."""
         while self.missing:
             changed = asyncio.get_running_loop().create_future()
             self._changed.add(changed)

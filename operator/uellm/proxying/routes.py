@@ -21,6 +21,9 @@ SLO_CLASS = "x-slo-class"
 OBJECTIVES = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 """llm-d's headers, which may name one as well."""
 
+MEANT_FOR = "x-uellm-service"
+"""From the gateway to a sidecar: namespace and name of the service that the request is for."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
 

@@ -27,6 +27,8 @@ class Settings:
 
     model: str
     """The model's served name."""
+    service: str
+    """Namespace and name of the service; empty where there is no cluster."""
     classes: Mapping[str, Targets]
     """Every SLO class by name; the first is the default."""
     options: Options
@@ -66,6 +68,7 @@ class Settings:
         predicts = config.scheduling.predictor == "Online"
         return cls(
             model=config.model,
+            service=config.service,
             classes=config.targets(),
             options=config.options(),
             step_model=config.step_model(),

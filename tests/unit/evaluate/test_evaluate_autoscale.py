@@ -141,6 +141,10 @@ def files(tmp_path: Path) -> list[str]:
         (["--days", "0"], "--days: must be 1 or more"),
         (["--max-replicas", "0"], "--max-replicas: must be 1 or more"),
         (["--jobs", "0"], "--jobs: must be 1 or more"),
+        (
+            ["--speed", "1e-12", "--max-batched-tokens", "512"],
+            "--speed: leaves no request in the judged day: make it or --limit larger",
+        ),
         (["--max-batched-tokens", "some"], "--max-batched-tokens: must be a number of tokens or auto"),
     ],
 )

@@ -128,6 +128,62 @@ async def test_a_service_that_is_deleted_is_waited_for_no_longer(harness) -> Non
     assert b"llama was deleted while the request waited" in body
 
 
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        ({"suspended": True, "wakes": False, "replicas": 0}, "it is suspended"),
+        ({"wakes": False, "replicas": 0}, "it is scaled to 0 replicas and has no spec.autoscaling"),
+    ],
+)
+async def test_a_service_that_is_stopped_while_requests_wait_is_waited_for_no_longer(
+    harness, monkeypatch, edit, why
+) -> None:
+    monkeypatch.setattr("uellm.gateway.holding.ASK_EVERY_S", 0.01)
+    service = harness.serve("llama", wakes=True, replicas=0)
+    asking = harness.ask()
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 1)
+    harness.serve("llama", **edit)
+    status, body = await asyncio.wait_for(asking, 5)
+    assert status == 503
+    assert f"llama has no replica, and none will start: {why}" in body.decode()
+    await eventually(lambda: not harness.gateway.holding._asking)
+
+
+async def test_an_edit_that_lets_the_service_start_all_the_same_changes_nothing_for_those_that_wait(
+    harness, engines
+) -> None:
+    service = harness.serve("llama", wakes=True, replicas=0)
+    asking = harness.ask()
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 1)
+    harness.serve("llama", wakes=False, replicas=1)
+    harness.place(service, (await engines()).port)
+    assert (await asking)[0] == 200
+
+
+async def test_a_service_made_anew_is_asked_for_although_the_old_one_still_is(harness, engines) -> None:
+    """The request to the API server for the old one may take long."""
+    answered = asyncio.Event()
+    asked: list[str] = []
+
+    async def want(service) -> None:
+        asked.append(service.uid)
+        await answered.wait()
+
+    harness.view.want = want
+    service = harness.serve("llama", wakes=True, replicas=0, uid="old")
+    first = harness.ask()
+    await eventually(lambda: asked == ["old"])
+    harness.gateway.fleet.drop(service.key)
+    assert (await first)[0] == 404
+    harness.serve("llama", wakes=True, replicas=0, uid="new")
+    second = harness.ask()
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 1)
+    answered.set()
+    await eventually(lambda: asked == ["old", "new"])
+    harness.place(service, (await engines()).port)
+    assert (await second)[0] == 200
+
+
 async def test_a_key_is_checked_before_a_request_waits_where_the_gateway_may_know_the_keys(harness, engines) -> None:
     service = harness.serve("llama", wakes=True, replicas=0, keys_secret="keys")
     harness.view.keys_of[service.key] = Keys(["right"])

@@ -157,3 +157,12 @@ async def test_before_the_services_are_known_clients_are_asked_to_come_back(harn
     harness.view.complete = True
     async with harness.client.get(harness.management("/readyz")) as response:
         assert response.status == 200
+
+
+async def test_before_all_services_are_known_nobody_is_told_that_there_are_none(harness) -> None:
+    harness.view.complete = False
+    for path in ("/v1/models", "/v1/models/llama"):
+        async with harness.client.get(harness.url(path)) as response:
+            assert response.status == 503
+            assert int(response.headers["Retry-After"]) >= 1
+            assert "does not know the services yet" in (await response.json())["error"]["message"]

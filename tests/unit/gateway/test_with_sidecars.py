@@ -31,10 +31,12 @@ async def sidecars(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts sidecars in front of engines."""
     async with AsyncExitStack() as stack:
 
-        async def start(engine: EngineAddress, *, keys: str = "", **options: Any) -> Sidecar:
+        async def start(engine: EngineAddress, *, keys: str = "", service: str = "", **options: Any) -> Sidecar:
             folder = tmp_path / str(engine.port)
             folder.mkdir()
             document: dict[str, Any] = {"classes": [{"name": "interactive", "ttft": "1s"}]}
+            if service:
+                document["service"] = service
             if keys:
                 (folder / "keys").mkdir()
                 (folder / "keys" / "key").write_text(keys)
@@ -66,6 +68,25 @@ async def recorder() -> AsyncIterator[Recorder]:
     server.address = EngineAddress("127.0.0.1", listening.sockets[0].getsockname()[1])
     yield server
     listening.close()
+
+
+async def test_a_pod_of_another_service_that_has_got_the_address_of_one_that_is_gone_serves_nothing(
+    launch, engines, sidecars
+) -> None:
+    other, right = await engines(), await engines()
+    there = await sidecars(EngineAddress("127.0.0.1", other.port), service="team-b/llama")
+    here = await sidecars(EngineAddress("127.0.0.1", right.port), service="team-a/llama")
+    harness = await launch()
+    service = harness.serve("llama", namespace="team-a", uid="of the cluster")
+    for port in (there.port, here.port):
+        harness.place(service, there.port, port)
+        async with harness.post(X_Uellm_Service="team-b/llama") as response:
+            assert response.status == (503 if port == there.port else 200)
+    assert not [each for each in other.received if each.method == "POST"]
+    (served,) = [each for each in right.received if each.method == "POST"]
+    assert "X-Uellm-Service" not in served.headers
+    harness.serve("own", there.port)
+    assert (await harness.ask("own"))[0] == 200, "a service of a file may have any name"
 
 
 @pytest.mark.parametrize("sent", CORPUS.values(), ids=CORPUS)

@@ -45,6 +45,15 @@ def test_what_arrived_is_what_ended_and_what_is_more_in_flight() -> None:
     assert found.prompt_tokens == pytest.approx(100 * 24)
 
 
+def test_replicas_that_do_not_report_count_as_the_others() -> None:
+    before, now = {"a": load(10, running=2)}, {"a": load(30, missed=4, running=5, queued=1)}
+
+    found = interval(before, now, end_s=60.0, seconds=15.0, ready=2)
+
+    assert (found.arrived, found.ended, found.met, found.running, found.queued) == (48, 40, 32, 10, 2)
+    assert (found.output_tokens, found.prompt_tokens) == (400, pytest.approx(100 * 48))
+
+
 def test_prompts_from_the_prefix_cache_do_not_count() -> None:
     found = interval({"a": load(0)}, {"a": load(10, cached=0.25)}, end_s=60.0, seconds=15.0, ready=1)
 

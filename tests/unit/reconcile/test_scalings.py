@@ -38,6 +38,8 @@ class World:
         self.now = BEGIN
         self.counted: dict[str, int] = {}
         self.reports = True
+        self.silent = 0
+        """Sidecars that do not report."""
         self.read_at: datetime | None = None
         """When the load was read last, where that is not now."""
         self.step: StepTime | None = None
@@ -52,7 +54,10 @@ class World:
         children = {DEPLOYMENT: self.make.deployment(self.made)} if self.made else {}
         observed = Observed(self.document, service, children=children, pods=tuple(pods))
         loads = (
-            {uid: TimedLoad((self.read_at or self.now).timestamp(), self._load(uid)) for uid in self.counted}
+            {
+                uid: TimedLoad((self.read_at or self.now).timestamp(), self._load(uid))
+                for uid in list(self.counted)[self.silent :]
+            }
             if self.reports
             else {}
         )
@@ -144,6 +149,48 @@ def test_where_a_pod_does_not_report_the_number_stays(world):
     assert here.look().reason == "NotReported"
 
 
+def test_where_some_pods_do_not_report_the_others_make_the_number_go_up_and_none_is_given_up(world):
+    here = world(1, 9)
+    here.look()
+    high = here.minutes(5, 30.0)
+    here.silent = 1
+    higher = here.minutes(5, 60.0)
+
+    assert higher > high
+    assert here.minutes(60, 0.5) == higher
+    scaling = here.look()
+    assert scaling.reason == "NotReported"
+    assert scaling.message == f"{higher} replicas, and not fewer, because 1 sidecar that should report the load did not"
+
+    here.silent = 0
+
+    assert here.minutes(LEARN_S / 60 - 1, 0.5) == higher
+    assert here.minutes(30, 0.5) == 1
+
+
+def test_a_pod_that_reports_again_does_not_make_the_number_jump(world):
+    here = world(1, 9)
+    here.look()
+    high = here.minutes(30, 30.0)
+    here.silent = 1
+    assert here.minutes(30, 30.0) == high
+    here.silent = 0
+
+    assert here.minutes(30, 30.0) == high
+
+
+def test_an_idle_service_ends_its_last_replicas_only_when_all_report(world):
+    here = world(0, 9)
+    here.look()
+    here.minutes(5, 30.0)
+    here.silent = 1
+    here.minutes(30, 0.0)
+    assert here.made > 1
+    here.silent = 0
+
+    assert here.minutes(30, 0.0) == 0
+
+
 def test_a_service_without_requests_runs_no_pods_until_one_waits(world):
     here = world(0, 3)
     here.look()
@@ -192,6 +239,20 @@ def test_a_woken_replica_stays_while_it_starts_however_long_that_takes(world):
 
     assert here.minutes(IDLE_S / 60 - 1, 0.0) == 1
     assert here.minutes(2, 0.0) == 0
+
+
+def test_a_woken_replica_that_never_starts_is_given_up_once_nobody_waits_any_more(world):
+    """The engine may take `startupTimeout` to start, 30 minutes by default."""
+    here = world(0, 3)
+    here.look()
+    here.minutes(IDLE_S / 60 + 1, 0.0)
+    here.pods = []
+    for _ in range(60):
+        here.document["metadata"]["annotations"] = {"uellm.io/wanted-at": timestamp(here.now)}
+        assert here.minutes(1, 0.0) == 1
+
+    assert here.minutes(30 + IDLE_S / 60 - 2, 0.0) == 1
+    assert here.minutes(3, 0.0) == 0
 
 
 @pytest.mark.parametrize("wish", ["2026-11-29T11:00:00Z", "2027-01-01T00:00:00Z", "soon", ""])

@@ -19,7 +19,8 @@ def test_the_sidecars_file_holds_classes_and_queue(made):
     assert [each["name"] for each in config["classes"]] == ["chat", "batch"]
     assert config["classes"][1]["onDeadline"] == "Reject"
     assert config["scheduling"] == {"policy": "FCFS", "maxQueuedRequests": 1024, "predictor": "Online"}
-    assert set(config) == {"version", "classes", "defaultClass", "scheduling"}
+    assert config["service"] == "ns/llama"
+    assert set(config) == {"version", "classes", "defaultClass", "scheduling", "service"}
 
 
 def test_a_service_without_classes_has_the_one_without_targets(made):

@@ -51,6 +51,7 @@ def sidecar_document(service: LLMService, adapters: tuple[SidecarAdapter, ...] =
         classes=tuple(SidecarClass.model_validate(each.to_dict()) for each in spec.slo.effective_classes),
         default_class=spec.slo.effective_default_class,
         scheduling=SidecarQueue.model_validate(spec.scheduling.to_dict()),
+        service=f"{service.namespace}/{service.name}",
         adapters=adapters,
         http=SidecarHttp.model_validate(spec.http.model_dump(by_alias=True, exclude_defaults=True, mode="json")),
     )

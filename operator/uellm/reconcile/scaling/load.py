@@ -27,7 +27,10 @@ def interval(
     seconds: float,
     ready: int,
 ) -> Interval:
-    """What happened between two readings, by pod uid. A pod that was not there before began at 0."""
+    """What happened between two readings, by pod uid. A pod that was not there before began at 0.
+
+    `ready`: replicas that are ready. Those of them that did not report count as the others do on average.
+    """
     nothing = LoadMeasurement(0, 0, 0, 0, 0, 0)
     pairs = [(before.get(uid, nothing), now) for uid, now in loads.items()]
     pairs = [(nothing if _restarted(then, now) else then, now) for then, now in pairs]
@@ -36,17 +39,19 @@ def interval(
     prompts = sum(max(0, now.prompt_tokens - then.prompt_tokens) * (1.0 - now.cached_share) for then, now in pairs)
     in_flight = [sum(each.running + each.queued for each in side) for side in zip(*pairs, strict=True)] or [0, 0]
     arrived = max(0, ended + in_flight[1] - in_flight[0])
+    outputs = sum(max(0, now.output_tokens - then.output_tokens) for then, now in pairs)
+    times = ready / len(loads) if loads else 1.0
     return Interval(
         end_s,
         seconds,
-        arrived,
+        round(times * arrived),
         # The prompts of what ended stand for those of what arrived.
-        prompts * arrived / ended if ended else 0.0,
-        ended,
-        max(0, ended - missed),
-        float(sum(max(0, now.output_tokens - then.output_tokens) for then, now in pairs)),
-        sum(now.running for _, now in pairs),
-        sum(now.queued for _, now in pairs),
+        times * prompts * arrived / ended if ended else 0.0,
+        round(times * ended),
+        round(times * max(0, ended - missed)),
+        times * outputs,
+        round(times * sum(now.running for _, now in pairs)),
+        round(times * sum(now.queued for _, now in pairs)),
         ready,
     )
 

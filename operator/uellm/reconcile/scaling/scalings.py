@@ -67,6 +67,8 @@ class _Memory:
     """The last reading that the autoscaler was given."""
     busy_at: datetime
     """When there was last something to do, or a replica was starting."""
+    asked_at: datetime
+    """When there was last something to do, or somebody waited."""
     loads: dict[str, LoadMeasurement] = field(default_factory=dict)
     """By pod uid, as last taken."""
     read_at_s: dict[str, float] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class _Memory:
         gap_s = (now - self.passed_at).total_seconds()
         self.passed_at = now
         if not -EVERY_S <= gap_s <= LONGEST_GAP_S:
-            self.since = self.seen_at = self.busy_at = now
+            self.since = self.seen_at = self.busy_at = self.asked_at = now
             self.loads, self.read_at_s = {}, {}
 
 
@@ -105,9 +107,16 @@ class Scalings:
         memory = self._memory(observed, observed.service, plan, took_s or STARTUP_S, now)
         memory.pass_at(now)
         pods = [pod for pod in living(observed.engines) if is_ready(pod)]
-        if any(uid_of(pod) not in loads for pod in pods):
+        told = {uid_of(pod): loads[uid_of(pod)] for pod in pods if uid_of(pod) in loads}
+        if pods and not told:
             return _held(before, took_s)
-        self._take(memory, {uid_of(pod): loads[uid_of(pod)] for pod in pods}, before, now)
+        asked_s = (now - memory.asked_at).total_seconds()
+        # A replica that does not start is not waited for without end: it holds GPUs that nobody uses.
+        starting = before > 0 and not pods and asked_s < observed.service.spec.engine.startup_timeout_s
+        self._take(memory, told, len(pods), now, starting=starting)
+        if len(told) < len(pods):
+            memory.since = now
+            return _decided_by_some(observed, memory, bounds, before, took_s, now, silent=len(pods) - len(told))
         if bounds[0] == 0 and not _awake(memory, observed, autoscaling.idle_timeout_s, before, now):
             return Scaling(0, "ScaledToZero", "no pods run, because no requests came", took_s)
         return _decided(observed, memory, bounds, before, took_s, now)
@@ -124,15 +133,17 @@ class Scalings:
             known.autoscaler.expect_startup(startup)
             return known
         autoscaler = Autoscaler(basis.replica, classes, attainment=basis.attainment, startup_s=startup)
-        busy_at, passed_at = (now, now) if known is None else (known.busy_at, known.passed_at)
-        memory = _Memory(basis, autoscaler, now, passed_at, now, busy_at)
+        busy_at, asked_at, passed_at = (
+            (now, now, now) if known is None else (known.busy_at, known.asked_at, known.passed_at)
+        )
+        memory = _Memory(basis, autoscaler, now, passed_at, now, busy_at, asked_at)
         if known is not None:
             memory.loads, memory.read_at_s = known.loads, known.read_at_s
         self._memories[observed.key] = memory
         return memory
 
     @staticmethod
-    def _take(memory: _Memory, loads: Mapping[str, TimedLoad], before: int, now: datetime) -> None:
+    def _take(memory: _Memory, loads: Mapping[str, TimedLoad], ready: int, now: datetime, *, starting: bool) -> None:
         """Give the autoscaler what is new since the last pass."""
         new = any(memory.read_at_s.get(uid) != each.at_s for uid, each in loads.items())
         seconds = (now - memory.seen_at).total_seconds()
@@ -143,12 +154,13 @@ class Scalings:
             memory.autoscaler.expect_step(step)
         # Without an earlier reading nothing is known of the time of what a pod counted.
         known = {uid: memory.loads.get(uid, load) for uid, load in current.items()}
-        taken = interval(known, current, end_s=now.timestamp(), seconds=seconds, ready=len(loads))
+        taken = interval(known, current, end_s=now.timestamp(), seconds=seconds, ready=ready)
         memory.autoscaler.observe(taken)
         memory.loads, memory.seen_at = current, now
         memory.read_at_s = {uid: each.at_s for uid, each in loads.items()}
-        starting = before > 0 and not loads
-        if taken.arrived or taken.running or taken.queued or starting:
+        if taken.arrived or taken.running or taken.queued:
+            memory.asked_at = now
+        if starting or memory.asked_at == now:
             memory.busy_at = now
 
 
@@ -195,7 +207,7 @@ def _times(step: StepTime, prefill: float, decode: float) -> StepTime:
 
 
 def _held(before: int, took_s: float | None) -> Scaling:
-    message = f"{counted(before, 'replica')} as before, because not every sidecar reports its load"
+    message = f"{counted(before, 'replica')} as before, because no sidecar reports its load"
     return Scaling(before, "NotReported", message, took_s)
 
 
@@ -203,7 +215,7 @@ def _awake(memory: _Memory, observed: Observed, idle_s: float, before: int, now:
     """Whether a service that may run no pods is to run some."""
     wanted = is_wanted(observed, now)
     if wanted:
-        memory.busy_at = now
+        memory.busy_at = memory.asked_at = now
     # A load that is not read anew says nothing of the time since.
     return (memory.seen_at - memory.busy_at).total_seconds() < idle_s and (before > 0 or wanted)
 
@@ -217,6 +229,25 @@ def _decided(
     if (now - memory.since).total_seconds() < LEARN_S:
         replicas = within(bounds, max(replicas, before))
     return _explained(observed, decision, replicas, most, took_s)
+
+
+def _decided_by_some(
+    observed: Observed,
+    memory: _Memory,
+    bounds: tuple[int, int],
+    before: int,
+    took_s: float | None,
+    now: datetime,
+    *,
+    silent: int,
+) -> Scaling:
+    """More replicas where those that report their load need them, but not fewer: the others may be the busy ones."""
+    decided = _decided(observed, memory, bounds, before, took_s, now)
+    if decided.reason != "AsNeeded":
+        return decided
+    number = counted(decided.replicas, "replica")
+    message = f"{number}, and not fewer, because {counted(silent, 'sidecar')} that should report the load did not"
+    return decided._replace(reason="NotReported", message=message)
 
 
 def _explained(

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from uellm.proxying.faults import Faults
-from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, spread_s
+from uellm.proxying.outcome import RETRY_ENGINE_S, RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
 from uellm.sidecar.request.retry_after import UNKNOWN_S, RetryTimes
 from uellm.sidecar.scheduling import Late, Targets, Ticket
 
@@ -46,6 +46,12 @@ class Refusals:
         except Exception as error:
             self._faults.count("retry_after", error)
             return spread_s(UNKNOWN_S)
+
+
+def misdirected() -> Refusal:
+    """The gateway means another service, whose pod had this pod's address before."""
+    message = "the pod of the service is gone and another service has its address; retry later"
+    return Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_REPLICA_S))
 
 
 def queue_full(waiting: int, retry_after_s: float) -> Refusal:
