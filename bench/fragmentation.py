@@ -21,7 +21,7 @@ Target: at most half of the best of default, spread and pack. Two bounds say wha
     optimum  the best that any rule can do which does not know who leaves next, for 2 to 4 nodes, where it can be
              computed exactly (fragmentation_optimum.py): a Markov decision process over all that is on the nodes
 
-No rule gets near half of best fit there: pods leave their gaps at random, and a pod that is placed stays.
+No rule has less than .87 of best fit there: pods leave their gaps at random, and a pod that is placed stays.
 """
 
 from __future__ import annotations
