@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from uellm.evaluate.allocation.compare import ModeOutcome, Wanted, place, play
 from uellm.evaluate.allocation.modes import MODES
-from uellm.evaluate.allocation.world import ClusterState, PodDevices, random_nodes, random_services
+from uellm.evaluate.allocation.world import ClusterState, GivenDevices, random_nodes, random_services
 
 
 @settings(max_examples=8, deadline=None)
@@ -42,6 +42,6 @@ def test_what_counting_places_the_extender_places_and_what_the_extender_places_a
     for kind in MODES:
         mode = kind()
         state = ClusterState(mode.nodes(nodes))
-        state.take("another", PodDevices("node-0", taken))
+        state.take("another", GivenDevices("node-0", taken))
         could.append(not isinstance(place(mode, service, state, random.Random(seed)), str))
     assert could == sorted(could), dict(zip((kind.name for kind in MODES), could, strict=True))

@@ -12,7 +12,7 @@ from uellm.evaluate.allocation.compare import ModeOutcome, PlacedService, Wanted
 from uellm.evaluate.allocation.modes import AnyScheduler, ByClaim, WithExtender
 from uellm.evaluate.allocation.world import (
     ClusterState,
-    PodDevices,
+    GivenDevices,
     ServiceDemand,
     TwoOwners,
     node_of,
@@ -35,7 +35,7 @@ def placed(kind, wanted, taken=()):
     mode = kind()
     state = ClusterState(mode.nodes(UNLIKE))
     if taken:
-        state.take("another", PodDevices("n", taken))
+        state.take("another", GivenDevices("n", taken))
     return place(mode, wanted, state, random.Random(1))
 
 
@@ -87,9 +87,9 @@ def test_gpus_of_services_that_have_left_are_given_out_again():
 @pytest.mark.parametrize("devices", [("n-gpu-0",), ("n-gpu-1", "n-gpu-1"), ("other-gpu-0",)])
 def test_a_gpu_is_given_to_one_pod_and_only_if_its_node_has_it(devices):
     state = ClusterState(dict(UNLIKE))
-    state.take("one", PodDevices("n", ("n-gpu-0",)))
+    state.take("one", GivenDevices("n", ("n-gpu-0",)))
     with pytest.raises(TwoOwners, match="another was given"):
-        state.take("another", PodDevices("n", devices))
+        state.take("another", GivenDevices("n", devices))
 
 
 def test_the_same_seed_draws_the_same_nodes_and_services():

@@ -22,7 +22,7 @@ from uellm.evaluate.allocation.modes import MODES, AllocationMode, ByClaim
 from uellm.evaluate.allocation.world import (
     MAX_MODEL_LEN,
     ClusterState,
-    PodDevices,
+    GivenDevices,
     ServiceDemand,
     random_nodes,
     random_services,
@@ -151,7 +151,7 @@ def place(
     plan = planned(request)
     if isinstance(plan, str):
         return plan
-    pods: list[PodDevices] = []
+    pods: list[GivenDevices] = []
     for number in range(_replicas(plan)):
         given = mode.give(plan, request, state, draw)
         if given is None:
@@ -185,7 +185,7 @@ def planned(request: PlanRequest) -> Plan | str:
     return plan if plan.slo is None or plan.slo.feasible else TARGETS_MISSED
 
 
-def rate_of(plan: Plan, request: PlanRequest, node: Node, pod: PodDevices) -> float:
+def rate_of(plan: Plan, request: PlanRequest, node: Node, pod: GivenDevices) -> float:
     """Requests a second that are predicted of a pod on the GPUs that it got."""
     found = outlook(plan, replace(request, nodes=(NodeOffer(node, pod.devices),)))
     return 0.0 if found is None else found.requests_per_s

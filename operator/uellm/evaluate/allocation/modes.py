@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from uellm.evaluate.allocation.world import ClusterState, PodDevices
+from uellm.evaluate.allocation.world import ClusterState, GivenDevices
 from uellm.extender.decide import Judge, scores
 from uellm.extender.snapshot import Snapshot
 from uellm.hardware import DEVICE_PLUGIN, DRA, Node
@@ -45,7 +45,7 @@ class AllocationMode(Protocol):
     def offers(self, state: ClusterState) -> tuple[NodeOffer, ...]:
         """What a plan may count on."""
 
-    def give(self, plan: Plan, request: PlanRequest, state: ClusterState, draw: random.Random) -> PodDevices | None:
+    def give(self, plan: Plan, request: PlanRequest, state: ClusterState, draw: random.Random) -> GivenDevices | None:
         """The node and the GPUs of the next pod of a plan; None where it finds no node."""
 
 
@@ -55,13 +55,13 @@ class _ByDevicePlugin:
     def nodes(self, nodes: dict[str, Node]) -> dict[str, Node]:
         return nodes
 
-    def give(self, plan: Plan, request: PlanRequest, state: ClusterState, draw: random.Random) -> PodDevices | None:
+    def give(self, plan: Plan, request: PlanRequest, state: ClusterState, draw: random.Random) -> GivenDevices | None:
         annotation = plan_annotation(plan, request)
         able = self.able(annotation, state)
         if not able:
             return None
         name = self.ranked(annotation, able, state, draw)
-        return PodDevices(name, tuple(draw.sample(state.free(name), annotation.gpus)))
+        return GivenDevices(name, tuple(draw.sample(state.free(name), annotation.gpus)))
 
     def able(self, plan: PlanAnnotation, state: ClusterState) -> list[str]:
         raise NotImplementedError
@@ -135,7 +135,7 @@ class ByClaim:
         """The GPUs that are free."""
         return _free(state)
 
-    def give(self, plan: Plan, request: PlanRequest, state: ClusterState, draw: random.Random) -> PodDevices | None:
+    def give(self, plan: Plan, request: PlanRequest, state: ClusterState, draw: random.Random) -> GivenDevices | None:
         """GPUs that satisfy the claim, on the emptiest node that has them."""
         known = {name: ProfiledNode(node, {}) for name, node in state.nodes.items()}
         commitment = commitment_to(plan, known)
@@ -144,7 +144,7 @@ class ByClaim:
         if not able:
             return None
         name = emptiest(able, state, draw)
-        return PodDevices(name, found[name])
+        return GivenDevices(name, found[name])
 
 
 MODES: tuple[type[AnyScheduler] | type[WithExtender] | type[ByClaim], ...] = (AnyScheduler, WithExtender, ByClaim)

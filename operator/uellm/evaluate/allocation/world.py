@@ -57,7 +57,7 @@ class ServiceDemand:
         return architecture(self.model)
 
 
-class PodDevices(NamedTuple):
+class GivenDevices(NamedTuple):
     """A pod's node and GPUs."""
 
     node: str
@@ -84,7 +84,7 @@ class ClusterState:
         """The share of a node's GPUs that nobody holds."""
         return len(self.free(name)) / len(self.nodes[name].devices)
 
-    def take(self, pod: str, given: PodDevices) -> None:
+    def take(self, pod: str, given: GivenDevices) -> None:
         """A pod gets GPUs. Raises TwoOwners."""
         taken = [uuid for uuid in given.devices if uuid in self.holders]
         strangers = set(given.devices) - {device.uuid for device in self.nodes[given.node].devices}
