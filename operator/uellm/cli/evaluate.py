@@ -27,7 +27,9 @@ SUBCOMMANDS = {
     "autoscale": Subcommand(
         "uellm.cli.evaluate_autoscale", "compare rules for the number of replicas over a day of requests"
     ),
-    "placement": Subcommand("uellm.cli.evaluate_placement", "compare placement policies on random clusters"),
+    "placement": Subcommand(
+        "uellm.cli.evaluate_placement", "compare placement policies, or ways to give GPUs to pods, on random clusters"
+    ),
 }
 
 

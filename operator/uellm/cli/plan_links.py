@@ -13,6 +13,7 @@ from uellm.planner.result import MemoryUse, Plan
 from uellm.planner.spans import spans
 
 CARD = (200, 118)  # width and height of a GPU's card
+ABOVE_CARDS = 67  # from the first row of a node's cards up to the space between its frame and the one above
 UNKNOWN = "#9aa5b1"
 LINKS = {
     "NVLink": "#2e9e4f",
@@ -133,9 +134,17 @@ def node_hops(plan: Plan, request: PlanRequest) -> list[tuple[int, Link]]:
 
 
 def network_arrows(plan: Plan, request: PlanRequest, spots: Spots) -> list[str]:
-    """Arrows from each node's last stage to the next node's first."""
+    """Arrows from each node's last stage to the next node's first, with the figures of the network."""
     parts = []
     for stage, link in node_hops(plan, request) if plan.nodes_per_replica > 1 else ():
-        arrow = svg.arrow(_way(spots[link.a], spots[link.b]), LINKS[NETWORK])
-        parts.append(svg.group([arrow], f"{_label(link, stage)}, assumed"))
+        way = _way(spots[link.a], spots[link.b])
+        above = min(spots[uuid][1] for uuid in _neighbours(link.b, request)) - ABOVE_CARDS
+        figures = svg.text(way[1][0] + 10, above, f"{link_figures(link)}, assumed", size=11, fill=LINKS[NETWORK])
+        parts.append(svg.group([svg.arrow(way, LINKS[NETWORK]), figures], f"{_label(link, stage)}, assumed"))
     return parts
+
+
+def _neighbours(uuid: str, request: PlanRequest) -> list[str]:
+    """The devices of its node."""
+    name = node_of(uuid, request)
+    return [device.uuid for offer in request.nodes if offer.node.name == name for device in offer.node.devices]

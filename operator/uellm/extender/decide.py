@@ -2,11 +2,14 @@
 
     points = 4 * memory rate / best memory rate     the slowest free GPU: decoding is as fast as memory
            + 2 * link rate / best link rate         the slowest link between free GPUs; all of it for plans of one GPU
-           + 4 * (1 - spare / most spare)           tightness: GPUs that stay together can serve bigger plans later
+           + 2.5 * (2 - more holes) / 3             GPUs that stay together can serve bigger plans later
+           + 1.5 * (1 - spare / most spare)         so do whole nodes: others are filled before them
 
-Spare are the GPUs that would be left free. Rates are those of the profiles; the best ones, and the most spare, are
-those among the nodes that are asked about. Rates within a tenth of the best count as the best, so that noise does not
-spread replicas over loose nodes.
+Spare are the GPUs that would be left free. Plans ask for 1, 2, 4 or 8 GPUs, so a node's free GPUs count as holes of
+such sizes: 7 are three holes, of 4, 2 and 1. A plan that fills a hole leaves one less; one that breaks into 8 GPUs to
+use one of them leaves two more. Rates are those of the profiles; the best ones, and the most spare, are those among the
+nodes that are asked about. Rates within a tenth of the best count as the best, so that noise does not spread replicas
+over loose nodes.
 
 The scheduler takes whole numbers from 0 to 10, so few that nodes with other points would often have one score. So the
 points are stretched over 1..10: the worst of the nodes has 1, the best 10, and 0 is a node without a profile.
@@ -28,7 +31,9 @@ from uellm.planner.refusals.sentences import sentence
 
 MEMORY_POINTS = 4
 LINK_POINTS = 2
-TIGHTNESS_POINTS = HIGHEST_SCORE - MEMORY_POINTS - LINK_POINTS
+HOLE_POINTS = 2.5
+SPARE_POINTS = HIGHEST_SCORE - MEMORY_POINTS - LINK_POINTS - HOLE_POINTS
+FEWEST_MORE_HOLES, MOST_MORE_HOLES = -1, 2
 AS_GOOD = 0.9
 
 LOWEST_SCORE = 1
@@ -174,11 +179,20 @@ def scores(text: str, names: Iterable[str], snapshot: Snapshot) -> dict[str, int
 def _points(plan: PlanAnnotation, best: NodeSpeed, most_spare: int, node: NodeStanding) -> float:
     points = MEMORY_POINTS * _share(node.speed.memory_bytes_per_s, best.memory_bytes_per_s)
     points += LINK_POINTS * (1.0 if plan.gpus == 1 else _share(node.speed.link_bytes_per_s, best.link_bytes_per_s))
-    return points + TIGHTNESS_POINTS * (1.0 - _spare(plan, node) / most_spare if most_spare else 1.0)
+    spare = _spare(plan, node)
+    points += HOLE_POINTS * _tidiness(spare, plan.gpus)
+    return points + SPARE_POINTS * (1.0 - spare / most_spare if most_spare else 1.0)
 
 
 def _spare(plan: PlanAnnotation, node: NodeStanding) -> int:
     return max(0, node.unpromised - plan.gpus)
+
+
+def _tidiness(spare: int, taken: int) -> float:
+    """1 where the plan fills a hole of the node, 0 where it leaves two holes more."""
+    more = spare.bit_count() - (spare + taken).bit_count()
+    more = min(max(more, FEWEST_MORE_HOLES), MOST_MORE_HOLES)
+    return (MOST_MORE_HOLES - more) / (MOST_MORE_HOLES - FEWEST_MORE_HOLES)
 
 
 def _stretched(points: float, low: float, high: float) -> int:

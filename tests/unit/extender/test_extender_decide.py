@@ -138,9 +138,32 @@ def test_scores_stay_within_what_the_scheduler_takes(make):
     assert all(0 <= score <= 10 for score in ranked.values())
 
 
-def test_every_spare_gpu_counts_so_that_nodes_are_filled_before_others_are_begun(make):
-    snapshot = make.snapshot(*(make.profile(f"n{free}", free) for free in range(1, 9)))
-    ranked = scores(make.plan(1), [f"n{free}" for free in range(1, 9)], snapshot)
-    assert sorted(ranked, key=lambda name: -ranked[name]) == [f"n{free}" for free in range(1, 9)]
-    assert len(set(ranked.values())) == 8
-    assert (ranked["n1"], ranked["n8"]) == (10, 1)
+@pytest.mark.parametrize(
+    ("gpus", "best_first"),
+    [(1, [1, 3, 5, 2, 7, 6, 4, 8]), (2, [2, 3, 6, 7, 4, 5, 8]), (4, [4, 5, 6, 7, 8]), (8, [8])],
+)
+def test_holes_of_the_size_of_a_plan_are_filled_before_larger_ones_are_broken_up_and_whole_nodes_last(
+    make, gpus, best_first
+):
+    snapshot = make.snapshot(*(make.profile(f"n{free}", free) for free in best_first))
+    ranked = scores(make.plan(gpus), [f"n{free}" for free in best_first], snapshot)
+    points = [ranked[f"n{free}"] for free in best_first]
+    assert points == sorted(points, reverse=True)
+    assert points[0] == 10
+    assert (len(best_first) == 1) or points[-1] == 1
+
+
+def test_of_nodes_with_equal_holes_the_fuller_one_ranks_higher(make):
+    snapshot = make.snapshot(make.profile("five", 5), make.profile("three", 3), make.profile("eight", 8))
+    ranked = scores(make.plan(1), ["five", "three", "eight"], snapshot)
+    assert ranked["three"] > ranked["five"] > ranked["eight"]
+
+
+def test_a_much_slower_node_is_not_preferred_because_it_has_a_hole_that_fits(make):
+    rates = {"fast": 3_000, "slow": 300}
+    snapshot = make.snapshot(
+        make.profile("fast", 3, measured={"memoryBytesPerSecond": rates["fast"]}),
+        make.profile("slow", 1, measured={"memoryBytesPerSecond": rates["slow"]}),
+    )
+    ranked = scores(make.plan(1), ["fast", "slow"], snapshot)
+    assert ranked["fast"] > ranked["slow"]

@@ -160,3 +160,13 @@ def test_the_table_and_the_drawing_show_both_nodes_and_the_network_between_them(
     told = "\n".join(ElementTree.fromstring(draw(found, pair)).itertext())
     for text in ("node a", "node b", "from stage 0 to stage 1: Network 5 GB/s, 50 µs, assumed"):
         assert text in told
+
+
+def test_the_figures_of_the_network_can_be_read_in_the_drawing_itself_between_the_frames_of_its_nodes(pair) -> None:
+    drawn = ElementTree.fromstring(draw(plan(pair), pair))
+    tag = "{http://www.w3.org/2000/svg}"
+    (label,) = [each for each in drawn.iter(f"{tag}text") if each.text == "Network 5 GB/s, 50 µs, assumed"]
+    tall = [each for each in drawn.iter(f"{tag}rect") if float(each.get("width", "0")) > 900]
+    frames = sorted(tall, key=lambda each: float(each.get("y", "0")))[-2:]
+    upper, lower = (float(frame.get("y", "0")) for frame in frames)
+    assert upper + float(frames[0].get("height", "0")) < float(label.get("y", "0")) < lower

@@ -1,0 +1,1 @@
+"""Ways to give GPUs to pods, compared on random clusters."""
