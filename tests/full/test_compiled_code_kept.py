@@ -51,7 +51,6 @@ def start(model: Path, volume: Path, home: Path, product: str) -> dict[str, int]
     command = [sys.executable, "-c", ENGINE, str(model)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    print(done.stderr[-1500:])
     found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     return found
 
