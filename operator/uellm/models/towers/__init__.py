@@ -14,8 +14,10 @@ from uellm.models.defaults import class_defaults
 from uellm.models.fields import Config, MissingField
 from uellm.models.towers import audio, plain, qwen, vision
 
-SENSES = ("vision_config", "audio_config", "speech_config", "sound_config", "encoder_config", "vit_config")
-SENSES += ("acoustic_tokenizer_encoder_config", "semantic_tokenizer_encoder_config")
+SENSES = (
+    *("vision_config", "audio_config", "speech_config", "sound_config", "encoder_config", "vit_config"),
+    *("acoustic_tokenizer_encoder_config", "semantic_tokenizer_encoder_config"),
+)
 QWEN3 = tuple(
     f"{name}{part}"
     for name in ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe")
