@@ -21,6 +21,8 @@ MODELS = Path(__file__).parents[1] / "operator" / "uellm" / "models"
 PIPELINE, SPEECH, SPEECH_ONLY = "SupportsPP", "SupportsTranscription", "supports_transcription_only"
 TAPPED, RELAYS = "SupportsEagle3", "supports_aux_hidden_states_over_pp"
 ADAPTERS = "SupportsLoRA"
+VOICES = ("talker_config", "token2wav_config", "code2wav_config")
+"""Parts of omni models that the engine does not build."""
 ENDS = ("embed_tokens", "lm_head")
 GROUPS = (
     *("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_EMBEDDING_MODELS", "_LATE_INTERACTION_MODELS"),
@@ -127,7 +129,7 @@ def classes() -> dict[str, dict[str, Any]]:
     """Every class of the registry: its type and kind, whether it can be cut into stages, when it was removed.
 
     `speech`: it transcribes speech, `also` or `only`. `tapped`: it gives the states of inner layers to a head that
-    drafts (EAGLE3, DFlash), `whole` or also across `stages`.
+    drafts (EAGLE3, DFlash), `whole` or also across `stages`. `parts`: the types inside the default config of a wrapper.
     """
     types = types_of_classes()
     stems = {SUFFIX.sub("", name): kind for name, kind in reversed(types.items())}
@@ -149,13 +151,30 @@ def classes() -> dict[str, dict[str, Any]]:
             if _supports(ADAPTERS, entry[1], bases):
                 # A model of images wraps a decoder of any class, whose embedding may take adapters.
                 found["lora"] = list(ENDS) if kind == "multimodal" else _wrapped_ends(entry[1], wrapped, bases)
-            table.setdefault(name, found)
+            table.setdefault(name, found | _parts(str(found["type"])))
     for name, version in registry["_PREVIOUSLY_SUPPORTED_MODELS"].items():
         table[name] = {"type": kind_of(name), "removed": version}
     for name, kind in types.items():
         if name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "Model")):
             table.setdefault(name, {"type": kind})
     return {name: table[name] for name in sorted(table)}
+
+
+def _parts(model_type: str) -> dict[str, list[str]]:
+    """`parts`: the types of the text model and of the encoders in a wrapper's default config; nothing for others."""
+    from transformers import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        return {}
+    pending, found = [CONFIG_MAPPING[model_type]()], set[str]()
+    while pending:
+        config = pending.pop()
+        for name in type(config).sub_configs:
+            inner = getattr(config, name, None)
+            if inner is not None and name not in VOICES:
+                found.add(inner.model_type)
+                pending.append(inner)
+    return {"parts": sorted(found)} if found else {}
 
 
 def _registry() -> dict[str, dict[str, Any]]:

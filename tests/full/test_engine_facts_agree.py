@@ -107,6 +107,24 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Cohere2ForCausalLM": {"model_type": "cohere2", "sliding_window": 512, "tie_word_embeddings": True},
     "SeedOssForCausalLM": {"model_type": "seed_oss"},
     "StableLmForCausalLM": {"model_type": "stablelm"},
+    "MiniCPM3ForCausalLM": {
+        "model_type": "minicpm3",
+        **{key: LATENT[key] for key in LATENT if key.endswith(("_dim", "_rank", "_heads"))},
+        "scale_emb": 1,
+        "scale_depth": 1.0,
+        "dim_model_base": 128,
+    },
+    "Zamba2ForCausalLM": {
+        "model_type": "zamba2",
+        "num_key_value_heads": 4,
+        "n_mamba_heads": 8,
+        "num_mem_blocks": 2,
+        "adapter_rank": 8,
+        "use_shared_attention_adapter": True,
+        "layers_block_type": ["mamba", "hybrid", "hybrid", "hybrid"],
+        "hidden_act": "gelu",
+        "tie_word_embeddings": True,
+    },
 }
 WHOLE = {name: {**SMALL, **fields, "architectures": [name]} for name, fields in CONFIGS.items()}
 

@@ -36,6 +36,8 @@ class HubServer:
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     repository: str = "org/model"
+    others: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """Files of further repositories, by the repository's name."""
     revisions: tuple[str, ...] = ("main", COMMIT)
     ranges: bool = True
     token: str = ""
@@ -59,6 +61,10 @@ class HubServer:
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     """Paths and headers, in order."""
     sent_bytes: int = 0
+
+    def held(self, repository: str) -> dict[str, bytes] | None:
+        """The files of a repository; None where there is none of this name."""
+        return self.files if repository == self.repository else self.others.get(repository)
 
 
 def tensor_file(shapes: dict[str, list[int]], dtype: str = "BF16", *, padding: int = 0) -> bytes:
@@ -127,18 +133,19 @@ class _Handler(BaseHTTPRequestHandler):
     def _api(self, paths: list[str] | None = None) -> tuple[int, dict[str, str], bytes]:
         """What the repository holds: all of it, or these paths."""
         route = _API.fullmatch(self.path)
-        if route is None or route[1] != self.hub.repository or not self._has_token():
+        held = self.hub.held(route[1]) if route is not None else None
+        if route is None or held is None or not self._has_token():
             return 401, {"X-Error-Code": "RepoNotFound"}, b""
         if unquote(route[3]) not in self.hub.revisions:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         if route[4]:  # a directory, and there are none
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
         told = {"Content-Type": "application/json"}
-        names = [name for name in self.hub.files if paths is None or name in paths]
+        names = [name for name in held if paths is None or name in paths]
         if route[2] == "revision":
             listed: Any = {"id": route[1], "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
         else:
-            listed = [_listed(name, self.hub.files[name]) for name in names]
+            listed = [_listed(name, held[name]) for name in names]
             told |= self._next_page(len(listed))
             first = self._cursor()
             listed = listed[first : first + self.hub.page_files]
@@ -167,17 +174,18 @@ class _Handler(BaseHTTPRequestHandler):
         told = {} if stored else {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(name.encode()).hexdigest()}"'}
         if not stored and name in self.hub.redirects:
             return 302, told | {"Location": self.hub.redirects[name].replace("{}", f"/stored/{name}")}, b""
-        content = self.hub.files[name]
+        content = ((route and self.hub.held(route[1])) or self.hub.files)[name]
         return self._file(self.hub.damaged.get(name, content), told)
 
     def _refused(self, route: re.Match[str] | None, name: str) -> tuple[int, str] | None:
-        if route is None or route[1] != self.hub.repository:
+        held = self.hub.held(route[1]) if route is not None else None
+        if route is None or held is None:
             return 401, "RepoNotFound"
         if not self._has_token():
             return 401, "GatedRepo"
         if unquote(route[2]) not in self.hub.revisions:
             return 404, "RevisionNotFound"
-        return None if name in self.hub.files else (404, "EntryNotFound")
+        return None if name in held else (404, "EntryNotFound")
 
     def _file(self, content: bytes, told: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))

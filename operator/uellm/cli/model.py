@@ -13,8 +13,10 @@ from uellm.cli.exact import engine_facts
 from uellm.cli.files import read_json
 from uellm.cli.hub import SCHEME, model_facts
 from uellm.models import (
+    PARAMS,
     Architecture,
     Tensor,
+    config_of_params,
     find_tensors,
     read_architecture,
     read_directory,
@@ -86,7 +88,10 @@ def _read(source: str) -> tuple[Any, Mapping[str, Tensor] | None]:
     directory = Path(source)
     if source == "-" or not directory.is_dir():
         return read_json(source), None
-    config = read_json(str(directory / "config.json"))
+    named = directory / "config.json"
+    if not named.exists() and (directory / PARAMS).is_file():
+        return config_of_params(read_json(str(directory / PARAMS))), find_tensors(directory)
+    config = read_json(str(named))
     quantization = directory / QUANTIZATION_FILE
     if quantization.is_file():
         config = with_quantization_file(config, read_json(str(quantization)))

@@ -16,6 +16,7 @@ from uellm.hub.connection import HubConnection, HubSettings
 from uellm.hub.facts import LookUpRefusal, ModelFacts
 from uellm.hub.reading import CONFIG, SINGLE, Part, RefusedError, read_adapter, read_facts
 from uellm.hub.refusals import refusal_of
+from uellm.models import PARAMS
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -46,7 +47,7 @@ class _Repository:
         answer = self.connection.get(path, first=first, limit=limit)
         if isinstance(answer, LookUpRefusal):
             raise RefusedError(answer)
-        if name in (CONFIG, ADAPTER_CONFIG):
+        if name in (CONFIG, PARAMS, ADAPTER_CONFIG):
             self._told_commit = answer.headers.get("x-repo-commit", "")
         if answer.status in (200, 206):
             return Part(answer.body, answer.whole, answer.file_bytes)

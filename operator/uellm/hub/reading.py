@@ -12,14 +12,21 @@ from uellm.errors import BadInput
 from uellm.hub import adapter
 from uellm.hub.adapter import AdapterFacts
 from uellm.hub.facts import LookUpRefusal, ModelFacts
-from uellm.models import Tensor, tasks_of, with_quantization_file
-from uellm.models.safetensors import INDEX, LENGTH_BYTES, indexed_files, parse_header
+from uellm.models import PARAMS, Tensor, config_of_params, tasks_of, with_quantization_file
+from uellm.models.safetensors import (
+    CONSOLIDATED_INDEX,
+    CONSOLIDATED_SINGLE,
+    INDEX,
+    LENGTH_BYTES,
+    indexed_files,
+    parse_header,
+)
 from uellm.models.tasks import SENTENCE_TRANSFORMERS
 
 CONFIG, QUANTIZATION, SINGLE = "config.json", "hf_quant_config.json", "model.safetensors"
 MODULES = "modules.json"
 """The parts of a model in the format of sentence-transformers."""
-OTHER_WEIGHTS = ("consolidated.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
+OTHER_WEIGHTS = ("pytorch_model.bin.index.json", "pytorch_model.bin")
 """Files of weights that the engine reads, too, and whose sizes are not read here."""
 CONFIG_BYTES, INDEX_BYTES, FIRST_BYTES = 4 << 20, 64 << 20, 64 << 10
 """The most that is read of a JSON file and of an index; and what is read of a tensor file at first."""
@@ -122,27 +129,33 @@ class _Reading:
         return LookUpRefusal("InvalidAdapter", f"{self.files.where} {what}")
 
     def _config(self) -> dict[str, Any]:
-        part = self.files.read(CONFIG, limit=CONFIG_BYTES)
-        if part is None:
-            message = f"{self.files.where} has no config.json: it is no model that the engine can read"
-            raise RefusedError(LookUpRefusal("NoConfiguration", message))
-        config = self._parsed(CONFIG, part)
-        if not isinstance(config, dict):
-            raise RefusedError(self._invalid(f"{CONFIG} is no JSON object"))
-        return config
+        for name in (CONFIG, PARAMS):
+            part = self.files.read(name, limit=CONFIG_BYTES)
+            if part is None:
+                continue
+            config = self._parsed(name, part)
+            if not isinstance(config, dict):
+                raise RefusedError(self._invalid(f"{name} is no JSON object"))
+            return config if name == CONFIG else config_of_params(config)
+        message = f"{self.files.where} has neither config.json nor {PARAMS}: it is no model that the engine can read"
+        raise RefusedError(LookUpRefusal("NoConfiguration", message))
 
     def _headers(self) -> list[dict[str, Tensor]]:
         """The tensors of each file; empty where the weights are in another format."""
-        index = self.files.read(INDEX, limit=INDEX_BYTES)
-        names = self.files.tensor_files() if index is None else indexed_files(self._parsed(INDEX, index), INDEX)
+        title, index = INDEX, self.files.read(INDEX, limit=INDEX_BYTES)
+        if index is None:
+            title, index = CONSOLIDATED_INDEX, self.files.read(CONSOLIDATED_INDEX, limit=INDEX_BYTES)
+        names = self.files.tensor_files() if index is None else indexed_files(self._parsed(title, index), title)
         if len(names) > FILES:
             raise RefusedError(self._invalid(f"it has {len(names)} files of tensors; at most {FILES} are read"))
         with ThreadPoolExecutor(PARALLEL) as pool:
             found = dict(zip(names, pool.map(self._header, names), strict=True))
         missing = [name for name, header in found.items() if header is None]
         if index is not None and missing:
-            raise RefusedError(self._invalid(f"{INDEX} names {missing[0]}, which is not there"))
+            raise RefusedError(self._invalid(f"{title} names {missing[0]}, which is not there"))
         headers = [header for header in found.values() if header is not None]
+        if not headers and (consolidated := self._header(CONSOLIDATED_SINGLE)) is not None:
+            headers = [consolidated]
         if not headers and all(self.files.read(name, limit=1) is None for name in OTHER_WEIGHTS):
             message = (
                 f"{self.files.where} has a config.json, but neither safetensors nor PyTorch weights: name a repository "

@@ -16,6 +16,7 @@ from uellm.planner.handover.late_binding import Binding
 from uellm.planner.handover.plan_document import PlannedEngine
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT, refused_args
+from uellm.planner.vllm.speculation import speculation_of
 
 ENGINE_MODULE = "vllm.entrypoints.cli.main"
 # Streams in flight finish in this time after SIGTERM; longer ones were given the preStop hook's time.
@@ -77,11 +78,17 @@ def _settings(
     # With every rank in this pod, their rendezvous needs no address that others can reach.
     alone = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
     defaults = {**(alone if part is None else part.defaults()), "VLLM_NO_USAGE_STATS": "1"}
-    if engine.model.startswith("/"):
+    if engine.model.startswith("/") and not _draft_is_on_hub(engine):
         defaults["HF_HUB_OFFLINE"] = "1"
     if cpus is not None:
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = cpu.thread_binding(cpus, len(own))
     return decided | {name: environment.get(name) or value for name, value in defaults.items()}
+
+
+def _draft_is_on_hub(engine: PlannedEngine) -> bool:
+    """Whether the engine has to download the model or head that drafts for speculation."""
+    speculation = speculation_of(UserArgs(engine.args))
+    return speculation is not None and bool(speculation.model) and not speculation.model.startswith("/")
 
 
 def _argv(

@@ -79,6 +79,11 @@ def is_tapped_across_stages(name: str) -> bool:
     return _table().get(name, {}).get("tapped") == "stages"
 
 
+def parts_of(name: str) -> tuple[str, ...]:
+    """The model_types inside the default config of a class that wraps a text model; empty where they are not known."""
+    return tuple(_table().get(name, {}).get("parts", ()))
+
+
 def served_classes() -> Iterator[tuple[str, str, str]]:
     """Every class that the engine serves, with its model_type (empty: unknown) and its group in the registry."""
     for name, entry in _table().items():

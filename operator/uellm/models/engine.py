@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from uellm.models.measured import with_tensors
 from uellm.models.safetensors import Tensor
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d+)\.")
+NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
 def with_engine_facts(model: Architecture, facts: Mapping[str, Any]) -> Architecture:
@@ -24,11 +25,12 @@ def with_engine_facts(model: Architecture, facts: Mapping[str, Any]) -> Architec
     found = model
     if model.quantization == "none":
         tensors = {name: Tensor(dtype, tuple(shape)) for name, (dtype, shape) in facts["tensors"].items()}
-        found = with_tensors(model, tensors)
+        found = with_tensors(model, tensors, held=True)
     kv, state = [0] * model.layers, [0] * model.layers
     windows: list[int | None] = [None] * model.layers
+    indices = _indices(facts["caches"], model)
     for name, cache in facts["caches"].items():
-        index = _index(name, model.layers)
+        index = indices[name]
         kv[index] += cache["bytesPerToken"]
         state[index] += cache["stateBytes"]
         windows[index] = windows[index] or cache["windowTokens"]
@@ -42,8 +44,26 @@ def with_engine_facts(model: Architecture, facts: Mapping[str, Any]) -> Architec
     )
 
 
-def _index(name: str, layers: int) -> int:
-    layer = LAYER.search(name)
-    if layer is None or int(layer[1]) >= layers:
-        raise BadInput("config", f"describes {layers} layers, but the engine has a cache for {name}")
-    return int(layer[1])
+def _indices(names: Iterable[str], model: Architecture) -> dict[str, int]:
+    """The layer of each cache. A few classes number theirs apart: they are those of all layers in order, or of all that
+    attend (FalconH1's and Zamba2's)."""
+    found, apart = dict[str, int](), dict[str, list[tuple[int, str]]]()
+    for name in names:
+        layer, numbers = LAYER.search(name), NUMBER.findall(name)
+        if layer is not None and int(layer[1]) < model.layers:
+            found[name] = int(layer[1])
+        elif numbers:
+            apart.setdefault(NUMBER.sub("", name), []).append((int(numbers[-1]), name))
+        else:
+            raise _stranger(model, name)
+    attending = [index for index, kv in enumerate(model.layer_kv_bytes_per_token) if kv]
+    for numbered in apart.values():
+        layers = next((each for each in (range(model.layers), attending) if len(each) == len(numbered)), None)
+        if layers is None:
+            raise _stranger(model, numbered[0][1])
+        found.update(zip((name for _, name in sorted(numbered)), layers, strict=True))
+    return found
+
+
+def _stranger(model: Architecture, name: str) -> BadInput:
+    return BadInput("config", f"describes {model.layers} layers, but the engine has a cache for {name}")

@@ -19,6 +19,11 @@ LISTS = ("modules_to_not_convert", "ignored_layers", "ignore", "llm_int8_skip_mo
 # Prefixes that a multimodal wrapper gives to the text model's paths.
 WRAPPED = ("", "language_model.", "model.language_model.")
 
+LONGEST_PATTERN, MOST_WIDE = 1000, 4
+# The expressions are a stranger's. Those of published checkpoints repeat single characters alone.
+_REPEATED_GROUP = re.compile(r"\)(?:[*+]|\{)")
+_WIDE = re.compile(r"(?:\.|\\[wWSD]|\])(?:[*+]|\{)")
+
 
 class Exempt:
     """The modules left out. `in`: whether a path, such as `model.layers.0.mlp.gate_proj`, is one."""
@@ -52,7 +57,11 @@ def read_exempt(section: Mapping[str, Any]) -> Exempt:
 
 
 def checked(pattern: str) -> str:
-    """A regular expression. Raises BadInput where it is none."""
+    """A regular expression. Raises BadInput where it is none, or where matching it could take for ever."""
+    if len(pattern) > LONGEST_PATTERN or _REPEATED_GROUP.search(pattern) or len(_WIDE.findall(pattern)) > MOST_WIDE:
+        raise BadInput(
+            SECTION, f"{shown(pattern)} repeats groups, or has too many wildcards: matching could take hours"
+        )
     try:
         re.compile(pattern)
     except re.error as error:

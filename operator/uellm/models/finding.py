@@ -148,8 +148,14 @@ def _class(config: Mapping[str, Any]) -> str:
 
 
 def _with_ties(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The text model's fields; whether embeddings are tied may stand at the wrapper's level alone."""
+    """The text model's fields; whether embeddings are tied may stand at the wrapper's level alone.
+
+    The engine follows the wrapper. Where that says tied and the text model says not, it looks at the checkpoint: such
+    a model has an LM head of its own.
+    """
     tied = outer.get("tie_word_embeddings")
+    if tied is False:
+        return {**inner, "tie_word_embeddings": False}
     return inner if tied is None else {"tie_word_embeddings": tied, **inner}
 
 

@@ -14,12 +14,16 @@ LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d+)\.(.+)$")
 EXPERTS = re.compile(r"(?:^|\.)experts\.")
 TOWERS = (
     *("vision", "visual", "image_", "audio", "vit.", "multi_modal_projector", "mm_projector", "patch_merger"),
-    *("model.encoder.", "mlp1.", "speech", "sound"),
+    *("model.encoder.", "mlp1.", "speech", "sound", "whisper_encoder", "mlp_AR."),
 )
+TEXT_MODELS = ("language_model.", "llm.")
+"""Where a checkpoint has one of them, layers outside it are those of encoders, whatever these are called."""
 EMBEDDINGS = (
     *("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight"),
-    *("backbone.embeddings.weight", "embed_in.weight"),
+    *("backbone.embeddings.weight", "embed_in.weight", "model.embedding.weight"),
 )
+OUTPUT = "output."
+"""Begins the LM head's name in InternLM 2 and in Mistral's own format."""
 LM_HEADS = ("lm_head.", "output_layer.", "embed_out.")
 HEADS = (*LM_HEADS, "score.", "classifier.")
 # Layers for multi-token prediction, and the parts of an omni model that the engine does not load.
@@ -56,12 +60,14 @@ class _Tally:
     """Bytes that plain serving does not load: layers of multi-token prediction, an omni model's voice."""
 
 
-def with_tensors(model: Architecture, tensors: Mapping[str, Tensor]) -> Architecture:
+def with_tensors(model: Architecture, tensors: Mapping[str, Tensor], *, held: bool = False) -> Architecture:
     """The same model with the bytes of its checkpoint. FLOPs, KV cache and windows do not change.
+
+    `held`: the tensors are those that the engine holds; it converts none any more.
 
     Raises BadInput if a layer or the embedding is missing from the tensors.
     """
-    tally = _tally(model, tensors)
+    tally = _tally(model, tensors, held=held)
     gone = [index for index in range(model.layers) if index not in tally.layers]
     if gone:
         raise BadInput(
@@ -97,17 +103,20 @@ def with_tensors(model: Architecture, tensors: Mapping[str, Tensor]) -> Architec
     return replace(found, notes=_notes(model, found, tally))
 
 
-def _tally(model: Architecture, tensors: Mapping[str, Tensor]) -> _Tally:
+def _tally(model: Architecture, tensors: Mapping[str, Tensor], *, held: bool) -> _Tally:
     tally = _Tally()
+    inner = next((part for part in TEXT_MODELS if any(part in name for name in tensors)), "")
     for name, tensor in tensors.items():
         if name.endswith(BUFFERS):
             continue
-        size = loaded_bytes(name, tensor, model.weight_dtype_bytes)
+        size = tensor.size if held else loaded_bytes(name, tensor, model.weight_dtype_bytes)
         place, index = _place(name)
         if IDLE.search(name) or (place == "layer" and index >= model.layers):
             tally.beyond += size
             tally.predicting += size * (VOICE.match(name) is None)
             continue
+        if place == "layer" and inner not in name:
+            place = "tower"
         if place == "head" and (model.tied or _unused(model, name)):  # tied: a copy in the file, one in the engine
             continue
         tally.numbers += tensor.numbers
@@ -122,7 +131,7 @@ def _tally(model: Architecture, tensors: Mapping[str, Tensor]) -> _Tally:
 
 def _unused(model: Architecture, name: str) -> bool:
     """Whether it is an LM head that the engine does not build, because the model is served without one."""
-    return not model.writes and any(head in f"{name}." for head in LM_HEADS)
+    return not model.writes and (name.startswith(OUTPUT) or any(head in f"{name}." for head in LM_HEADS))
 
 
 def loaded_bytes(name: str, tensor: Tensor, width: int) -> int:
@@ -141,7 +150,7 @@ def _place(name: str) -> tuple[str, int]:
         return "layer", int(layer[1])
     if name.endswith(EMBEDDINGS):
         return "embedding", 0
-    if any(head in f"{name}." for head in HEADS):
+    if any(head in f"{name}." for head in HEADS) or name.startswith(OUTPUT):
         return "head", 0
     module = name.rpartition(".")[0].rpartition(".")[2]
     return ("norm", 0) if module in NORMS else ("other", 0)

@@ -21,6 +21,7 @@ LONGEST_HEADER = 100_000_000  # the format's own limit, in bytes
 INDEX = "model.safetensors.index.json"
 # Mistral's own form of the same weights, which the engine leaves alone where the other is there.
 CONSOLIDATED = "consolidated"
+CONSOLIDATED_SINGLE, CONSOLIDATED_INDEX = "consolidated.safetensors", "consolidated.safetensors.index.json"
 DTYPE_BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16}
 DTYPE_BITS |= {"U16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I8": 8}
 DTYPE_BITS |= {"U8": 8, "BOOL": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4, "C64": 64}

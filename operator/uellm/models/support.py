@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from uellm.models.classes import served_classes
+from uellm.models.classes import parts_of, served_classes
 from uellm.models.families.readers import READERS
 from uellm.models.families.table import traits_of
 from uellm.models.finding import FLAT_WRAPPERS
 from uellm.models.tasks import Task, tasks_of
+from uellm.models.towers import TOWERS
 
 EXACT, APPROXIMATE, REFUSED = "exact", "approximate", "refused"
 WRAPPERS = ("multimodal", "late_interaction")
@@ -55,8 +56,23 @@ def _support(name: str, kind: str, group: str) -> Support:
         return Support(name, APPROXIMATE, traits.note)
     if family in READERS or traits:
         return Support(name, EXACT, f"`{family}`")
-    if group in WRAPPERS:
-        return Support(
-            name, EXACT, "where its text model and its encoders are exact; otherwise a note says what is not"
-        )
+    if group in WRAPPERS or parts_of(name):
+        return _wrapper(name)
     return Support(name, APPROXIMATE, "read by its fields as a decoder like Llama, unless its text model is known")
+
+
+def _wrapper(name: str) -> Support:
+    """A text model with encoders around it, by the parts that its default config names."""
+    parts = parts_of(name)
+    if not parts:
+        why = "its config alone names its parts: exact where they are known here, and a note says what is not"
+        return Support(name, APPROXIMATE, why)
+    unknown = [each for each in parts if not _is_exact(each)]
+    if unknown:
+        return Support(name, APPROXIMATE, f"{', '.join(f'`{each}`' for each in unknown)} reckoned by its sizes")
+    return Support(name, EXACT, ", ".join(f"`{each}`" for each in parts))
+
+
+def _is_exact(part: str) -> bool:
+    traits = traits_of(part)
+    return part in TOWERS or part in READERS or (traits is not None and not traits.note)

@@ -47,6 +47,16 @@ BY_ENDING: tuple[tuple[str, tuple[Task, ...]], ...] = (
 )
 """`_SUFFIX_TO_DEFAULTS` of the engine, in its order. Reward models are pooled as embedders are, and yet give scores."""
 
+BOTH_WAYS = (
+    *("LlamaBidirectionalModel", "LlamaBidirectionalForSequenceClassification", "VoyageQwen3BidirectionalEmbedModel"),
+    *("LlamaNemotronVLModel", "LlamaNemotronVLForSequenceClassification", "EmbeddingGemma2Model"),
+    "OpenAIPrivacyFilterForTokenClassification",
+)
+BOTH_WAYS_IF: Mapping[str, tuple[str, bool | str]] = {
+    "Gemma3TextModel": ("use_bidirectional_attention", True),
+    "JinaEmbeddingsV5Model": ("is_decoder", False),
+    "ColQwen3_5": ("retrieval_attention_contract", "bidirectional"),
+}
 VISION = ("vision_config", "visual", "vision_tower_config")
 
 
@@ -96,6 +106,11 @@ def _by_class(name: str, config: Mapping[str, Any]) -> tuple[tuple[Task, ...], s
 
 
 def is_bidirectional(config: Mapping[str, Any], name: str) -> bool:
-    """Whether a decoder attends in both directions, as some embedders do: it then has no KV cache."""
-    both_ways = config.get("is_causal") is False or config.get("use_bidirectional_attention") is True
-    return both_ways or "Bidirectional" in name
+    """Whether a decoder attends in both directions, as some embedders do: it then has no KV cache.
+
+    By the rules of vLLM's models/config.py: a flag of the config, or the class, or what a class reads it from.
+    """
+    if config.get("is_causal") is False or name in BOTH_WAYS:
+        return True
+    field, value = BOTH_WAYS_IF.get(name, ("", None))
+    return bool(field) and config.get(field) == value

@@ -55,6 +55,8 @@ class Layer:
     """Numbers of that state in 32 bits."""
     index_bytes: int = 0
     """Bytes that a token adds to the cache of an indexer, whatever the data type."""
+    flops_elsewhere: float = 0.0
+    """FLOPs of a token in matrices that the layer shares with an earlier one, which has their weights."""
 
     @property
     def parameters(self) -> int:
@@ -69,7 +71,7 @@ class Layer:
     @property
     def flops(self) -> float:
         """FLOPs of a token in the matrices: two for each weight used."""
-        return 2.0 * sum(each.weights * each.used // each.copies for each in self.linears)
+        return 2.0 * sum(each.weights * each.used // each.copies for each in self.linears) + self.flops_elsewhere
 
     @property
     def expert_flops(self) -> float:

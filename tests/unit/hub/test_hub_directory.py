@@ -95,7 +95,7 @@ def test_a_directory_without_a_configuration_is_no_model(volume, gone):
         (volume / "llama").rename(volume / "other")
     else:
         (volume / "llama" / gone).unlink()
-    message = f"{WHERE} has no config.json: it is no model that the engine can read"
+    message = f"{WHERE} has neither config.json nor params.json: it is no model that the engine can read"
     assert refusal(volume) == ("NoConfiguration", message)
 
 

@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from helpers.hub_server import COMMIT, hub_server, tensor_file
+from helpers.mistral import NEMO
 from uellm.hub import LookUpRefusal, connection
 from uellm.hub.addresses import AddressRefused, NoAddress, is_public, public_address
 from uellm.hub.connection import HubSettings
@@ -95,10 +96,47 @@ def test_the_quantization_file_becomes_a_section_of_the_configuration(hub):
     assert asked(hub).config["quantization_config"]["quant_method"] == "modelopt"
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.bin.index.json"])
 def test_a_repository_with_weights_in_another_form_has_a_configuration_alone(hub, name):
     hub.files[name] = hub.files.pop("model.safetensors")
     assert contents(asked(hub)) == (COMMIT, CONFIG, None, 0)
+
+
+def test_a_repository_in_mistrals_own_format_is_read_as_the_engine_reads_it(hub):
+    shapes = {"tok_embeddings.weight": [4, 2], "output.weight": [4, 2]}
+    hub.files = {"params.json": json.dumps(NEMO).encode(), "consolidated.safetensors": tensor_file(shapes)}
+    found = asked(hub)
+    assert (found.commit, found.config["architectures"], found.files) == (COMMIT, ["MistralForCausalLM"], 1)
+    assert set(found.tensors) == set(shapes)
+    assert [path for path, _ in hub.asked][:2] == [
+        f"/org/model/resolve/main/{name}" for name in ("config.json", "params.json")
+    ]
+
+
+def test_many_consolidated_files_are_found_by_their_index(hub):
+    names = [f"consolidated-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index = {"weight_map": {"tok_embeddings.weight": names[0], "output.weight": names[1]}}
+    hub.files = {
+        "params.json": json.dumps(NEMO).encode(),
+        "consolidated.safetensors.index.json": json.dumps(index).encode(),
+        names[0]: tensor_file({"tok_embeddings.weight": [4, 2]}),
+        names[1]: tensor_file({"output.weight": [4, 2]}),
+    }
+    assert (asked(hub).files, set(asked(hub).tensors)) == (2, {"tok_embeddings.weight", "output.weight"})
+    del hub.files[names[1]]
+    assert asked(hub).message.endswith(f"consolidated.safetensors.index.json names {names[1]}, which is not there")
+
+
+def test_one_copy_of_the_weights_is_counted_where_there_are_two(hub):
+    hub.files["consolidated.safetensors"] = tensor_file({"output.weight": [4, 2]})
+    assert set(asked(hub).tensors) == {"a", "b"}
+
+
+def test_a_file_that_is_none_of_mistrals_is_told_in_one_line(hub):
+    hub.files = {"params.json": b'{"learning_rate": 1}', "model.safetensors": tensor_file({"a": [4]})}
+    assert asked(hub).message == (
+        f"{hub.url}/org/model cannot be read: params.json: names no dim and n_layers: it is not of Mistral's format"
+    )
 
 
 def test_a_mirror_that_tells_no_commit_keeps_the_revision(hub, monkeypatch):
@@ -144,7 +182,7 @@ def test_a_revision_that_is_not_there_is_named(hub):
 
 def test_a_repository_without_a_configuration_is_no_model(hub):
     del hub.files["config.json"]
-    message = f"{hub.url}/org/model has no config.json: it is no model that the engine can read"
+    message = f"{hub.url}/org/model has neither config.json nor params.json: it is no model that the engine can read"
     assert refusal(asked(hub)) == ("NoConfiguration", message)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -81,6 +82,12 @@ def test_a_hub_model_stays_online_and_carries_its_revision():
     result = command(model="meta-llama/Llama-3.1-8B", revision="v1")
     assert "HF_HUB_OFFLINE" not in result.settings
     assert result.argv[result.argv.index("--revision") + 1] == "v1"
+
+
+@pytest.mark.parametrize(("draft", "offline"), [("org/small", False), ("/models/org/small/main", True)])
+def test_a_model_on_a_volume_stays_online_for_a_draft_of_the_hub(draft, offline):
+    given = json.dumps({"model": draft, "num_speculative_tokens": 2})
+    assert ("HF_HUB_OFFLINE" in command("--speculative-config", given).settings) == offline
 
 
 def test_what_the_user_sets_for_the_engine_wins_over_our_defaults():

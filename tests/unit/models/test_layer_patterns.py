@@ -128,6 +128,32 @@ def test_the_engines_caches_replace_the_formulas() -> None:
         with_engine_facts(model, {"tensors": shapes, "caches": {"model.layers.4.self_attn.attn": cache}})
 
 
+@pytest.mark.parametrize(
+    ("kinds", "mamba", "attention"),
+    [
+        # Falcon-H1 counts its states on from the layers; Zamba2 does, too, and counts its blocks apart.
+        (["attention"] * 4, "model.{}.mixer", "model.layers.{}.self_attn.attn"),
+        (["mamba", "attention"] * 2, "{}.mixer", "model.attn.{}"),
+    ],
+)
+def test_states_and_caches_that_the_engine_numbers_apart_are_those_of_the_layers_in_order(kinds, mamba, attention):
+    model = read(model_type="granitemoehybrid", **MAMBA, layers_block_type=kinds)
+    attending = [index for index, kind in enumerate(kinds) if kind == "attention"]
+    caches = {
+        mamba.format(4 + index): {"bytesPerToken": 0, "stateBytes": index + 1, "windowTokens": None}
+        for index in range(4)
+    }
+    for index in range(len(attending)):
+        caches[attention.format(index)] = {"bytesPerToken": 10 + index, "stateBytes": 0, "windowTokens": None}
+    tensors = {
+        "model.embed_tokens.weight": ["BF16", [512, 64]],
+        **{f"model.layers.{index}.weight": ["BF16", [64]] for index in range(4)},
+    }
+    found = with_engine_facts(model, {"tensors": tensors, "caches": caches})
+    assert found.layer_state_bytes == (1, 2, 3, 4)
+    assert [each for each in found.layer_kv_bytes_per_token if each] == list(range(10, 10 + len(attending)))
+
+
 def test_a_layer_with_a_state_is_the_same_under_its_old_and_its_new_name() -> None:
     old = read(model_type="granitemoehybrid", **MAMBA, layers_block_type=["mamba"] * 3 + ["attention"])
     new = read(model_type="granitemoehybrid", **MAMBA, layer_types=["linear_attention"] * 3 + ["full_attention"])
@@ -160,3 +186,13 @@ def test_ernie_has_as_many_experts_for_images_which_text_does_not_use() -> None:
     assert (two.layer_expert_bytes[0], two.layer_flops_per_token) == (0, one.layer_flops_per_token)
     assert two.layer_expert_bytes[1] - one.layer_expert_bytes[1] == 8 * 3 * 64 * 16 * 2
     assert two.experts == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "reach"), [({}, 4096), ({"sliding_window": None}, None), ({"sliding_window": 0}, None)]
+)
+def test_a_window_that_is_switched_off_is_not_the_familys_default(given: dict, reach: int | None) -> None:
+    text = {**BASE, "model_type": "mistral", **given}
+    model = read_architecture({"architectures": ["LlavaForConditionalGeneration"], "text_config": text})
+    assert set(model.layer_window_tokens) == {reach}
+    assert any("sliding_window" in note for note in model.notes) == (reach is not None)

@@ -184,6 +184,9 @@ def test_tied_embeddings_may_be_set_only_at_the_wrappers_level() -> None:
     inner = {**SMALL, "model_type": "qwen2"}
     assert read_architecture({"text_config": inner, "tie_word_embeddings": True}).tied
     assert not read_architecture({"text_config": {**inner, "tie_word_embeddings": False}}).tied
+    assert not read_architecture(
+        {"text_config": {**inner, "tie_word_embeddings": True}, "tie_word_embeddings": False}
+    ).tied
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.models import SMALLEST_LLAMA
 from uellm.errors import BadInput
 from uellm.models import Architecture, read_architecture, with_quantization_file
 
@@ -304,3 +305,12 @@ def test_torchao_is_sized_by_the_name_of_its_configuration() -> None:
 )
 def test_the_kv_cache_is_fp8_where_the_engine_takes_the_checkpoints_word(section: dict, width: int) -> None:
     assert quantised(section).kv_dtype_bytes == width
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*b", "(a|b){40}", ".*.*.*.*.*x", "a" * 2000])
+def test_an_expression_whose_matching_could_take_for_ever_is_refused(pattern: str) -> None:
+    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
+    group = {"targets": ["Linear"], "weights": weights}
+    section = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": group}}
+    with pytest.raises(BadInput, match="matching could take hours"):
+        read_architecture({**SMALLEST_LLAMA, "quantization_config": {**section, "ignore": [f"re:{pattern}"]}})

@@ -151,6 +151,15 @@ def test_what_the_engine_quantises_while_loading_is_reckoned_and_said() -> None:
     assert any("reckoned" in note for note in found.notes)
 
 
+def test_layers_beside_the_text_model_are_those_of_a_tower() -> None:
+    plain = {name: Tensor("F16", array.shape) for name, array in whole().items()}
+    tensors = {f"llm.{name}": tensor for name, tensor in plain.items()}
+    tensors["vpm.encoder.layers.0.mlp.fc1.weight"] = Tensor("F16", (8, 8))
+    found = read_architecture(CONFIG, tensors=tensors)
+    assert found.tower_bytes == 2 * 64
+    assert found.layer_weight_bytes == read_architecture(CONFIG, tensors=plain).layer_weight_bytes
+
+
 def test_a_tower_is_found_by_its_name() -> None:
     tensors = {f"language_model.{name}": Tensor("F16", array.shape) for name, array in whole().items()}
     tensors["vision_tower.encoder.layers.0.mlp.fc1.weight"] = Tensor("F16", (8, 8))

@@ -79,12 +79,27 @@ def test_a_decoder_embedder_keeps_its_kv_cache_and_loses_its_lm_head():
     assert embedder.head_flops_per_token == 0
 
 
-@pytest.mark.parametrize("fields", [{"is_causal": False}, {"use_bidirectional_attention": True}])
-def test_a_decoder_that_attends_in_both_directions_keeps_none_when_it_embeds(fields):
-    embedder = read_architecture(qwen2(**fields), task="Embed")
+def test_a_decoder_that_attends_in_both_directions_keeps_none_when_it_embeds():
+    embedder = read_architecture(qwen2(is_causal=False), task="Embed")
     causal = read_architecture(qwen2(), task="Embed")
     assert embedder.kv_bytes_per_token == 0
     assert embedder.layer_attention_flops_per_token[0] == 2 * causal.layer_attention_flops_per_token[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "keeps"),
+    [
+        ({"architectures": ["LlamaBidirectionalModel"]}, False),
+        ({"architectures": ["Gemma3TextModel"], "use_bidirectional_attention": True}, False),
+        ({"architectures": ["Gemma3TextModel"], "use_bidirectional_attention": False}, True),
+        # The engine asks Gemma's class alone for that field.
+        ({"architectures": ["Qwen2Model"], "use_bidirectional_attention": True}, True),
+        ({"architectures": ["JinaEmbeddingsV5Model"], "is_decoder": False}, False),
+        ({"architectures": ["DeepseekV3BidirectionalModel"]}, True),
+    ],
+)
+def test_whether_an_embedder_keeps_a_kv_cache_is_decided_as_the_engine_does(fields, keeps):
+    assert (read_architecture({**qwen2(), **fields}, task="Embed").kv_bytes_per_token > 0) == keeps
 
 
 def test_a_checkpoints_lm_head_is_not_counted_for_an_embedder():

@@ -15,6 +15,7 @@ from uellm.cli.local.machine import LocalMachine
 from uellm.errors import BadInput, CannotBeDone
 from uellm.hub import LookUpRefusal, ModelFacts
 from uellm.hub.directory import read_directory_facts
+from uellm.models import PARAMS
 from uellm.planner import plan as make_plan
 from uellm.planner.handover.device_facts import facts_of, nodes_for_facts
 from uellm.planner.result import Plan
@@ -117,7 +118,7 @@ def _check_model(service: LLMService) -> None:
     if scheme not in ("hf", "file"):
         what = f"a {scheme}:// model needs a cluster: give file:///path or hf://organisation/model"
         raise BadInput("spec.model.uri", what)
-    if scheme == "file" and not (Path(rest) / "config.json").is_file():
+    if scheme == "file" and not any((Path(rest) / name).is_file() for name in ("config.json", PARAMS)):
         raise BadInput("spec.model.uri", f"{rest} has no config.json on this machine")
 
 

@@ -65,7 +65,7 @@ def _norms(config: Config, traits: Traits, of: Heads) -> int:
 def latent(config: Config, traits: Traits, hidden: int, *, indexed: bool = True) -> LayerPart:
     """Latent attention: the cache holds one latent vector and one rotated key a token, which all heads share."""
     count, rank = config.size(*names.HEADS), config.size("kv_lora_rank")
-    rope, nope, value = config.size("qk_rope_head_dim"), config.size("qk_nope_head_dim"), config.size("v_head_dim")
+    rope, nope, value = config.count("qk_rope_head_dim"), config.size("qk_nope_head_dim"), config.size("v_head_dim")
     low, bias = config.count("q_lora_rank"), config.flag("attention_bias", default=False)
     queries = count * (nope + rope)
     if low:
@@ -83,10 +83,20 @@ def latent(config: Config, traits: Traits, hidden: int, *, indexed: bool = True)
     part = LayerPart(
         tuple(linears),
         other=rank + low,
-        kv_numbers=rank + rope,
+        # Values are kept as wide as keys.
+        kv_numbers=2 * count * (nope + rope) if traits.latent_expanded else rank + rope,
         attention_flops=2.0 * count * (nope + rope + value),
     )
     return part + _indexer(config, hidden, low) if indexed and config.value("index_topk") else part
+
+
+def has_indexer(config: Config, index: int) -> bool:
+    """Whether a layer picks its tokens itself; others take those that an earlier layer has picked."""
+    pattern = config.value("index_topk_pattern")
+    if isinstance(pattern, str | list | tuple):
+        return not index < len(pattern) or pattern[index] not in ("S", "shared")
+    every, first = config.count("index_topk_freq", default=1), config.count("index_skip_topk_offset", default=2)
+    return max(index - first + 1, 0) % max(every, 1) == 0
 
 
 def _indexer(config: Config, hidden: int, low: int) -> LayerPart:
@@ -97,5 +107,19 @@ def _indexer(config: Config, hidden: int, low: int) -> LayerPart:
         WeightMatrix("self_attn.indexer.wk", width, hidden),
         WeightMatrix("self_attn.indexer.weights_proj", count, hidden, quantizable=False),
     )
-    scales = -(-width // INDEX_BLOCK) * INDEX_SCALE_BYTES
-    return LayerPart(linears, other=2 * width, index_bytes=width + scales, attention_flops=2.0 * count * width)
+    kept = width + -(-width // INDEX_BLOCK) * INDEX_SCALE_BYTES
+    part = LayerPart(linears, other=2 * width, index_bytes=kept, attention_flops=2.0 * count * width)
+    return _pooled(config, hidden, width, part) if config.value("index_kpool") else part
+
+
+def _pooled(config: Config, hidden: int, width: int, indexer: LayerPart) -> LayerPart:
+    """GLM-5-Next's indexer, which keeps one key for several tokens."""
+    tokens = config.size("index_kpool")
+    gate = WeightMatrix("self_attn.indexer.index_kpool_compress_gate", width, hidden, quantizable=False)
+    return LayerPart(
+        (*indexer.linears, gate),
+        other=indexer.other,
+        float32=tokens * width,
+        index_bytes=-(-indexer.index_bytes // tokens),
+        attention_flops=indexer.attention_flops / tokens,
+    )

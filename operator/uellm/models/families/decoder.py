@@ -33,7 +33,7 @@ def read_decoder(config: Config, traits: Traits, *, head: bool = True, classes: 
     mixture = mixture if any(kind.mlp == SPARSE for kind in kinds) else None
     built = tuple(_layer(config, traits, hidden, kind, mixture, index) for index, kind in enumerate(kinds))
     latent = attention.is_latent(config)
-    of = _heads(config, hidden, kinds, latent=latent)
+    of = _heads(config, hidden, kinds, latent=latent and not traits.latent_expanded)
     norm = _norm(traits, hidden)
     tied = config.flag("tie_word_embeddings", default=traits.tied)
     vocabulary = config.size(*names.VOCABULARY)
@@ -58,7 +58,7 @@ def read_decoder(config: Config, traits: Traits, *, head: bool = True, classes: 
         has_head=head,
         experts=mixture.total if mixture else 0,
         experts_per_token=mixture.per_token if mixture else 0,
-        kv_shared_by_tensor=not latent,
+        kv_shared_by_tensor=not latent or traits.latent_expanded,
         tensor_widths=_widths(config, traits, hidden, kinds, mixture),
         predicting=_predicting(config),
         notes=_notes(config, traits),
@@ -69,11 +69,13 @@ def _layer(
     config: Config, traits: Traits, hidden: int, kind: LayerPlan, of: Experts | None, index: int
 ) -> tuple[Layer, int]:
     """A layer, and the width of its MLP."""
-    part = _mixer(config, traits, hidden, kind.mixer)
+    part = _mixer(config, traits, hidden, kind.mixer, index)
     if kind.mlp == SPARSE and of:
         part += feed_forward.mixture(config, traits, hidden, of)
     elif kind.mlp in (DENSE, SPARSE):
         part += feed_forward.dense(config, traits, hidden, feed_forward.dense_width(config, traits, hidden, index))
+    if config.value("hc_mult"):
+        part += feed_forward.hyper_connections(config, hidden)
     alone = kind.mlp == NO_MLP or kind.mixer == NOTHING
     norms = 1 if alone else traits.norms
     reach = {SLIDING: window(config), CHUNKED: window(config, "attention_chunk_size")}.get(kind.mixer)
@@ -91,7 +93,7 @@ def _layer(
     return layer, part.width
 
 
-def _mixer(config: Config, traits: Traits, hidden: int, kind: str) -> LayerPart:
+def _mixer(config: Config, traits: Traits, hidden: int, kind: str, index: int) -> LayerPart:
     if kind == NOTHING:
         return LayerPart()
     if kind == CONVOLUTION:
@@ -101,7 +103,7 @@ def _mixer(config: Config, traits: Traits, hidden: int, kind: str) -> LayerPart:
     if kind == MAMBA:
         return _mamba(config, traits, hidden)
     part = (
-        attention.latent(config, traits, hidden)
+        attention.latent(config, traits, hidden, indexed=attention.has_indexer(config, index))
         if attention.is_latent(config)
         else attention.grouped(config, traits, hidden)
     )
@@ -126,7 +128,7 @@ def _mamba(config: Config, traits: Traits, hidden: int) -> LayerPart:
 
 def _heads(config: Config, hidden: int, kinds: list[LayerPlan], *, latent: bool) -> Heads:
     if latent:
-        width = config.size("kv_lora_rank") + config.size("qk_rope_head_dim")
+        width = config.size("kv_lora_rank") + config.count("qk_rope_head_dim")
         return Heads(config.size(*names.HEADS), 1, width)
     if any(kind.mixer in ATTENDING for kind in kinds):
         return attention.heads_of(config, hidden)

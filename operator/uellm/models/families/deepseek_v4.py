@@ -31,7 +31,7 @@ def deepseek_v4(config: Config) -> Blueprint:
     built = []
     for index, ratio in enumerate(ratios):
         part = _attention(config, hidden, heads, width) + _compressed(config, hidden, width, ratio)
-        part += sparse + _connections(config, hidden)
+        part += sparse + feed_forward.hyper_connections(config, hidden)
         table = config.size("vocab_size") * mixture.per_token if index < hashed else 0
         built.append(
             Layer(
@@ -127,10 +127,3 @@ def _compressor(path: str, hidden: int, width: int, ratio: int) -> LayerPart:
     return LayerPart(
         (WeightMatrix(f"{path}.wkv_gate", 2 * wide, hidden, quantizable=False),), other=width, float32=ratio * wide
     )
-
-
-def _connections(config: Config, hidden: int) -> LayerPart:
-    """Hyper-connections before attention and before the experts."""
-    copies = config.size("hc_mult")
-    mixes = (2 + copies) * copies
-    return LayerPart(float32=2 * (mixes * copies * hidden + mixes + 3))

@@ -91,6 +91,13 @@ def _widths(config: Config, field: str) -> tuple[int, tuple[int, ...]]:
     return config.whole(field, values[-1]), ()
 
 
+def hyper_connections(config: Config, hidden: int) -> LayerPart:
+    """How a layer mixes several copies of the hidden state, before attention and before its MLP or experts."""
+    copies = config.size("hc_mult")
+    mixes = (2 + copies) * copies
+    return LayerPart(float32=2 * (mixes * copies * hidden + mixes + 3))
+
+
 def shared_width(config: Config, of: Experts) -> int:
     """The width of the experts that every token uses; 0: none."""
     name, counted = config.first_of(names.SHARED_WIDTH), config.first_of(names.SHARED_EXPERTS)

@@ -37,4 +37,4 @@ STATE_HEAD_WIDTH = ("mamba_d_head", "mamba_head_dim", "mamba_headdim", "head_dim
 STATE_GROUPS = ("mamba_n_groups", "n_groups", "mamba_ngroups")
 TIME_RANK = ("mamba_dt_rank", "time_step_rank")
 CONVOLUTION_BIAS = ("mamba_conv_bias", "use_conv_bias")
-PROJECTION_BIAS = ("mamba_proj_bias", "use_bias")
+PROJECTION_BIAS = ("mamba_proj_bias", "use_bias", "add_bias_linear")

@@ -120,7 +120,7 @@ def routed(
 
 def window(config: Config, field: str = "sliding_window") -> int | None:
     """The window in tokens; None if the field is null or 0, as in the engine."""
-    return config.size(field) if config.fields.get(field) or field in config.defaults else None
+    return config.size(field) if config.value(field) else None
 
 
 def windows(config: Config, layers: int, kinds: Sequence[str], field: str = "sliding_window") -> list[int | None]:

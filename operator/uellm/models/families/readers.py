@@ -13,6 +13,7 @@ from uellm.models.families.learned import gpt2, opt
 from uellm.models.families.llama4 import llama4
 from uellm.models.families.longcat import longcat
 from uellm.models.families.whisper import whisper
+from uellm.models.families.zamba2 import zamba2
 from uellm.models.fields import Config
 from uellm.models.weights import Blueprint
 
@@ -28,4 +29,5 @@ READERS: dict[str, Callable[[Config], Blueprint]] = {
     **dict.fromkeys(("longcat_flash", "longcat_flash_ngram"), longcat),
     "opt": opt,
     "whisper": whisper,
+    "zamba2": zamba2,
 }

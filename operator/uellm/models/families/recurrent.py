@@ -39,8 +39,8 @@ def mamba1(config: Config, hidden: int, *, norms: bool) -> LayerPart:
         WeightMatrix("mamba.out_proj", hidden, inner, bias),
     )
     convolution = inner * (kernel + config.either(*names.CONVOLUTION_BIAS, default=True))
-    other = convolution + (rank + 2 * state) * norms
-    part = LayerPart(linears, other=other, float32=inner * state + inner, width=inner)
+    other = convolution + inner + (rank + 2 * state) * norms
+    part = LayerPart(linears, other=other, float32=inner * state, width=inner)
     return _with_state(config, part, (kernel - 1) * inner, inner * state)
 
 

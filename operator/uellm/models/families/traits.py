@@ -35,6 +35,8 @@ class Traits:
     """Gate, up and down; otherwise up and down."""
     output_gate: Switch = False
     """Queries come with a gate as wide as they are."""
+    latent_expanded: bool = False
+    """The engine keeps the keys and values of every head that latent attention makes, not what they are made of."""
     head_gate: bool = False
     """A gate of one number a head."""
     sinks: bool = False

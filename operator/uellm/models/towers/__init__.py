@@ -14,7 +14,10 @@ from uellm.models.defaults import class_defaults
 from uellm.models.fields import Config, MissingField
 from uellm.models.towers import audio, plain, qwen, vision
 
-SENSES = ("vision_config", "audio_config", "speech_config", "sound_config", "encoder_config", "vit_config")
+SENSES = (
+    *("vision_config", "audio_config", "speech_config", "sound_config", "encoder_config", "vit_config"),
+    *("acoustic_tokenizer_encoder_config", "semantic_tokenizer_encoder_config"),
+)
 QWEN3 = tuple(
     f"{name}{part}"
     for name in ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe")
@@ -38,6 +41,9 @@ TOWERS: dict[str, Tower] = {
     "gemma4_vision": vision.gemma4,
     "gemma4_audio": audio.gemma4,
     **dict.fromkeys(("glm4v", "glm4v_vision", "glm4v_moe", "glm4v_moe_vision"), vision.glm4v),
+    **dict.fromkeys(("glm5_next_vision", "glm_ocr_vision"), vision.glm5_next),
+    "paddleocr_vl_vision": vision.siglip,
+    "exaone4_5_vision": qwen.exaone,
     "phi4_multimodal_vision": vision.phi4,
     "phi4_multimodal_audio": audio.phi4,
     "gemma3n_vision": vision.mobilenet,
@@ -45,8 +51,10 @@ TOWERS: dict[str, Tower] = {
     "qwen2_audio_encoder": audio.qwen2_audio,
     "voxtral_encoder": audio.voxtral,
     "qwen2_5_omni_audio_encoder": audio.omni,
-    **dict.fromkeys(("qwen3_omni_moe_audio_encoder", "qwen3_asr_audio_encoder"), audio.omni3),
+    **dict.fromkeys(("qwen3_omni_moe_audio_encoder", "qwen3_asr_audio_encoder", "qwen3_asr_encoder"), audio.omni3),
     "gemma3n_audio": audio.gemma3n,
+    "glmasr_encoder": audio.glmasr,
+    "vibevoice_acoustic_tokenizer_encoder": audio.vibevoice,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from uellm.errors import BadInput
 from uellm.models.fields import Config
 from uellm.models.towers.blocks import block, linear
 
@@ -9,6 +10,7 @@ KERNEL = 3  # of both convolutions before Whisper's encoder
 DEFAULT_CHANNELS = (128, 32)  # of the convolutions before Gemma's conformers
 GEMMA4_OUTPUT = 1536  # numbers of a frame behind Gemma 4's conformer
 PHI4_HALVINGS = 3  # of time and frequency before Phi-4's conformer
+MOST_STAGES = 16  # each doubles the channels of VibeVoice's encoders
 CONFORMER_FFN = 4  # widths of the hidden state, in Gemma's encoder
 
 
@@ -60,6 +62,14 @@ def omni3(tower: Config, whole: Config, text: int) -> int:
     return convolutions + entry + blocks + 2 * hidden + linear(hidden, hidden) + linear(out, hidden)
 
 
+def glmasr(tower: Config, whole: Config, text: int) -> int:
+    """GLM-ASR: Whisper's without an embedding of positions; the projector reads four frames at once."""
+    hidden, ffn, mel = tower.size("hidden_size"), tower.size("intermediate_size"), tower.size("num_mel_bins")
+    convolutions = KERNEL * mel * hidden + hidden + KERNEL * hidden * hidden + hidden
+    projector = linear(2 * text, ffn) + linear(text, 2 * text)
+    return convolutions + tower.layers() * block(hidden, ffn) + 2 * hidden + projector
+
+
 def gemma4(tower: Config, whole: Config, text: int) -> int:
     """Gemma 4's conformer."""
     hidden, ffn = tower.size("hidden_size"), CONFORMER_FFN * tower.size("hidden_size")
@@ -89,6 +99,34 @@ def phi4(tower: Config, whole: Config, text: int) -> int:
     bias = 2 * tower.size("bias_max_distance") * tower.size("num_attention_heads")
     projectors = 2 * (linear(text, hidden) + linear(text, text))
     return entry + tower.layers("num_blocks") * one + bias + projectors
+
+
+def vibevoice(tower: Config, whole: Config, text: int) -> int:
+    """One of VibeVoice's encoders of sound, ConvNeXt at ever lower rates, and its projector."""
+    filters, kernel, out = tower.size("num_filters"), tower.size("kernel_size"), tower.size("hidden_size")
+    depths, ratios = _sizes(tower, "depths"), _sizes(tower, "downsampling_ratios")
+    if len(depths) != len(ratios) + 1:
+        raise BadInput(
+            f"{tower.prefix}.depths", f"has {len(depths)} entries, but there are {len(ratios)} rates after one"
+        )
+    expansion, channels = tower.size("ffn_expansion"), filters
+    numbers = linear(filters, tower.size("channels") * kernel)
+    for depth, ratio in zip(depths, (0, *ratios), strict=True):
+        if ratio:
+            numbers += linear(2 * channels, channels * 2 * ratio)
+            channels *= 2
+        wide = expansion * channels
+        # Four norms and scales, a convolution of each channel alone, an MLP.
+        numbers += depth * (5 * channels + kernel * channels + linear(wide, channels) + linear(channels, wide))
+    projector = linear(text, out) + text + linear(text, text)
+    return numbers + linear(out, channels * kernel) + projector
+
+
+def _sizes(tower: Config, name: str) -> tuple[int, ...]:
+    value = tower.value(name)
+    if not isinstance(value, list | tuple) or not 0 < len(value) <= MOST_STAGES:
+        raise BadInput(f"{tower.prefix}.{name}", f"must be a list of 1 to {MOST_STAGES} whole numbers")
+    return tuple(tower.whole(name, each) for each in value)
 
 
 def _channels(tower: Config, name: str) -> tuple[int, int]:

@@ -32,6 +32,14 @@ def qwen2_5_vl(tower: Config, whole: Config, text: int) -> int:
     return embed + tower.size("depth") * block + hidden + linear(merged, merged) + linear(out, merged)
 
 
+def exaone(tower: Config, whole: Config, text: int) -> int:
+    """EXAONE 4.5: Qwen2.5-VL's, with fewer heads of keys and values than of queries."""
+    hidden, heads = tower.size("hidden_size"), tower.size("num_heads")
+    whole_heads = qwen2_5_vl(tower, whole, text)
+    kept = tower.size("num_key_value_heads", default=heads) * (hidden // heads)
+    return whole_heads - tower.size("depth") * 2 * linear(hidden - kept, hidden)
+
+
 def qwen3_vl(tower: Config, whole: Config, text: int) -> int:
     """Qwen3-VL and Qwen3.5: an embedding of positions, and a merger for each layer of deepstack."""
     hidden, ffn, out = tower.size("hidden_size"), tower.size("intermediate_size"), tower.size("out_hidden_size")

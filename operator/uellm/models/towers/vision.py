@@ -21,16 +21,22 @@ def clip(tower: Config, whole: Config, text: int) -> int:
 
 
 def siglip(tower: Config, whole: Config, text: int) -> int:
-    """SigLIP with the projector of Gemma 3, PaliGemma or LLaVA."""
+    """SigLIP with the projector of Gemma 3, PaliGemma, PaddleOCR, Cohere or LLaVA."""
     hidden, ffn = tower.size("hidden_size"), tower.size("intermediate_size")
     patch, image = tower.size("patch_size"), tower.size("image_size")
     embed = CHANNELS * patch * patch * hidden + hidden + (image // patch) ** 2 * hidden
     blocks = tower.layers() * block(hidden, ffn)
     kind = str(whole.fields.get("model_type"))
-    if "gemma3" in kind:
+    if "paddleocr" in kind:
+        merged = hidden * tower.size("spatial_merge_size", default=2) ** 2
+        projector = 2 * hidden + linear(merged, merged) + linear(text, merged)
+    elif "gemma3" in kind:
         projector = hidden * text + hidden
     elif "paligemma" in kind:
         projector = linear(text, hidden)
+    elif "cohere2_vision" in kind:
+        merged, inner = hidden * whole.size("downsample_factor") ** 2, whole.size("alignment_intermediate_size")
+        projector = linear(inner, merged) + linear(text, inner // 2)
     else:
         projector = linear(text, hidden) + linear(text, text)
     # The pooling head is not served: the text model reads all patches.
@@ -124,6 +130,18 @@ def glm4v(tower: Config, whole: Config, text: int) -> int:
     merger = out * out + 2 * out + 3 * out * tower.size("intermediate_size")
     down = linear(out, hidden * merge * merge)
     return embed + tower.size("depth") * one + 2 * hidden + down + merger
+
+
+def glm5_next(tower: Config, whole: Config, text: int) -> int:
+    """GLM-5-Next and GLM-OCR: gated MLPs, norms of queries and keys, merged patches, a gated merger."""
+    hidden, ffn, out = tower.size("hidden_size"), tower.size("intermediate_size"), tower.size("out_hidden_size")
+    bias, merge = tower.flag("attention_bias", default=True), tower.size("spatial_merge_size", default=2)
+    one = linear(3 * hidden, hidden, bias) + linear(hidden, hidden, bias) + 2 * (hidden // tower.size("num_heads"))
+    one += 2 * linear(ffn, hidden, bias) + linear(hidden, ffn, bias) + 2 * hidden
+    frames, patch = tower.size("temporal_patch_size", default=2), tower.size("patch_size")
+    embed = linear(hidden, CHANNELS * frames * patch * patch)
+    merger = out * out + 2 * out + 3 * out * tower.size("projection_intermediate_size", "intermediate_size")
+    return embed + tower.layers("depth") * one + hidden + linear(out, hidden * merge * merge) + merger
 
 
 def phi4(tower: Config, whole: Config, text: int) -> int:
