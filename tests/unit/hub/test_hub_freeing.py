@@ -217,5 +217,5 @@ def test_a_model_above_the_limit_is_refused_and_nothing_is_deleted_for_it(disk):
             kept=limited(SIZE // 2),
         )
     assert found.reason == "VolumeFull"
-    assert found.message.startswith("the node's directory for models may hold 50 kB, of which 0 B are free, and 50 kB are")
+    assert found.message.startswith("the node's directory for models may hold 50 kB, of which 0 B are free, and 50")
     assert there(disk) == {A}

@@ -15,13 +15,15 @@ from uellm.measuring.figures import Sizes
 
 SMALL = {"copy_bytes": 2**16, "seconds": 0.01}
 TOLERANCE = 0.15
+SLOWER = {"numpy": TOLERANCE, "memcpy": 0.6}
+"""By how much ours may be slower. memcpy does not read what it overwrites where a CPU lets it; PyTorch's copy does."""
 COMPARISON = """
 import ctypes, sys
 import numpy, torch
 from uellm.measuring import figures
 
 torch.set_num_threads(1)
-n, size, attempts, tolerance = 512, 2**25, 100, float(sys.argv[2])
+n, size, attempts, slower, faster = 512, 2**25, 100, float(sys.argv[2]), float(sys.argv[3])
 arrays = [numpy.random.default_rng(seed).random((n, n), dtype=numpy.float32) for seed in range(3)]
 source, target = numpy.ones(size, numpy.uint8), numpy.ones(size, numpy.uint8)
 pairs = {
@@ -38,9 +40,9 @@ ratios = []
 for _ in range(attempts):
     ours, theirs = (figures.per_second(run, lambda: None, 0.05) for run in pairs[sys.argv[1]])
     ratios.append(ours / theirs)
-    if abs(ratios[-1] - 1) <= tolerance:
+    if 1 - slower <= ratios[-1] <= 1 + faster:
         sys.exit()
-sys.exit(f"never within {tolerance:.0%}: {[round(ratio, 2) for ratio in ratios]}")
+sys.exit(f"never between -{slower:.0%} and +{faster:.0%}: {[round(ratio, 2) for ratio in ratios]}")
 """
 
 
@@ -54,7 +56,7 @@ def torch():
 @pytest.mark.parametrize("other", ["numpy", "memcpy"])
 def test_products_and_copies_are_as_fast_as_those_of(other):
     """In turn, on one thread and the same memory, until one comparison is undisturbed by the machine's other work."""
-    command = [sys.executable, "-c", COMPARISON, other, str(TOLERANCE)]
+    command = [sys.executable, "-c", COMPARISON, other, str(SLOWER[other]), str(TOLERANCE)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

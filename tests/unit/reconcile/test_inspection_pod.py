@@ -198,7 +198,7 @@ def test_a_claim_is_mounted_read_only(make):
 
 @pytest.mark.parametrize(
     "broken",
-    [{"volumes": 7}, {"tolerations": 7}, {"containers": "x"}, {"imagePullSecrets": {}}, {"securityContext": 7}],
+    [{"volumes": 7}, {"containers": "x"}, {"imagePullSecrets": {}}, {"securityContext": 7}],
 )
 def test_a_malformed_template_is_left_to_the_api_server(make, broken):
     template = {**on_disk(), **broken}

@@ -18,6 +18,7 @@ def after(keys: Path) -> dict[str, Any]:
     """A document in which every setting differs from `BEFORE`."""
     return {
         "model": "after",
+        "service": "team/after",
         "classes": [{"name": "b", "e2e": "60s"}],
         "scheduling": {"policy": "FCFS", "maxQueuedRequests": 7, "predictor": "Online"},
         "engine": {
