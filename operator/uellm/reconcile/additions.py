@@ -20,6 +20,8 @@ Path = tuple[str | int, ...]
 CHECKED: Mapping[Kind, tuple[str, ...]] = {DEPLOYMENT: (), LEADERWORKERSET: (), PDB: (), SERVICE: ("selector", "ports")}
 """Fields of the spec that only the operator sets, by kind; empty for all. Others of a Service are its users' affair."""
 
+_OWN_TO_OTHERS = ("metadata", "nodePort")
+"""Fields below the spec that others may set: those of the pod template's metadata, and the node's port of a Service."""
 _ABSENT = object()
 _DEFAULTS = {"protocol": "TCP"}
 
@@ -70,7 +72,7 @@ def _added(fields: Mapping[str, Any], wanted: Any, live: Any, at: Path) -> Itera
     """Paths that are not in `wanted`; True with those of values that are, but hold less than they do now."""
     for name, inner in fields.items():
         step, ours, theirs = _step(name, wanted, live)
-        if step is None or step == "metadata" or theirs is _ABSENT:
+        if step is None or step in _OWN_TO_OTHERS or theirs is _ABSENT:
             continue
         path = (*at, step)
         if ours is _ABSENT:

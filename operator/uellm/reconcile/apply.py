@@ -13,7 +13,7 @@ from typing import Any
 
 from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
-from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError, NotFound
+from uellm.kube import LLMSERVICE, Conflict, Forbidden, Invalid, Kind, Kube, KubeError, NotFound
 from uellm.kube.kinds import (
     CONFIGMAP,
     CORE_EVENT,
@@ -35,6 +35,7 @@ from uellm.reconcile.drift import content, digest, holds
 from uellm.reconcile.event import event_of
 from uellm.reconcile.event_writer import EventWriter
 from uellm.reconcile.kueue import JOB_UID_LABEL
+from uellm.reconcile.lean_objects import lean
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
     MANAGER,
@@ -53,6 +54,8 @@ logger = logging.getLogger(__name__)
 Manifest = Mapping[str, Any]
 _Identity = tuple[Kind, str, str]
 NAME_TAKEN = "NameTaken"
+TRIES = 3
+"""Of an edit that depends on the version of an object."""
 WORKLOAD_KINDS = (DEPLOYMENT, LEADERWORKERSET)
 """Those that make the engine's pods. A service has one of them."""
 
@@ -189,13 +192,28 @@ class Applier:
 
     async def _take_out_additions(self, key: Key, manifest: Manifest, live: Mapping[str, Any] | None) -> None:
         """Remove what somebody added to the spec of a child: server-side apply would leave it there."""
-        if live is None or not (paths := additions(manifest, live).removable):
+        for tries_left in reversed(range(TRIES)):
+            if live is None or not (paths := additions(manifest, live).removable):
+                return
+            # As an object of a list, it may not say what it is.
+            named = {**live, **{name: manifest[name] for name in ("apiVersion", "kind")}}
+            try:
+                await self._kube.remove_fields(named, paths, manager=MANAGER)
+            except Conflict:
+                if not tries_left:
+                    raise
+                # Its controller writes to its status all the time.
+                live = await self._reread(manifest, live["metadata"]["uid"])
+                continue
+            fields = ", ".join(".".join(str(step) for step in path) for path in reversed(paths))
+            logger.info("%s took out of %s what others had added: %s", key, _identity(manifest)[2], fields)
             return
-        # As an object of a list, it may not say what it is.
-        named = {**live, **{name: manifest[name] for name in ("apiVersion", "kind")}}
-        await self._kube.remove_fields(named, paths, manager=MANAGER)
-        fields = ", ".join(".".join(str(step) for step in path) for path in reversed(paths))
-        logger.info("%s took out of %s what others had added: %s", key, _identity(manifest)[2], fields)
+
+    async def _reread(self, manifest: Manifest, uid: str) -> Mapping[str, Any] | None:
+        """The child as it is now; None where it is gone, or another object has its name."""
+        kind, metadata = kind_of(manifest), manifest["metadata"]
+        found = await self._kube.get(kind, metadata["name"], metadata["namespace"])
+        return lean(kind, found) if found is not None and found["metadata"]["uid"] == uid else None
 
     async def remove_pods(self, observed: Observed, removals: Iterable[Removal]) -> None:
         """Delete these pods. One that is gone already, or has another uid, is left alone."""

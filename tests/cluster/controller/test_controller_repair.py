@@ -216,7 +216,7 @@ def content(obj):
         "metadata": {
             name: value
             for name, value in obj["metadata"].items()
-            if name not in ("resourceVersion", "generation", "annotations")
+            if name not in ("resourceVersion", "generation", "annotations", "managedFields")
         }
     }
 
