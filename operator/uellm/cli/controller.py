@@ -8,7 +8,6 @@ import logging
 import os
 from pathlib import Path
 
-from uellm.api.scalars import quantity
 from uellm.cli.arguments import add_log_level, listen_address
 from uellm.controller.app import ControllerOptions, serve
 from uellm.controller.lease import default_identity
@@ -66,9 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="directory of every GPU node for the models of services with spec.model.cache.nodeLocal (default: none)",
     )
     parser.add_argument(
-        "--node-cache-limit", metavar="SIZE", help="of all models in it, such as 500Gi (default: what the disk holds)"
-    )
-    parser.add_argument(
         "--measuring",
         default=environment(MEASURING_VARIABLE),
         metavar="JSON",
@@ -116,16 +112,12 @@ def _measuring(args: argparse.Namespace) -> MeasuringSettings | None:
 
 
 def _node_cache(args: argparse.Namespace) -> NodeCache | None:
-    path, limit = args.node_cache, args.node_cache_limit
+    path = args.node_cache
     if not path:
         return None
     if not path.startswith("/"):
         raise BadInput("--node-cache", f"{path} is no absolute path")
-    try:
-        limit_bytes = int(quantity(limit)) if limit else None
-    except BadInput as error:
-        raise BadInput("--node-cache-limit", str(error)) from error
-    return NodeCache(path, args.inspector_image, limit_bytes)
+    return NodeCache(path, args.inspector_image)
 
 
 def _own_namespace() -> str:

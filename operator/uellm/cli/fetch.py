@@ -24,7 +24,7 @@ from uellm.cli.serving import ServedResult, log_to_stderr, serve
 from uellm.errors import BadInput, CannotBeDone
 from uellm.hub import LookUpRefusal
 from uellm.hub.connection import HubSettings
-from uellm.hub.copy_directory import hold, make_compiled
+from uellm.hub.copy_directory import hold, make_compiled, note_use
 from uellm.hub.copy_document import to_document
 from uellm.hub.copy_state import Copied, copy_path, described
 from uellm.hub.copying import CopyWatch, copy_model
@@ -35,6 +35,11 @@ from uellm.text import counted, decimal_size
 
 DEFAULT_SECONDS = 600.0
 SHOW_EVERY_S = 5.0
+NOTE_USE_EVERY_S = 300.0
+RESERVE_SHARE = 0.15
+"""Of a node's disk. The kubelet evicts pods when 10 % are left."""
+LIMIT_FILE = ".limit"
+"""In the directory of a node: what all copies may take. So a changed limit holds for pods that there are already."""
 logger = logging.getLogger("uellm.fetch")
 
 
@@ -94,12 +99,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_bytes,
         metavar="SIZE",
         help="of all copies in the directory, such as 500Gi: those that no process holds are deleted for the next one, "
-        "the least recently used first",
+        "the least recently used first (default with --hold: what the file .limit there says)",
     )
     parser.add_argument(
         "--hold",
         action="store_true",
-        help="hold the copy until the process is ended, so that no other process deletes it (with --listen)",
+        help="hold the copy until the process is ended, so that no other process deletes it, and leave 15 %% of the "
+        "disk free (with --listen)",
     )
     parser.add_argument(
         "--seconds",
@@ -147,8 +153,14 @@ def _copied(
 ) -> Copied | LookUpRefusal:
     """Copy what is wanted, the model first, by its name in sentences; hold it if asked to."""
     volume, places = Path(args.directory), [copy_path(*each) for _, each in wanted]
-    frees = args.free or args.limit is not None
-    kept = Kept(frozenset([*args.keep, *places]), args.keep_as_of or time.time(), args.limit) if frees else None
+    frees = args.free or args.hold or args.limit is not None
+    reserve_share = RESERVE_SHARE if args.hold else 0.0
+    limit_bytes = args.limit if args.limit is not None else _limit_of(volume) if args.hold else None
+    kept = (
+        Kept(frozenset([*args.keep, *places]), args.keep_as_of or time.time(), limit_bytes, reserve_share)
+        if frees
+        else None
+    )
     copies: list[Copied] = []
     for name, each in wanted:
         found = copy_model(*each, volume, settings, watch, where=args.called or args.directory, kept=kept)
@@ -156,8 +168,30 @@ def _copied(
             return replace(found, message=f"{name}: {found.message}") if name else found
         copies.append(found)
         if args.hold:
-            hold(volume / found.directory)
+            _hold(volume / found.directory, watch.ended)
     return copies[0]._replace(files=sum(each.files for each in copies), bytes=sum(each.bytes for each in copies))
+
+
+def _hold(directory: Path, ended: threading.Event) -> None:
+    """Keep the copy for as long as the process runs, and note its use."""
+    if hold(directory) is None:
+        logger.warning("%s cannot be held: others made it, so nobody deletes it either", directory)
+
+    def keep() -> None:
+        while not ended.wait(NOTE_USE_EVERY_S):
+            note_use(directory)
+        note_use(directory)
+
+    threading.Thread(target=keep, daemon=True).start()
+
+
+def _limit_of(volume: Path) -> int | None:
+    """The limit that is written down in the directory; None for none."""
+    try:
+        text = (volume / LIMIT_FILE).read_text().strip()
+    except OSError:
+        return None
+    return int(quantity(text)) if text else None
 
 
 def _bytes(argument: str) -> int:

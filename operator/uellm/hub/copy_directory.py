@@ -18,7 +18,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from threading import Event
 
@@ -61,11 +61,23 @@ def found_in_use(directory: Path, commit: str, place: str) -> Copied | None:
         return found  # a volume that cannot be written: nobody deletes from it, either
 
 
-def hold(directory: Path) -> int:
-    """Say that the copy is in use, until the returned descriptor is closed or the process has ended."""
-    number = os.open(directory / IN_USE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    fcntl.flock(number, fcntl.LOCK_SH)
+def hold(directory: Path) -> int | None:
+    """Say that the copy is in use, until the returned descriptor is closed or the process has ended.
+
+    None where that cannot be said, because others have made the copy, or the volume cannot be written.
+    """
+    try:
+        number = os.open(directory / IN_USE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fcntl.flock(number, fcntl.LOCK_SH)
+    except OSError:
+        return None
     return number
+
+
+def note_use(directory: Path) -> None:
+    """Say that the copy is used now, so that it is among the last to be deleted once nobody holds it."""
+    with suppress(OSError):
+        os.utime(directory / LOCK)
 
 
 def is_in_use(directory: Path) -> bool:

@@ -35,11 +35,13 @@ class Kept:
     """When that was decided, in seconds since 1970: what was used later stays, too."""
     limit_bytes: int | None = None
     """What all copies together may take; None: as much as the volume holds."""
+    reserve_share: float = 0.0
+    """Of the volume, which stays free for others."""
 
 
 def make_room(volume: Path, missing_bytes: int, kept: Kept) -> None:
     """Delete copies until there is room for `missing_bytes`; none where all that may go are too small."""
-    found = _by_last_use(volume, kept.places)
+    found = [each for each in _by_last_use(volume, kept.places) if _may_go(each, kept.as_of_s - SPARED_S)]
     if _room(volume, kept) + sum(map(_size, found)) < missing_bytes:
         return  # it would be in vain, and a rollback would not find its copy
     for directory in found:
@@ -50,21 +52,23 @@ def make_room(volume: Path, missing_bytes: int, kept: Kept) -> None:
 
 
 def check_limit(volume: Path, missing_bytes: int, kept: Kept, where: str) -> None:
-    """Raise RefusedError where so many bytes more would exceed the limit."""
-    if kept.limit_bytes is None or _below(volume, kept.limit_bytes) >= missing_bytes:
+    """Raise RefusedError where so many bytes more would exceed the limit, or use up the reserve."""
+    to_come = f"{decimal_size(missing_bytes)} are still to come"
+    if kept.limit_bytes is not None and (left := _below(volume, kept.limit_bytes)) < missing_bytes:
+        free = decimal_size(max(0, left))
+        said = f"may hold {decimal_size(kept.limit_bytes)}, of which {free} are free, and {to_come}"
+        remedy = "raise the limit (modelCache.limit of the chart)"
+    elif kept.reserve_share and (left := _free(volume, kept.reserve_share)) < missing_bytes:
+        free = decimal_size(max(0, left))
+        said = f"has {free} beside the {kept.reserve_share:.0%} of its disk that stay free for the node, and {to_come}"
+        remedy = "enlarge the disk"
+    else:
         return
-    raise RefusedError(
-        LookUpRefusal(
-            "VolumeFull",
-            f"{where} may hold {decimal_size(kept.limit_bytes)}, of which "
-            f"{decimal_size(max(0, _below(volume, kept.limit_bytes)))} are free, and {decimal_size(missing_bytes)} are "
-            "still to come: raise the limit (modelCache.limit of the chart), or end services of other models there",
-        )
-    )
+    raise RefusedError(LookUpRefusal("VolumeFull", f"{where} {said}: {remedy}, or end services of other models there"))
 
 
 def _room(volume: Path, kept: Kept) -> int:
-    free = _free(volume)
+    free = _free(volume, kept.reserve_share)
     return free if kept.limit_bytes is None else min(free, _below(volume, kept.limit_bytes))
 
 
@@ -109,9 +113,14 @@ def _size(directory: Path) -> int:
         return 0
 
 
-def _free(volume: Path) -> int:
+def _free(volume: Path, reserve_share: float = 0.0) -> int:
     found = os.statvfs(volume)
-    return found.f_bavail * found.f_frsize
+    reserved = int(reserve_share * found.f_blocks) if reserve_share else 0
+    return (found.f_bavail - reserved) * found.f_frsize
+
+
+def _may_go(directory: Path, unused_since_s: float) -> bool:
+    return _used(directory) <= unused_since_s and not is_in_use(directory)
 
 
 def _delete(directory: Path, unused_since_s: float) -> bool:

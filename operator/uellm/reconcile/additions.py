@@ -1,9 +1,11 @@
 """What somebody else added to a child by hand, and how to take it out again. Pure.
 
 Server-side apply leaves fields alone that others have set. In the spec of a child they change what runs: a pause of the
-Deployment, a variable of the engine, a label that no pod has in the Service's selector. The API server knows who has
-set which field (`managedFields`), so that its own defaults are not taken for additions. Metadata, that of the pod
-template included, may hold more: `kubectl rollout restart` and other tools write there.
+Deployment, a label that no pod has in the Service's selector. The API server knows who has set which field
+(`managedFields`), so that its own defaults are not taken for additions.
+
+What is added to a pod template stays, and is told. To take it out would roll engines: all at once where an upgrade
+brings this check, and without end where a tool keeps writing.
 """
 
 from __future__ import annotations
@@ -20,8 +22,11 @@ Path = tuple[str | int, ...]
 CHECKED: Mapping[Kind, tuple[str, ...]] = {DEPLOYMENT: (), LEADERWORKERSET: (), PDB: (), SERVICE: ("selector", "ports")}
 """Fields of the spec that only the operator sets, by kind; empty for all. Others of a Service are its users' affair."""
 
+_TEMPLATES = ("template", "leaderWorkerTemplate")
 _OWN_TO_OTHERS = ("metadata", "nodePort")
-"""Fields below the spec that others may set: those of the pod template's metadata, and the node's port of a Service."""
+"""Fields below the spec that others may set: those of the pod template's metadata, where `kubectl rollout restart`
+writes, and the node's port of a Service."""
+_MOST_TOLD = 3
 _ABSENT = object()
 _DEFAULTS = {"protocol": "TCP"}
 
@@ -33,6 +38,8 @@ class Additions(NamedTuple):
     """Fields to remove, in an order in which each path is right when its turn comes."""
     replaced: bool = False
     """A value that is applied as a whole holds more than ours: applying the manifest is enough."""
+    of_pods: tuple[Path, ...] = ()
+    """Fields of the pod template, which stay."""
 
     def __bool__(self) -> bool:
         return bool(self.removable) or self.replaced
@@ -63,9 +70,21 @@ def additions(manifest: Mapping[str, Any], live: Mapping[str, Any]) -> Additions
     for each in entries:
         fields = {name: sub for name, sub in each["fieldsV1"]["f:spec"].items() if not only or name[2:] in only}
         found |= dict(_added(fields, manifest["spec"], live["spec"], ("spec",)))
+    of_pods = [path for path in found if path[1] in _TEMPLATES]
+    ours = {path: whole for path, whole in found.items() if path[1] not in _TEMPLATES}
     # From the end of each list to its begin, so that no removal moves the place of a later one.
-    removable = sorted((path for path, whole in found.items() if not whole), key=_order, reverse=True)
-    return Additions(tuple(removable), any(found.values()))
+    removable = sorted((path for path, whole in ours.items() if not whole), key=_order, reverse=True)
+    return Additions(tuple(removable), any(ours.values()), tuple(sorted(of_pods, key=_order)))
+
+
+def told_additions(manifest: Mapping[str, Any], live: Mapping[str, Any] | None) -> str:
+    """What others have added to the pod template, and what to do about it; empty for nothing."""
+    if live is None or not (paths := additions(manifest, live).of_pods):
+        return ""
+    fields = ", ".join(".".join(str(step) for step in path[1:]) for path in paths[:_MOST_TOLD])
+    more = f" and {len(paths) - _MOST_TOLD} more" if len(paths) > _MOST_TOLD else ""
+    kind, name = kind_of(manifest).kind, manifest["metadata"]["name"]
+    return f"somebody has added {fields}{more} to the {kind} {name}: put it into spec.template, or take it out"
 
 
 def _added(fields: Mapping[str, Any], wanted: Any, live: Any, at: Path) -> Iterator[tuple[Path, bool]]:

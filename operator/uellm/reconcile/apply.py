@@ -205,6 +205,8 @@ class Applier:
                 # Its controller writes to its status all the time.
                 live = await self._reread(manifest, live["metadata"]["uid"])
                 continue
+            except (Forbidden, Invalid) as error:
+                raise WriteRefused(_refusal(kind_of(manifest), error).message) from error
             fields = ", ".join(".".join(str(step) for step in path) for path in reversed(paths))
             logger.info("%s took out of %s what others had added: %s", key, _identity(manifest)[2], fields)
             return

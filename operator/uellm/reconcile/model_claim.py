@@ -18,8 +18,6 @@ class NodeCache(NamedTuple):
     """A directory of every GPU node."""
     image: str
     """Of the container that copies, the operator's own."""
-    limit_bytes: int | None = None
-    """Of all copies on a node; None: as much as the disk holds."""
 
 
 def is_on_nodes(service: LLMService) -> bool:

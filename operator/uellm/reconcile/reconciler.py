@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from uellm.errors import BadInput
 from uellm.kube import LLMSERVICE, Kind, NotFound
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, LEADERWORKERSET, RESOURCECLAIMTEMPLATE, kind_of
 from uellm.planner.result import Plan
+from uellm.reconcile.additions import told_additions
 from uellm.reconcile.apply import WORKLOAD_KINDS, Applier, Manifest
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import DesiredState, Images, children, config_digest
@@ -65,6 +66,8 @@ class _Writable:
     """Why the spec's own children cannot be written."""
     wanted: WantedConfig | None = None
     """The configuration that every pod should run; None where the pods are left alone."""
+    added: str = ""
+    """What somebody has added to the pods by hand, as a sentence."""
 
 
 class Reconciler:
@@ -181,6 +184,7 @@ class Reconciler:
             now=now,
             wanted=writable.wanted,
             routed=routes.condition,
+            added=writable.added,
         )
         try:
             await self._applier.write_status(observed, decision.status)
@@ -231,14 +235,15 @@ class Reconciler:
         if desired.claim_spec is not None and (unwritable := observed.dra.unwritable()) is not None:
             # Without their template no pod can be started, so the Deployment is not written either.
             return self._left_alone(observed, unwritable, keep_plan=True)
-        differing = self._applier.differing(observed, children(desired))
+        manifests = children(desired)
+        differing = self._applier.differing(observed, manifests)
         refusal = await self._applier.refusal(observed, differing)
         if refusal is not None:
             return self._left_alone(observed, refusal)
         if desired.revision is not None:
             self._revisions.put(observed.key, desired.revision)
         wanted = None if desired.revision is None else _wanted(desired.revision.name, desired)
-        return _Writable(differing, _surplus(observed, desired), wanted=wanted)
+        return _Writable(differing, _surplus(observed, desired), wanted=wanted, added=_added(observed, manifests))
 
     def _surge(self, observed: Observed, plan: Plan) -> Surge:
         rollout = observed.service.spec.rollout if observed.service is not None else None
@@ -278,6 +283,13 @@ def _wanted(revision: str, desired: DesiredState) -> WantedConfig:
 def _surplus(observed: Observed, desired: DesiredState) -> tuple[Kind, ...]:
     wanted = LEADERWORKERSET if desired.nodes > 1 else DEPLOYMENT
     return tuple(kind for kind in WORKLOAD_KINDS if kind != wanted and kind in observed.children)
+
+
+def _added(observed: Observed, manifests: Iterable[Manifest]) -> str:
+    workload = next((each for each in manifests if kind_of(each) in WORKLOAD_KINDS), None)
+    if workload is None or observed.workload is None or observed.workload[0] != kind_of(workload):
+        return ""
+    return told_additions(workload, observed.workload[1])
 
 
 def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:

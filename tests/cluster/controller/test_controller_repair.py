@@ -99,14 +99,10 @@ def in_engine(**fields):
         (PDB, {"spec": {"maxUnavailable": None, "minAvailable": 1}}),
         (DEPLOYMENT, {"spec": {"paused": True}}),
         (DEPLOYMENT, {"spec": {"minReadySeconds": 600}}),
-        (DEPLOYMENT, {"spec": {"template": {"spec": {"nodeSelector": {"tier": "none"}}}}}),
-        (DEPLOYMENT, {"spec": {"template": {"spec": {"containers": [{"name": "debug", "image": "debug:1"}]}}}}),
-        (DEPLOYMENT, in_engine(env=[{"name": "VLLM_USE_V1", "value": "0"}])),
-        (DEPLOYMENT, in_engine(args=["--enforce-eager"])),
     ],
-    ids=["selector", "port", "budget", "pause", "patience", "nodes", "container", "variable", "argument"],
+    ids=["selector", "port", "budget", "pause", "patience"],
 )
-async def test_what_somebody_adds_to_what_runs_is_taken_out_again(settled, kube, kind, addition, eventually):
+async def test_what_somebody_adds_to_a_child_is_taken_out_again(settled, kube, kind, addition, eventually):
     llama, watching = settled
     before = (await llama.child(kind))["spec"]
     path = kind.path(namespace=llama.namespace, name=(await llama.child(kind))["metadata"]["name"])
@@ -121,6 +117,26 @@ async def test_what_somebody_adds_to_what_runs_is_taken_out_again(settled, kube,
     await eventually(taken_out)
     assert (await llama.child(kind))["spec"] == before
     assert await watching.step("llama") == []
+
+
+@pytest.mark.parametrize(
+    ("addition", "field"),
+    [
+        ({"spec": {"template": {"spec": {"nodeSelector": {"tier": "none"}}}}}, "template.spec.nodeSelector"),
+        (in_engine(env=[{"name": "VLLM_USE_V1", "value": "0"}]), "template.spec.containers.0.env.0"),
+        (in_engine(args=["--enforce-eager"]), "template.spec.containers.0.args"),
+    ],
+    ids=["nodes", "variable", "argument"],
+)
+async def test_what_somebody_adds_to_the_pods_stays_and_is_told(settled, kube, addition, field):
+    llama, watching = settled
+    path = DEPLOYMENT.path(namespace=llama.namespace, name="llama-engine")
+    await kube._transport.call("PATCH", path, body=addition, content_type=STRATEGIC)
+    after = (await llama.deployment())["spec"]["template"]
+    await watching.settle("llama")
+    assert (await llama.deployment())["spec"]["template"] == after
+    told = f"; somebody has added {field} to the Deployment llama-engine: put it into spec.template, or take it out"
+    assert (await llama.condition("Ready"))[2].endswith(told)
 
 
 async def test_a_restart_by_hand_and_a_foreign_label_stay(settled, kube):

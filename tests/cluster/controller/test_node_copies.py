@@ -28,7 +28,7 @@ MODEL = {
 }
 HALF = Progress(52_200_000_000, 141_000_000_000, 238.0, False)
 FULL = LookUpRefusal("VolumeFull", "the node's directory for models may hold 100 GB")
-DISK = NodeCache("/var/lib/models", "operator:1", 100_000_000_000)
+DISK = NodeCache("/var/lib/models", "operator:1")
 BY_KWOK = {"placement": {"schedulerName": "default-scheduler"}}
 
 
@@ -75,8 +75,6 @@ async def test_a_pod_copies_before_its_engine_starts_and_holds_the_copy(llama, o
         "/models",
         "--called=the node's directory for models",
         f"--compiled={namespace}/llama",
-        "--free",
-        "--limit=100000000000",
         "--hold",
         "--listen=:8008",
         "--seconds=60",

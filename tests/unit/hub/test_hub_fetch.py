@@ -233,6 +233,16 @@ def test_on_a_node_a_refusal_is_told_for_a_while_and_ends_the_process(hub, tmp_p
         assert process.wait(30) == 0
 
 
+def test_on_a_node_the_limit_is_the_one_that_is_written_down_there(hub, tmp_path):
+    (tmp_path / ".limit").write_text("1Ki\n")
+    with fetching(hub, str(tmp_path), "--hold", "--seconds", "1") as (_, port):
+        wait_until(lambda: isinstance(get(port), LookUpRefusal))
+        assert "raise the limit (modelCache.limit" in get(port).message
+    (tmp_path / ".limit").write_text("1Gi")
+    with fetching(hub, str(tmp_path), "--hold") as (_, port):
+        wait_until(lambda: isinstance(get(port), Copied))
+
+
 def test_a_limit_that_is_no_size_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["fetch", "hf://org/model", str(tmp_path), "--limit", "much"])

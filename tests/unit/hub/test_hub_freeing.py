@@ -32,7 +32,7 @@ def disk(tmp_path, monkeypatch):
 
     def statvfs(_):
         used = sum(each.lstat().st_size for each in volume.rglob("*") if each.is_file() and not each.is_symlink())
-        return SimpleNamespace(f_bavail=max(0, found.bytes - used), f_frsize=1)
+        return SimpleNamespace(f_bavail=max(0, found.bytes - used), f_frsize=1, f_blocks=found.bytes)
 
     monkeypatch.setattr(os, "statvfs", statvfs)
     return found
@@ -194,6 +194,8 @@ def test_a_limit_makes_room_although_the_disk_has_more(disk):
 def test_a_copy_that_a_process_holds_stays(disk):
     held = hold(put(disk, A, age_s=9000))
     put(disk, B, age_s=2000)
+    make_room(disk.volume, 3 * SIZE - 2000, kept())
+    assert there(disk) == {A, B}, "without the one that is held there is too little room"
     make_room(disk.volume, 2 * SIZE - 2000, kept())
     assert there(disk) == {A}
     os.close(held)
@@ -219,3 +221,25 @@ def test_a_model_above_the_limit_is_refused_and_nothing_is_deleted_for_it(disk):
     assert found.reason == "VolumeFull"
     assert found.message.startswith("the node's directory for models may hold 50 kB, of which 0 B are free, and 50")
     assert there(disk) == {A}
+
+
+def test_a_part_of_a_node_s_disk_stays_free(disk):
+    put(disk, A, age_s=9000)
+    with hub_server() as server:
+        server.files = FILES
+        settings = HubSettings(server.url, remedies=OF_DOWNLOADS)
+        reserving = Kept(frozenset([A]), time.time(), None, 0.5)
+        where = "the node's directory for models"
+        found = copy_model("org/model", COMMIT, disk.volume, settings, CopyWatch(), where=where, kept=reserving)
+    assert found.reason == "VolumeFull"
+    assert "beside the 50% of its disk that stay free for the node" in found.message
+
+
+def test_a_copy_that_cannot_be_written_to_is_used_without_being_held(disk, monkeypatch):
+    copy = put(disk, A)
+
+    def refuse(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert hold(copy) is None

@@ -67,8 +67,6 @@ def node_copier(service: LLMService, facts: ModelFacts | None, cache: NodeCache)
         f"--called={_CALLED}",
         f"--compiled={compiled_place(service).removeprefix(f'{COMPILED}/')}",
         *((f"--draft=hf://{draft[0]}@{draft[1]}",) if draft else ()),
-        "--free",
-        *((f"--limit={cache.limit_bytes}",) if cache.limit_bytes is not None else ()),
         "--hold",
         f"--listen=:{NODE_COPY_PORT}",
         f"--seconds={REFUSAL_S}",

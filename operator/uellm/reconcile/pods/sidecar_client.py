@@ -107,10 +107,12 @@ class SidecarClient:
 
     async def _ask(self, pod_ip: str, path: str, limit: int, port: int | None = None) -> tuple[int, bytes] | None:
         """Status and body of an answer, the body cut off above `limit` bytes; None for none."""
-        silence, unproven = self._silent.get(pod_ip), pod_ip not in self._answering
+        # A policy may let one port through and not another.
+        asked = pod_ip if port is None else f"{pod_ip} at port {port}"
+        silence, unproven = self._silent.get(asked), asked not in self._answering
         if silence is not None and self._clock() < silence.ask_again_s:
             return None
-        if self._is_full(pod_ip):
+        if self._is_full(asked):
             return None
         host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
         self._open += 1
@@ -121,7 +123,7 @@ class SidecarClient:
             async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
                 answer = response.status, await _body(response, limit)
         except TimeoutError:
-            self._note_silence(pod_ip)
+            self._note_silence(asked)
             return None
         except (aiohttp.ClientError, OSError) as error:
             logger.debug("no answer from %s to %s: %s", pod_ip, path, error)
@@ -129,20 +131,20 @@ class SidecarClient:
         finally:
             self._open -= 1
             self._unproven -= unproven
-        self._silent.pop(pod_ip, None)
-        _remember(self._answering, pod_ip, None)
+        self._silent.pop(asked, None)
+        _remember(self._answering, asked, None)
         return answer
 
-    def _is_full(self, pod_ip: str) -> bool:
+    def _is_full(self, asked: str) -> bool:
         """Whether as many requests are open as there may be to addresses like this one."""
-        return self._open >= MOST_OPEN or (pod_ip not in self._answering and self._unproven >= MOST_UNPROVEN)
+        return self._open >= MOST_OPEN or (asked not in self._answering and self._unproven >= MOST_UNPROVEN)
 
-    def _note_silence(self, pod_ip: str) -> None:
-        before = self._silent.pop(pod_ip, None)
+    def _note_silence(self, asked: str) -> None:
+        before = self._silent.pop(asked, None)
         wait_s = FIRST_SILENCE_S if before is None else min(2 * before.wait_s, LONGEST_SILENCE_S)
-        self._answering.pop(pod_ip, None)
-        _remember(self._silent, pod_ip, _Silence(self._clock() + wait_s, wait_s))
-        logger.debug("no packet from %s; asked again in %.0f s", pod_ip, wait_s)
+        self._answering.pop(asked, None)
+        _remember(self._silent, asked, _Silence(self._clock() + wait_s, wait_s))
+        logger.debug("no packet from %s; asked again in %.0f s", asked, wait_s)
 
 
 class _Silence(NamedTuple):

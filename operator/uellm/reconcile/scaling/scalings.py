@@ -19,6 +19,7 @@ from uellm.autoscaling import Autoscaler, Bounds, ReplicaDecision, ReplicaEngine
 from uellm.planner.request import SloClass
 from uellm.planner.result import Plan
 from uellm.reconcile.children.stand_in import has_stand_in
+from uellm.reconcile.download.on_nodes import copying
 from uellm.reconcile.kueue import gates
 from uellm.reconcile.names import Key, uid_of
 from uellm.reconcile.observe import Observed
@@ -112,7 +113,8 @@ class Scalings:
             return _held(before, took_s)
         asked_s = (now - memory.asked_at).total_seconds()
         # A replica that does not start is not waited for without end: it holds GPUs that nobody uses.
-        starting = before > 0 and not pods and asked_s < observed.service.spec.engine.startup_timeout_s
+        patience_s = observed.service.spec.engine.startup_timeout_s
+        starting = before > 0 and not pods and (asked_s < patience_s or copying(observed.pods) is not None)
         self._take(memory, told, len(pods), now, starting=starting)
         if len(told) < len(pods):
             memory.since = now

@@ -93,18 +93,22 @@ def decide(
     now: datetime,
     wanted: WantedConfig | None = None,
     routed: Condition | None = None,
+    added: str = "",
 ) -> Decision:
     """Decide on the status.
 
     `change`: the change about to be made to the Deployment, empty for none; `refusal`: why the children cannot be
     written; `wanted`: what every pod is to run with, None where the pods are of a release whose sidecars do not report
-    it, or nothing is wanted; `routed`: the condition Routed, None for none.
+    it, or nothing is wanted; `routed`: the condition Routed, None for none; `added`: what somebody has added to the
+    pods by hand, empty for nothing.
     """
     found = failed_pods(observed.pods, observed.node_states, now)
     failures = tally(PodFailures.from_status(observed.status), found, now)
     engine = _readiness(observed, choice, failures, change=change, refusal=refusal)
     if engine.ready and wanted is not None:
         engine = unconfirmed(observed.engines, observed.running, wanted) or engine
+    if added:
+        engine = engine._replace(message=f"{engine.message}; {added}")
     plan = choice.plan or (observed.incumbent if observed.deployment else None)
     placed = placements(plan, observed.pods, observed.reports, observed.nodes, observed.claimed) if plan else []
     revision = wanted.revision if wanted is not None else str(observed.status.get("revision") or "")
