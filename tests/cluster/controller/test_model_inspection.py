@@ -42,12 +42,12 @@ class World:
         pods = await self.kube.list(POD, self.namespace, label_selector="uellm.io/inspection=llama")
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
-    async def running(self):
+    async def running(self, timeout_s=20.0):
         async def found():
             pods = await self.pods()
             return next((pod for pod in pods if (pod["status"].get("phase")) == "Running"), None)
 
-        return await self.eventually(found)
+        return await self.eventually(found, timeout_s=timeout_s)
 
     async def answer(self, found):
         """Let the pod that runs answer, and the operator take it."""
@@ -338,7 +338,8 @@ async def test_a_claim_is_read_by_a_pod_that_mounts_it_read_only(world):
 async def test_the_operator_s_process_fetches_what_the_pod_s_own_program_has_read(world, controller, planned, tmp_path):
     controller()
     llama = await world.service(model=BY_NAME)
-    address = (await world.running())["status"]["podIP"]  # kwok's addresses are on loopback
+    # The operator's process has to start first.
+    address = (await world.running(timeout_s=60.0))["status"]["podIP"]  # kwok's addresses are on loopback
     with hub_server() as hub:
         hub.repository = "org/llama"
         hub.files = {"config.json": json.dumps(CONFIG).encode(), "pytorch_model.bin": b"x"}
