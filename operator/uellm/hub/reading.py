@@ -158,8 +158,8 @@ class _Reading:
             headers = [consolidated]
         if not headers and all(self.files.read(name, limit=1) is None for name in OTHER_WEIGHTS):
             message = (
-                f"{self.files.where} has a config.json, but neither safetensors nor PyTorch weights: name a repository "
-                "or directory that has them"
+                f"{self.files.where} has neither safetensors nor PyTorch weights: name a repository or directory "
+                "that has them"
             )
             raise RefusedError(LookUpRefusal("NoWeights", message))
         return headers

@@ -186,11 +186,10 @@ def test_a_repository_without_a_configuration_is_no_model(hub):
     assert refusal(asked(hub)) == ("NoConfiguration", message)
 
 
-def test_a_repository_without_weights_says_so(hub):
-    del hub.files["model.safetensors"]
-    what = (
-        "has a config.json, but neither safetensors nor PyTorch weights: name a repository or directory that has them"
-    )
+@pytest.mark.parametrize("files", [{"config.json": CONFIG}, {"params.json": NEMO}])
+def test_a_repository_without_weights_says_so(hub, files):
+    hub.files = {name: json.dumps(content).encode() for name, content in files.items()}
+    what = "has neither safetensors nor PyTorch weights: name a repository or directory that has them"
     assert refusal(asked(hub)) == ("NoWeights", f"{hub.url}/org/model {what}")
 
 
