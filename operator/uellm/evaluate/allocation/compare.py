@@ -112,7 +112,8 @@ def _gpus(nodes: dict[str, Node]) -> int:
 
 def wanted_of(nodes: dict[str, Node], services: Sequence[ServiceDemand]) -> list[Wanted]:
     """The services that the empty cluster holds, all their replicas on nodes and GPUs that are there."""
-    mode, found = ByClaim(), []
+    mode = ByClaim()
+    found: list[Wanted] = []
     for service in services:
         answer = place(mode, service, ClusterState(mode.nodes(nodes)), random.Random(service.name))
         if isinstance(answer, PlacedService):
