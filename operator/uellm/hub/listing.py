@@ -34,6 +34,8 @@ _DIGEST = {"sha256": re.compile(r"[0-9a-f]{64}"), "sha1": re.compile(r"[0-9a-f]{
 
 # Configurations, tokenizers, chat templates, code of the model.
 _SMALL = (".json", ".jsonl", ".txt", ".model", ".tiktoken", ".jinja", ".py", ".yaml", ".yml", ".bpe", ".spm", ".vocab")
+# SentencePiece's tokenizers of Mistral's own format, such as tokenizer.model.v3 and tokenizer.model.v7m1.
+_VERSIONED = "tokenizer*.model.v*"
 # Copies of the model in formats that the engine does not read.
 _OTHER_FORMATS = frozenset({"original", "onnx", "openvino", "gguf", "coreml", "tflite", "metal", "assets"})
 # What vLLM itself does not take for weights (filter_files_not_needed_for_inference).
@@ -75,7 +77,7 @@ def wanted_paths(paths: Iterable[str], indexed: Iterable[str] | None = None) -> 
     `indexed`: the files that the index of the safetensors names; None where there is no index.
     """
     there = sorted(paths)
-    small = [path for path in there if path.endswith(_SMALL) and not _in_other_format(path)]
+    small = [path for path in there if _is_small(path) and not _in_other_format(path)]
     places = sorted({str(PurePosixPath(path).parent) for path in there})
     weights = [path for place in places for path in _weights(place, there, indexed if place == "." else None)]
     return small + weights
@@ -95,6 +97,10 @@ def _weights(place: str, paths: list[str], indexed: Iterable[str] | None) -> lis
         if found:
             return found
     return []
+
+
+def _is_small(path: str) -> bool:
+    return path.endswith(_SMALL) or fnmatchcase(PurePosixPath(path).name, _VERSIONED)
 
 
 def _is_weights(path: str) -> bool:

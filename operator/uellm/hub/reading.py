@@ -24,6 +24,7 @@ from uellm.models.safetensors import (
 from uellm.models.tasks import SENTENCE_TRANSFORMERS
 
 CONFIG, QUANTIZATION, SINGLE = "config.json", "hf_quant_config.json", "model.safetensors"
+LENGTH_FIELD = "max_position_embeddings"
 MODULES = "modules.json"
 """The parts of a model in the format of sentence-transformers."""
 OTHER_WEIGHTS = ("pytorch_model.bin.index.json", "pytorch_model.bin")
@@ -89,6 +90,7 @@ class _Reading:
         try:
             config = self._config()
             commit = self.files.pin()
+            config = self._no_longer_than_params(config)
             quantization = self._json(QUANTIZATION, CONFIG_BYTES)
             if quantization is not None:
                 config = dict(with_quantization_file(config, quantization))
@@ -140,6 +142,25 @@ class _Reading:
         message = f"{self.files.where} has neither config.json nor {PARAMS}: it is no model that the engine can read"
         raise RefusedError(LookUpRefusal("NoConfiguration", message))
 
+    def _no_longer_than_params(self, config: dict[str, Any]) -> dict[str, Any]:
+        """With the context of params.json where that is shorter: the engine prefers it beside consolidated weights."""
+        text = config.get("text_config")
+        section = text if isinstance(text, dict) else config
+        length = section.get(LENGTH_FIELD)
+        part = self.files.read(PARAMS, limit=CONFIG_BYTES) if type(length) is int else None
+        weights = (CONSOLIDATED_SINGLE, CONSOLIDATED_INDEX)
+        if part is None or all(self.files.read(name, limit=1) is None for name in weights):
+            return config
+        try:
+            engines = config_of_params(self._parsed(PARAMS, part))
+        except (RefusedError, BadInput):
+            return config  # it is not of Mistral's format, or the user has the engine read config.json
+        shorter = engines.get("text_config", engines)[LENGTH_FIELD]
+        if type(shorter) is not int or not 0 < shorter < length:
+            return config
+        changed = {**section, LENGTH_FIELD: shorter}
+        return {**config, "text_config": changed} if section is text else changed
+
     def _headers(self) -> list[dict[str, Tensor]]:
         """The tensors of each file; empty where the weights are in another format."""
         title, index = INDEX, self.files.read(INDEX, limit=INDEX_BYTES)
@@ -158,8 +179,8 @@ class _Reading:
             headers = [consolidated]
         if not headers and all(self.files.read(name, limit=1) is None for name in OTHER_WEIGHTS):
             message = (
-                f"{self.files.where} has a config.json, but neither safetensors nor PyTorch weights: name a repository "
-                "or directory that has them"
+                f"{self.files.where} has neither safetensors nor PyTorch weights: name a repository or directory "
+                "that has them"
             )
             raise RefusedError(LookUpRefusal("NoWeights", message))
         return headers

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return drain(args.drain, args.placement.parent, timeout_s=args.drain_timeout)
     environment = dict(os.environ)
     channel = stand_by(serve=_probes(args), follows=follows(environment))
-    plan_hash = ""
+    plan_hash, began_s = "", time.monotonic()
     try:
         content = _read(args.plan)
         plan_hash = hashlib.sha256(content).hexdigest()
@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         reason, message = "LaunchFailed", str(error)
     report.fail(args.placement, report.failed(environment, plan_hash, LaunchFailure(reason, message)))
-    if follows(environment) is not None and reason not in (GROUP_BROKEN, GROUP_INCOMPLETE):
+    waited = reason == GROUP_INCOMPLETE and time.monotonic() - began_s >= args.group_timeout
+    if follows(environment) is not None and reason != GROUP_BROKEN and not waited:
         time.sleep(args.group_timeout * REFUSED_PAUSE)
     return 1
 

@@ -87,7 +87,10 @@ def _settings(
 
 def _draft_is_on_hub(engine: PlannedEngine) -> bool:
     """Whether the engine has to download the model or head that drafts for speculation."""
-    speculation = speculation_of(UserArgs(engine.args))
+    try:
+        speculation = speculation_of(UserArgs(engine.args))
+    except PlanError:  # the engine itself says what is wrong with it
+        return False
     return speculation is not None and bool(speculation.model) and not speculation.model.startswith("/")
 
 

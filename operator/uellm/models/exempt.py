@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from math import comb, prod
 from typing import Any
 
 from uellm.errors import BadInput
@@ -19,10 +20,16 @@ LISTS = ("modules_to_not_convert", "ignored_layers", "ignore", "llm_int8_skip_mo
 # Prefixes that a multimodal wrapper gives to the text model's paths.
 WRAPPED = ("", "language_model.", "model.language_model.")
 
-LONGEST_PATTERN, MOST_WIDE = 1000, 4
-# The expressions are a stranger's. Those of published checkpoints repeat single characters alone.
-_REPEATED_GROUP = re.compile(r"\)(?:[*+]|\{)")
-_WIDE = re.compile(r"(?:\.|\\[wWSD]|\])(?:[*+]|\{)")
+LONGEST_PATTERN, LONGEST_PATH = 1000, 100
+MOST_CHOICES, MOST_STEPS = 512, 5_000_000
+"""What an expression may take for one path. The expressions are a stranger's: those of published checkpoints repeat
+single characters alone, choose among the layers and the matrices, and take thousands of steps."""
+_ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]")
+_UNBOUNDED = re.compile(r"\)(?:[*+]|\{)|\(\?(?:#|[aiLmsu]*x)")
+"""A repeated group, or a comment, behind which one can hide."""
+_SURE_END = re.compile(r"\.\*(\)?\??)\$?$")
+"""What follows anything cannot fail, and is not tried again."""
+_REPEAT = re.compile(r"(?<!\()(?:\?|([*+]|\{(?:[\d,]*\})?))[?+]?")
 
 
 class Exempt:
@@ -58,15 +65,39 @@ def read_exempt(section: Mapping[str, Any]) -> Exempt:
 
 def checked(pattern: str) -> str:
     """A regular expression. Raises BadInput where it is none, or where matching it could take for ever."""
-    if len(pattern) > LONGEST_PATTERN or _REPEATED_GROUP.search(pattern) or len(_WIDE.findall(pattern)) > MOST_WIDE:
+    if len(pattern) > LONGEST_PATTERN or _is_slow(_ATOM.sub("x", pattern)):
         raise BadInput(
-            SECTION, f"{shown(pattern)} repeats groups, or has too many wildcards: matching could take hours"
+            SECTION, f"{shown(pattern)} repeats groups, or has too many wildcards or choices: matching could take hours"
         )
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise BadInput(SECTION, f"{shown(pattern)} is not a regular expression: {error}") from error
     return pattern
+
+
+def _is_slow(shape: str) -> bool:
+    """Whether matching an expression could take too many steps. `shape`: with a letter for each escape and set."""
+    if _UNBOUNDED.search(shape):
+        return True
+    repeats = [found[1] for found in _REPEAT.finditer(_SURE_END.sub(r"\1", shape))]
+    wide = sum(repeat is not None for repeat in repeats)
+    choices = _alternatives(shape) << min(len(repeats) - wide, MOST_CHOICES)
+    # Each way to share the path out among the wildcards, in each way to choose.
+    return choices > MOST_CHOICES or choices * comb(LONGEST_PATH + wide, wide) > MOST_STEPS
+
+
+def _alternatives(shape: str) -> int:
+    """In how many ways one can go through the alternatives of all groups."""
+    ways, open_groups = 1, [1]
+    for character in shape:
+        if character == "(":
+            open_groups.append(1)
+        elif character == "|":
+            open_groups[-1] += 1
+        elif character == ")" and len(open_groups) > 1:
+            ways *= open_groups.pop()
+    return ways * prod(open_groups)
 
 
 def _names(section: Mapping[str, Any], field: str) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uellm.errors import BadInput
+from uellm.models.fields import MOST_LAYERS
 from uellm.models.shown import check_bounds, shown
 
 PARAMS = "params.json"
@@ -43,13 +44,15 @@ FRAMES = 1500
 MERGES = "patch_merge"
 
 
-def config_of_params(params: Mapping[str, Any]) -> dict[str, Any]:
+def config_of_params(params: Any) -> dict[str, Any]:
     """The config.json that says the same. Raises BadInput for what the engine refuses or what is no such file."""
+    if not isinstance(params, Mapping):
+        raise BadInput(PARAMS, f"must be a JSON object, not {shown(params)}")
     check_bounds(params)
     if params.get("dim") is None or params.get("n_layers") is None:
         raise BadInput(PARAMS, "names no dim and n_layers: it is not of Mistral's format")
     text = {_NAMES.get(name, name): value for name, value in params.items()}
-    text.setdefault("max_position_embeddings", LENGTH)
+    text["max_position_embeddings"] = _length(text)
     text.setdefault("sliding_window", None)
     text["tie_word_embeddings"] = bool(text.get("tie_word_embeddings"))
     quantization = _quantization(text.pop("quantization", None))
@@ -63,6 +66,13 @@ def config_of_params(params: Mapping[str, Any]) -> dict[str, Any]:
         whole = {**whole, "quantization_config": quantization}
     dtype = text.get("dtype")
     return {**whole, "dtype": dtype} if dtype is not None else whole
+
+
+def _length(text: Mapping[str, Any]) -> Any:
+    """The context. The engine keeps both fields for it, and serves the shorter one."""
+    given, trained = text.get("max_position_embeddings"), text.get("max_seq_len")
+    length = LENGTH if given is None else given
+    return min(length, trained) if type(length) is int and type(trained) is int else length
 
 
 def _section(value: Any, name: str) -> Mapping[str, Any] | None:
@@ -99,6 +109,10 @@ def _slide(text: dict[str, Any]) -> None:
     windows, layers = text.get("sliding_window"), text.get("num_hidden_layers")
     if not isinstance(windows, list) or not windows or type(layers) is not int:
         return
+    if layers > MOST_LAYERS:
+        raise BadInput(f"{PARAMS}.n_layers", f"must be at most {MOST_LAYERS}, not {shown(layers)}")
+    if not all(each is None or type(each) is int for each in windows):
+        raise BadInput(f"{PARAMS}.sliding_window", "must list numbers of tokens, and null where there is no window")
     reach = {each for each in windows if each is not None}
     if len(reach) > 1:
         raise BadInput(f"{PARAMS}.sliding_window", "names several windows, and the engine takes one")

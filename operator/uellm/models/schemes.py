@@ -49,7 +49,7 @@ def auto_round(section: Mapping[str, Any]) -> Layouts:
         if not isinstance(change, Mapping):
             raise BadInput(f"{SECTION}.extra_config.{name}", "must be an object")
         plain = not set(str(name)) & set("*+?^$()[]{}|\\")
-        modules = Exempt((str(name),)) if plain else Exempt(patterns=(f".*{checked(str(name))}",))
+        modules = Exempt((str(name),)) if plain else Exempt(patterns=(checked(f".*{name}"),))
         own.append((modules, _rounded({**section, **change})))
     return (*own, (None, _rounded(section)))
 

@@ -178,7 +178,9 @@ def test_a_claim_needs_a_cluster(prepared):
 
 
 def test_a_model_that_is_not_there_is_named(prepared):
-    with pytest.raises(BadInput, match=r"spec\.model\.uri: /nonexistent/model has no config\.json"):
+    with pytest.raises(
+        BadInput, match=r"spec\.model\.uri: /nonexistent/model has neither config\.json nor params\.json"
+    ):
         prepared(model__uri="file:///nonexistent/model")
 
 

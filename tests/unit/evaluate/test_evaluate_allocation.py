@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
 from uellm.cli.main import main
-from uellm.evaluate.allocation.compare import ModeOutcome, PlacedService, Wanted, place, play
+from uellm.evaluate.allocation.compare import ModeOutcome, PlacedService, Wanted, place, play, wanted_of
 from uellm.evaluate.allocation.modes import AnyScheduler, ByClaim, WithExtender
 from uellm.evaluate.allocation.world import (
     ClusterState,
@@ -59,6 +60,15 @@ def test_only_the_extender_knows_that_the_gpus_left_on_a_node_are_the_large_ones
     assert set(known.devices) <= {"n-gpu-0", "n-gpu-1"}
     claimed = placed(ByClaim, service("Qwen2.5-32B"), small_ones)
     assert isinstance(claimed, PlacedService)
+
+
+def test_services_that_the_empty_cluster_does_not_hold_are_not_counted():
+    light = service("Llama-3.3-70B")
+    two_replicas = replace(light, name="two", workload=replace(light.workload, requests_per_s=2.5))
+    # Two replicas of two large GPUs are as many GPUs as the node has, but only two of these are large.
+    assert wanted_of(UNLIKE, [light, two_replicas]) == [Wanted(light, 2)]
+    both_large = {"n": node_of("n", [BY_NAME["A100-80"]] * 4)}
+    assert wanted_of(both_large, [two_replicas]) == [Wanted(two_replicas, 4)]
 
 
 def test_gpus_beyond_the_need_of_placed_services_and_free_ones_that_refused_services_needed_count_as_wasted():

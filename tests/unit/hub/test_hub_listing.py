@@ -35,3 +35,10 @@ def test_configurations_templates_and_code_come_first():
     paths = ["model.safetensors", "chat_template.jinja", "modeling_x.py", "1_Pooling/config.json", "onnx/config.json"]
     assert wanted_paths(paths) == ["1_Pooling/config.json", "chat_template.jinja", "modeling_x.py", "model.safetensors"]
     assert wanted_paths(["README.md", "image.png", ".gitattributes"]) == []
+
+
+def test_the_tokenizers_of_mistrals_own_format_are_wanted():
+    tokenizers = ["tokenizer.model.v3", "tokenizer.model.v7", "tokenizer.model.v7m1", "tokenizer.mm.model.v2"]
+    assert wanted_paths([*tokenizers, "params.json", "original/tokenizer.model.v3", "model.v3"]) == sorted(
+        ["params.json", *tokenizers]
+    )

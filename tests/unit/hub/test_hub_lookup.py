@@ -113,6 +113,31 @@ def test_a_repository_in_mistrals_own_format_is_read_as_the_engine_reads_it(hub)
     ]
 
 
+@pytest.mark.parametrize(
+    ("params", "weights", "length"),
+    [
+        ({"max_seq_len": 32_768}, "consolidated.safetensors", 32_768),
+        ({}, "consolidated.safetensors.index.json", 128_000),
+        ({"max_seq_len": 262_144, "max_position_embeddings": 262_144}, "consolidated.safetensors", 131_072),
+        ({"max_seq_len": 32_768}, "consolidated.00.pth", 131_072),
+        ({"n_layers": None}, "consolidated.safetensors", 131_072),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_context_of_mistrals_own_file_counts_where_the_engine_reads_it_and_it_is_shorter(
+    hub, params, weights, length, nested
+):
+    text = {"max_position_embeddings": 131_072}
+    config = {**CONFIG, "text_config": text} if nested else {**CONFIG, **text}
+    hub.files |= {
+        "config.json": json.dumps(config).encode(),
+        "params.json": json.dumps({**NEMO, **params}).encode(),
+        weights: b'{"weight_map": {"a": "model.safetensors"}}',
+    }
+    found = asked(hub).config
+    assert (found["text_config"] if nested else found)["max_position_embeddings"] == length
+
+
 def test_many_consolidated_files_are_found_by_their_index(hub):
     names = [f"consolidated-0000{number}-of-00002.safetensors" for number in (1, 2)]
     index = {"weight_map": {"tok_embeddings.weight": names[0], "output.weight": names[1]}}
@@ -186,11 +211,10 @@ def test_a_repository_without_a_configuration_is_no_model(hub):
     assert refusal(asked(hub)) == ("NoConfiguration", message)
 
 
-def test_a_repository_without_weights_says_so(hub):
-    del hub.files["model.safetensors"]
-    what = (
-        "has a config.json, but neither safetensors nor PyTorch weights: name a repository or directory that has them"
-    )
+@pytest.mark.parametrize("files", [{"config.json": CONFIG}, {"params.json": NEMO}])
+def test_a_repository_without_weights_says_so(hub, files):
+    hub.files = {name: json.dumps(content).encode() for name, content in files.items()}
+    what = "has neither safetensors nor PyTorch weights: name a repository or directory that has them"
     assert refusal(asked(hub)) == ("NoWeights", f"{hub.url}/org/model {what}")
 
 

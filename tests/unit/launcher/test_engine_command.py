@@ -90,6 +90,15 @@ def test_a_model_on_a_volume_stays_online_for_a_draft_of_the_hub(draft, offline)
     assert ("HF_HUB_OFFLINE" in command("--speculative-config", given).settings) == offline
 
 
+@pytest.mark.parametrize(
+    "given", ["[", '{"tensor_parallel_size": 2}', '{"method": "eagle", "num_speculative_tokens": 2}']
+)
+def test_speculation_that_cannot_be_read_names_no_draft(given):
+    result = command("--speculative-config", given)
+    assert result.settings["HF_HUB_OFFLINE"] == "1"
+    assert given in result.argv
+
+
 def test_what_the_user_sets_for_the_engine_wins_over_our_defaults():
     environment = {"VLLM_NO_USAGE_STATS": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     result = command("--shutdown-timeout", "5", platform="cpu", environment=environment)

@@ -34,6 +34,14 @@ def error(pod):
     return pod.report()["error"]
 
 
+def assert_stays(pod):
+    pod.until_refused()
+    with pytest.raises(subprocess.TimeoutExpired):
+        pod.process.wait(1)
+    pod.process.terminate()
+    pod.process.wait(ENDED_S)
+
+
 def is_gone(pid):
     try:
         os.kill(pid, 0)
@@ -108,11 +116,20 @@ def test_refused_pods_stay_a_while_before_the_group_is_made_anew(group):
     leader = group.start(0, "GPU-a", timeout_s=600)
     worker = group.start(1, "GPU-b", timeout_s=600, version="2.0")
     for pod in (leader, worker):
-        pod.until_refused()
-        with pytest.raises(subprocess.TimeoutExpired):
-            pod.process.wait(1)
-        pod.process.terminate()
-        pod.process.wait(ENDED_S)
+        assert_stays(pod)
+
+
+def test_a_leader_stays_a_while_where_a_worker_refuses_its_part(group):
+    leader = group.start(0, "GPU-a", timeout_s=600)
+    group.start(1, "GPU-b", timeout_s=600, VLLM_API_KEY="secret")
+    assert_stays(leader)
+
+
+def test_a_leader_whose_port_is_taken_stays_a_while(group):
+    with socket.create_server((ADDRESS, group.ports[0])):
+        leader = group.start(0, "GPU-a", timeout_s=600)
+        assert_stays(leader)
+    assert leader.report()["error"]["reason"] == "GroupIncomplete"
 
 
 def test_another_version_of_the_engine_is_refused(group):
@@ -126,7 +143,7 @@ def test_other_flags_than_the_leaders_are_refused(group):
     leader, worker = group.start(0, "GPU-a"), group.start(1, "GPU-b", VLLM_API_KEY="secret")
     assert "VLLM_API_KEY" in error(worker)["message"]
     found = error(leader)
-    assert found["reason"] == "GroupBroken"
+    assert found["reason"] == "GroupDiffers"
     assert "pod llama-engine-0-1 on node node-2 cannot start its part" in found["message"]
 
 

@@ -59,6 +59,21 @@ def test_a_pattern_of_windows_is_repeated():
 
 
 @pytest.mark.parametrize(
+    ("lengths", "found"),
+    [
+        ({"max_seq_len": 32_768}, 32_768),
+        ({"max_seq_len": 262_144}, 128_000),
+        ({"max_seq_len": 32_768, "max_position_embeddings": 65_536}, 32_768),
+        ({"max_seq_len": 65_536, "max_position_embeddings": 32_768}, 32_768),
+        ({"max_position_embeddings": 262_144}, 262_144),
+        ({"max_seq_len": "long", "max_position_embeddings": None}, 128_000),
+    ],
+)
+def test_the_shorter_of_the_two_lengths_that_the_engine_keeps_is_the_context(lengths, found):
+    assert read({**NEMO, **lengths}).max_position_embeddings == found
+
+
+@pytest.mark.parametrize(
     ("quantization", "found"),
     [
         (
@@ -110,9 +125,16 @@ def test_the_names_of_its_tensors_are_known():
         ({"moe": 7}, "params.json.moe: must be an object"),
         ({"quantization": {"qformat_weight": "int3"}}, "params.json.quantization: .* is not known to the engine"),
         ({"sliding_window": [512, 1024]}, "params.json.sliding_window: names several windows"),
+        ({"sliding_window": [[1]]}, "params.json.sliding_window: must list numbers of tokens, and null"),
+        ({"sliding_window": [None, 512], "n_layers": 10**10}, "params.json.n_layers: must be at most 4096, not 1000"),
         ({"vision_encoder": PIXTRAL["vision_encoder"], "multimodal": VOXTRAL["multimodal"]}, "takes one of them"),
     ],
 )
 def test_what_is_wrong_is_told(change, message):
     with pytest.raises(BadInput, match=message):
         config_of_params({**NEMO, **change})
+
+
+def test_a_file_that_holds_a_list_is_told():
+    with pytest.raises(BadInput, match=r"params\.json: must be a JSON object, not \[1\]"):
+        config_of_params([1])

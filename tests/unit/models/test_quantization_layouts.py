@@ -7,6 +7,7 @@ import pytest
 from helpers.models import SMALLEST_LLAMA
 from uellm.errors import BadInput
 from uellm.models import Architecture, read_architecture, with_quantization_file
+from uellm.models.exempt import LONGEST_PATH, Exempt, checked
 
 HIDDEN, FFN = 256, 512
 CONFIG = {
@@ -307,7 +308,56 @@ def test_the_kv_cache_is_fp8_where_the_engine_takes_the_checkpoints_word(section
     assert quantised(section).kv_dtype_bytes == width
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*b", "(a|b){40}", ".*.*.*.*.*x", "a" * 2000])
+SLOW = [
+    *("(a+)+$", "(a|a)*b", "(a|b){40}", ".*.*.*.*.*x", "a" * 2000, ".?" * 30 + "!", "(.|.)" * 40 + "!"),
+    *("(?:.|.)" * 40 + "!", "(?=.|.)" * 10 + "!", "(?:.?)?" * 20 + "!", "(a+)(?#)+$", "(?x)(a+) +$", "(?ix:(a+) +)$"),
+    *(
+        ".{0,9}" * 9 + "!",
+        ".*?" * 5 + "!",
+        r"[\]a]*" * 5 + "!",
+        r"\w+\.?" * 4 + "!",
+        "a*" * 9 + "!",
+        "(.*(.*(.*(.*(.*!)))))",
+    ),
+    *("|".join(["(.|.)"] * 40), ".*.*.*.*(.|.)!", "x{" + ".*" * 5 + "}!", ".*" * 500),
+]
+# Of published checkpoints, and of the tools that make them.
+USUAL = [
+    *(".*o_proj$", ".*mlp.gate$", "language_model.*down_proj", ".*mlp.*", ".*self_attn.*", "vision_tower.*"),
+    *(
+        r".*mlp\.(gate|up|gate_up|down)_proj.*",
+        r".*mlp\..*_proj",
+        ".*lm_head",
+        "^model\\.mtp\\..*",
+        "(?!.*experts).*Linear",
+    ),
+    *(".*(vision|audio|multi_modal_projector|embed_vision|embed_audio).*", r".*(?:^|\.)visual(?:\..*)?$"),
+    *(r"(?:model\.)?mtp(?:\..*)?", r"^(?!mtp\.layers\.0\.mlp\.experts(?:\.|$)).*", r"(?:.*\.)?(?:q_proj|k_proj)$"),
+    r".*(?:mlp|ffn)\.experts\.\d+\.(?:gate_proj|up_proj|down_proj|w[123])$",
+    r".*\.layers\.(?:" + "|".join(map(str, range(61))) + r")\.mlp\.(?:gate|up|down)_proj$",
+    r"^mtp\.layers\.0\.mlp\.experts\.[0-9]+\.(gate_proj|up_proj|down_proj)$",
+    r".*(attn|attention)\.q_proj\.weight$",
+    *(".*model.*layers.*mlp.*", ".*model.*layers.*self_attn.*o_proj$"),
+]
+
+
+@pytest.mark.parametrize("pattern", USUAL)
+def test_the_expressions_of_published_checkpoints_are_taken(pattern: str) -> None:
+    assert checked(pattern) == pattern
+
+
+@pytest.mark.parametrize("pattern", [".*.*.*.*!", ".?" * 9 + "!", "(.|.)" * 9 + "!", ".*.*(.|.)(.|.)(.|.)!"])
+def test_an_expression_that_just_passes_has_an_end_on_a_long_name(pattern: str) -> None:
+    assert "a" * LONGEST_PATH not in Exempt(patterns=(checked(pattern),))
+
+
+@pytest.mark.parametrize("pattern", ["a{99999999999}", "(" * 499 + ")" * 499])
+def test_an_expression_that_is_too_much_for_the_engines_language_is_named(pattern: str) -> None:
+    with pytest.raises(BadInput, match="is not a regular expression"):
+        checked(pattern)
+
+
+@pytest.mark.parametrize("pattern", SLOW, ids=lambda value: value[:40])
 def test_an_expression_whose_matching_could_take_for_ever_is_refused(pattern: str) -> None:
     weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
     group = {"targets": ["Linear"], "weights": weights}

@@ -119,7 +119,7 @@ def _check_model(service: LLMService) -> None:
         what = f"a {scheme}:// model needs a cluster: give file:///path or hf://organisation/model"
         raise BadInput("spec.model.uri", what)
     if scheme == "file" and not any((Path(rest) / name).is_file() for name in ("config.json", PARAMS)):
-        raise BadInput("spec.model.uri", f"{rest} has no config.json on this machine")
+        raise BadInput("spec.model.uri", f"{rest} has neither config.json nor {PARAMS} on this machine")
 
 
 def _check_adapters(service: LLMService) -> None:

@@ -3,8 +3,8 @@
 A service is placed if its plan keeps its targets and each of its replicas finds a node; one that is not goes away. The
 plan, the check of nodes, their ranking and the choice of claimed GPUs are those of the operator and the extender.
 
-The reference of a service is its plan on the empty cluster with GPUs by name: the fewest GPUs for it. Services without
-one are not counted: the cluster is too small for them, however its GPUs are given out.
+The reference of a service is what it gets on the empty cluster with GPUs by name: the fewest GPUs for it. Services that
+get nothing there are not counted: the cluster is too small for them, however its GPUs are given out.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ModeOutcome:
     beyond_h: float = 0.0
     """GPU hours of GPUs beyond the fewest that the service needs."""
     stranded_h: float = 0.0
-    """GPU hours for which refused services asked, where as many GPUs were free."""
+    """GPU hours that refused services need, where as many GPUs were free, wherever and of whatever product."""
 
 
 class Wanted(NamedTuple):
@@ -72,8 +72,9 @@ def compare(
 
     placed                  share of the services that were placed
     refused                 how many were not, by reason
-    gpuHours                held; beyondNeed: of these, by GPUs that the service does not need; stranded: free GPUs that
-                            would have sufficed for services that were refused
+    gpuHours                held; beyondNeed: of these, by GPUs that the service does not need; stranded: those of
+                            services that were refused while as many GPUs as they need were free, wherever and of
+                            whatever product
     wasted                  beyondNeed and stranded, as a share of the GPU hours that the services need
     gpus, requestsPerSecond GPUs and predicted rate of a service, mean over those that every mode placed
     requestsPerSecondPerGpu the predicted rate of these services over their GPUs
@@ -83,7 +84,7 @@ def compare(
     for number in range(clusters):
         generator = random.Random(f"{seed}/{number}")
         cluster = random_nodes(generator, nodes, unlike_share)
-        own = _wanted(cluster, _named(random_services(generator, services, _gpus(cluster)), number))
+        own = wanted_of(cluster, _named(random_services(generator, services, _gpus(cluster)), number))
         for mode in MODES:
             play(mode(), cluster, own, outcomes[mode.name], random.Random(f"{seed}/{number}/{mode.name}"))
         wanted += own
@@ -109,15 +110,14 @@ def _gpus(nodes: dict[str, Node]) -> int:
     return sum(len(node.devices) for node in nodes.values())
 
 
-def _wanted(nodes: dict[str, Node], services: Sequence[ServiceDemand]) -> list[Wanted]:
-    """The services that the empty cluster holds."""
+def wanted_of(nodes: dict[str, Node], services: Sequence[ServiceDemand]) -> list[Wanted]:
+    """The services that the empty cluster holds, all their replicas on nodes and GPUs that are there."""
     mode = ByClaim()
-    empty = mode.offers(ClusterState(mode.nodes(nodes)))
-    found = []
+    found: list[Wanted] = []
     for service in services:
-        plan = planned(request_for(service, mode, empty))
-        if isinstance(plan, Plan) and _replicas(plan) * plan.gpus_per_replica <= _gpus(nodes):
-            found.append(Wanted(service, _replicas(plan) * plan.gpus_per_replica))
+        answer = place(mode, service, ClusterState(mode.nodes(nodes)), random.Random(service.name))
+        if isinstance(answer, PlacedService):
+            found.append(Wanted(service, answer.gpus))
     return found
 
 

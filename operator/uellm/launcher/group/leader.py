@@ -81,7 +81,7 @@ class Gathering:
         for peer in self._in_order():
             answer = self._with(peer, lambda connection: connection.receive(self._deadline))
             if "failed" in answer:
-                raise PlanError(GROUP_BROKEN, f"{peer.hello.name} cannot start its part: {answer['failed']}")
+                raise PlanError(GROUP_DIFFERS, f"{peer.hello.name} cannot start its part: {answer['failed']}")
             if answer.get("digest") != ours:
                 raise PlanError(
                     GROUP_DIFFERS,
