@@ -147,7 +147,9 @@ class _Reading:
         text = config.get("text_config")
         section = text if isinstance(text, dict) else config
         length = section.get(LENGTH_FIELD)
-        part = self.files.read(PARAMS, limit=CONFIG_BYTES) if type(length) is int else None
+        if type(length) is not int:
+            return config
+        part = self.files.read(PARAMS, limit=CONFIG_BYTES)
         weights = (CONSOLIDATED_SINGLE, CONSOLIDATED_INDEX)
         if part is None or all(self.files.read(name, limit=1) is None for name in weights):
             return config

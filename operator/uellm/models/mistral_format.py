@@ -51,7 +51,7 @@ def config_of_params(params: Any) -> dict[str, Any]:
     check_bounds(params)
     if params.get("dim") is None or params.get("n_layers") is None:
         raise BadInput(PARAMS, "names no dim and n_layers: it is not of Mistral's format")
-    text = {_NAMES.get(name, name): value for name, value in params.items()}
+    text: dict[str, Any] = {str(_NAMES.get(name, name)): value for name, value in params.items()}
     text["max_position_embeddings"] = _length(text)
     text.setdefault("sliding_window", None)
     text["tie_word_embeddings"] = bool(text.get("tie_word_embeddings"))
