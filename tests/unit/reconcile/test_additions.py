@@ -58,13 +58,13 @@ def test_a_value_of_ours_that_was_changed_is_no_addition():
     assert not additions(OURS, edited(lambda spec: spec.update(replicas=3), {"f:replicas": {}}))
 
 
-def test_elements_of_a_list_are_found_by_their_keys_and_removed_from_its_end():
+def test_elements_of_a_list_are_found_by_their_keys():
     def change(spec):
         containers(spec)[0]["env"] = [{"name": name} for name in ("B", "A", "C")]
 
     env = {'k:{"name":"B"}': {".": {}, "f:name": {}}, 'k:{"name":"C"}': {".": {}, "f:name": {}}}
     at = ("spec", "template", "spec", "containers", 0, "env")
-    assert additions(OURS, edited(change, in_engine({"f:env": env}))).removable == ((*at, 2), (*at, 0))
+    assert additions(OURS, edited(change, in_engine({"f:env": env}))).of_pods == ((*at, 0), (*at, 2))
 
 
 def test_a_key_that_is_left_out_has_the_servers_default():
@@ -73,7 +73,7 @@ def test_a_key_that_is_left_out_has_the_servers_default():
 
     port = {'k:{"containerPort":8000,"protocol":"TCP"}': {".": {}, "f:hostPort": {}}}
     at = ("spec", "template", "spec", "containers", 0, "ports", 0, "hostPort")
-    assert additions(OURS, edited(change, in_engine({"f:ports": port}))).removable == (at,)
+    assert additions(OURS, edited(change, in_engine({"f:ports": port}))).of_pods == (at,)
 
 
 def test_a_map_that_is_applied_as_a_whole_needs_only_to_be_applied():
