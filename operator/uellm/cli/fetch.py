@@ -153,14 +153,7 @@ def _copied(
 ) -> Copied | LookUpRefusal:
     """Copy what is wanted, the model first, by its name in sentences; hold it if asked to."""
     volume, places = Path(args.directory), [copy_path(*each) for _, each in wanted]
-    frees = args.free or args.hold or args.limit is not None
-    reserve_share = RESERVE_SHARE if args.hold else 0.0
-    limit_bytes = args.limit if args.limit is not None else _limit_of(volume) if args.hold else None
-    kept = (
-        Kept(frozenset([*args.keep, *places]), args.keep_as_of or time.time(), limit_bytes, reserve_share)
-        if frees
-        else None
-    )
+    kept = _kept(args, volume, places)
     copies: list[Copied] = []
     for name, each in wanted:
         found = copy_model(*each, volume, settings, watch, where=args.called or args.directory, kept=kept)
@@ -170,6 +163,15 @@ def _copied(
         if args.hold:
             _hold(volume / found.directory, watch.ended)
     return copies[0]._replace(files=sum(each.files for each in copies), bytes=sum(each.bytes for each in copies))
+
+
+def _kept(args: argparse.Namespace, volume: Path, places: list[str]) -> Kept | None:
+    """What stays where other copies make room; None where nothing is deleted."""
+    if not (args.free or args.hold or args.limit is not None):
+        return None
+    limit_bytes = _limit_of(volume) if args.hold and args.limit is None else args.limit
+    reserve_share = RESERVE_SHARE if args.hold else 0.0
+    return Kept(frozenset([*args.keep, *places]), args.keep_as_of or time.time(), limit_bytes, reserve_share)
 
 
 def _hold(directory: Path, ended: threading.Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uellm.kube.kinds import LEADERWORKERSET
 from uellm.planner.result import Plan
+from uellm.reconcile.download.on_nodes import NO_NODE_CACHE
 from uellm.reconcile.model_claim import is_on_nodes
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
@@ -16,7 +17,7 @@ def needs_groups(observed: Observed, plan: Plan) -> Obstacle | None:
     """Why the plan's pods cannot be made here; None where they can."""
     if plan.nodes_per_replica > 1 and observed.service is not None and is_on_nodes(observed.service):
         return Obstacle(
-            "NoNodeCache",
+            NO_NODE_CACHE,
             f"spec.model.cache.nodeLocal: a replica spans {plan.nodes_per_replica} nodes, whose pods would wait for "
             "each other's downloads: take a claim (claimName, or size and accessModes)",
         )
