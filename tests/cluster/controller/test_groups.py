@@ -317,4 +317,4 @@ async def test_deleting_the_service_leaves_no_set(grouped, eventually):
     async def gone():
         return await groups.live() is None
 
-    await eventually(gone, timeout_s=60)
+    await eventually(gone, timeout_s=150)

@@ -284,7 +284,7 @@ async def test_a_pod_that_copied_something_else_is_not_believed(world):
     assert await llama.children() == []
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_services_may_share_a_claim_that_is_nobody_s_and_stays(world):
     await foreign_claim(world, "models")
     llama = await world.begun({"claimName": "models"})
@@ -295,7 +295,7 @@ async def test_services_may_share_a_claim_that_is_nobody_s_and_stays(world):
     assert await world.claim() is None
     await llama.delete()
     await world.operator.settle("llama")
-    await world.eventually(lambda: gone(world, DEPLOYMENT, "llama-engine"), timeout_s=60)
+    await world.eventually(lambda: gone(world, DEPLOYMENT, "llama-engine"), timeout_s=150)
     assert "ownerReferences" not in (await world.claim("models"))["metadata"]
 
 
@@ -335,19 +335,19 @@ async def test_a_claim_that_is_not_there_is_told_in_the_scheduler_s_words(world)
     assert (await llama.condition("Ready"))[1] == "ModelDownloading"
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_the_claim_and_its_files_go_with_the_service(world):
     llama = await world.begun()
     await world.tell(copied())
     await llama.delete()
     await world.operator.settle("llama")
-    await world.eventually(lambda: gone(world, CONFIGMAP, "llama-weights"), timeout_s=60)
+    await world.eventually(lambda: gone(world, CONFIGMAP, "llama-weights"), timeout_s=150)
 
     async def going():
         claim = await world.claim()
         return claim is None or "deletionTimestamp" in claim["metadata"]
 
-    await world.eventually(going, timeout_s=60)
+    await world.eventually(going, timeout_s=120)
 
 
 async def test_a_service_without_its_cache_any_more_asks_the_hub_and_its_pod_is_deleted(world):
