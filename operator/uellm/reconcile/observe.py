@@ -185,7 +185,7 @@ class Observed:
         if self.workload is None:
             return None
         kind, live = self.workload
-        return as_deployment(live) if kind == LEADERWORKERSET else live
+        return as_deployment(live, self.pods) if kind == LEADERWORKERSET else live
 
     @cached_property
     def incumbent(self) -> Plan | None:

@@ -13,6 +13,17 @@ from uellm.reconcile.children.revision import read_revision
 PIPELINE = {"parallelism": {"tensor": 1, "pipeline": 2}}
 
 
+def member(group, index, *, ready=True, **metadata):
+    """A pod of a group as the API server has it."""
+    labels = {"name": "llama-engine", "group-index": str(group), "worker-index": str(index)}
+    named = {f"leaderworkerset.sigs.k8s.io/{label}": value for label, value in labels.items()}
+    condition = {"type": "Ready", "status": str(ready)}
+    return {
+        "metadata": {"name": f"llama-engine-{group}-{index}", "labels": named, **metadata},
+        "status": {"conditions": [condition]},
+    }
+
+
 @pytest.fixture
 def group(made):
     """`group(**spec)`: the children of a service whose two stages are on two nodes, and its LeaderWorkerSet's spec."""
@@ -139,9 +150,18 @@ def test_a_live_set_reads_as_a_deployment_of_leaders(group):
     children, spec = group(replicas=2)
     live = {**children["LeaderWorkerSet"], "status": {"replicas": 2, "updatedReplicas": 2, "readyReplicas": 1}}
     live["metadata"]["generation"] = 4
-    read = as_deployment(live)
+    read = as_deployment(live, [member(group, index) for group in (0, 1) for index in (0, 1)])
     assert read["spec"] == {"replicas": 2, "template": templates(spec)[0]}
     assert (read["status"]["readyReplicas"], read["status"]["observedGeneration"]) == (1, 4)
+
+
+@pytest.mark.parametrize("lost", [[], [member(0, 0, ready=False)], [member(0, 0, deletionTimestamp="now")]])
+def test_a_set_that_counts_a_group_as_ready_which_has_lost_a_pod_is_not_believed(group, lost):
+    children, _ = group(replicas=2)
+    live = {**children["LeaderWorkerSet"], "status": {"replicas": 2, "updatedReplicas": 2, "readyReplicas": 2}}
+    rest = [member(0, 1), member(1, 0), member(1, 1)]
+    assert as_deployment(live, [*rest, *lost])["status"]["readyReplicas"] == 1
+    assert as_deployment(live, [*rest, member(0, 0)])["status"]["readyReplicas"] == 2
 
 
 def test_both_templates_are_tried_as_deployments(group):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.names import child_metadata, deployment_name
+from uellm.reconcile.pods.groups import complete_groups
 
 Object = Mapping[str, Any]
 
@@ -40,9 +41,13 @@ def leader_worker_set(desired: DesiredState) -> dict[str, Any]:
     }
 
 
-def as_deployment(groups: Object) -> dict[str, Any]:
-    """A live LeaderWorkerSet in the form of a Deployment, whose pods are the leaders."""
+def as_deployment(groups: Object, pods: Iterable[Object] = ()) -> dict[str, Any]:
+    """A live LeaderWorkerSet in the form of a Deployment, whose pods are the leaders.
+
+    Its status still counts a group as ready for a while after a pod of it has ended, so that is asked of the `pods`.
+    """
     spec, status = groups["spec"], groups.get("status") or {}
+    ready = min(int(status.get("readyReplicas") or 0), complete_groups(pods, spec["leaderWorkerTemplate"]["size"]))
     return {
         "metadata": groups["metadata"],
         "spec": {
@@ -50,8 +55,9 @@ def as_deployment(groups: Object) -> dict[str, Any]:
             "template": spec["leaderWorkerTemplate"].get("leaderTemplate") or {"metadata": {}, "spec": {}},
         },
         "status": {
-            **{name: status.get(name) or 0 for name in ("replicas", "updatedReplicas", "readyReplicas")},
-            "availableReplicas": status.get("readyReplicas") or 0,
+            **{name: status.get(name) or 0 for name in ("replicas", "updatedReplicas")},
+            "readyReplicas": ready,
+            "availableReplicas": ready,
             # It does not say which generation it is about; pods of another revision are found out by their label.
             "observedGeneration": groups["metadata"].get("generation") or 0,
         },

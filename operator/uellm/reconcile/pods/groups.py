@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from uellm.api.names import GROUP_INDEX_LABEL, GROUP_LABEL, WORKER_INDEX_LABEL
+from uellm.reconcile.pods.pod_state import is_ready
 
 Pod = Mapping[str, Any]
 P = TypeVar("P", bound=Mapping[str, Any])
@@ -30,6 +32,12 @@ def replica_of(pod: Pod) -> str:
 def group_index(pod: Pod) -> int | None:
     """The number of a pod's group; None for a pod that is no group's."""
     return _number(pod, GROUP_INDEX_LABEL) if GROUP_LABEL in (pod["metadata"].get("labels") or {}) else None
+
+
+def complete_groups(pods: Iterable[Pod], size: int) -> int:
+    """Groups of which all `size` pods are ready and none is being deleted."""
+    ready = (pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and is_ready(pod))
+    return sum(count >= size for count in Counter(map(replica_of, ready)).values())
 
 
 def _number(pod: Pod, label: str) -> int:
