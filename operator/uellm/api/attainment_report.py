@@ -80,6 +80,8 @@ class LoadMeasurement(NamedTuple):
     """Of the prompt tokens of late, the share that was in the prefix cache, 0 to 1."""
     step: StepTime | None = None
     """The time of a step as it was measured; None: none was."""
+    passing: int = 0
+    """Requests of routes that are not scheduled, such as realtime sessions, in the engine now."""
 
     def to_dict(self) -> dict[str, Any]:
         """`load`."""
@@ -92,6 +94,7 @@ class LoadMeasurement(NamedTuple):
             "queued": self.queued,
             "cachedShare": _digits(self.cached_share),
             "stepSeconds": None if self.step is None else self.step.to_dict(),
+            "passing": self.passing,
         }
 
 
@@ -159,7 +162,10 @@ def _load(entry: Any) -> LoadMeasurement | None:
         return None
     ended, missed, prompts, outputs, running, queued = counts
     step = StepTime.if_sane(entry.get("stepSeconds"))
-    return LoadMeasurement(ended, missed, prompts, outputs, running, queued, share, step)
+    # A sidecar of an earlier release does not tell the last.
+    return LoadMeasurement(
+        ended, missed, prompts, outputs, running, queued, share, step, _count(entry.get("passing")) or 0
+    )
 
 
 def _factor(value: Any) -> float | None:

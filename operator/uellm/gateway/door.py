@@ -53,8 +53,7 @@ class Door(RequestHandler[GatewayRecord]):
         self.drain.check()
         self._check_complete()
         record.route = path
-        body = await request.read()
-        record.bytes_in = len(body)
+        body = await self._read_body(request, record)
         field = model_field(request.headers.get("content-type"), body)
         match = self._fleet.catalog.find(field.name)
         record.service = match.service.key

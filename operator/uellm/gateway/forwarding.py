@@ -138,7 +138,7 @@ class Forwarding:
         lost = 0
         while (replica := replicas.choose(routed, tried)) is not None:
             tried.append(replica.name)
-            record.tries, record.replica = len(tried), replica.name
+            record.tries, record.replica, record.waits = len(tried), replica.name, False
             record.sent_s = _now_s() - record.arrival_s if record.sent_s is None else record.sent_s
             failure: Exception | None = None
             upstream: Upstream | None = None

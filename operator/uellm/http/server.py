@@ -51,13 +51,16 @@ class Server:
         self.port = await self._listener.open(host, port)
 
     async def close(self, flush_s: float) -> None:
-        """Stop accepting, cut requests in progress, and allow `flush_s` for sending finished answers."""
+        """Stop accepting, end requests in progress, and allow `flush_s` for sending finished answers.
+
+        Handlers are cancelled, and may still send an answer where none has begun.
+        """
         if self._listener is None:
             return
         self._listener.close()
         for connection in tuple(self.connections):
             if connection.busy:
-                connection.drop()
+                connection.end()
             else:
                 connection.close()
         if not await self._emptied(flush_s):

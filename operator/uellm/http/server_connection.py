@@ -275,6 +275,13 @@ class ServerConnection(asyncio.Protocol):
         self.closed = True
         self.transport.abort()
 
+    def end(self) -> None:
+        """Cancel the handler. It may still answer where it has not begun to; an answer in progress is cut."""
+        if self._task is None or self._reply is None or self._reply.started or not self._started or self.closed:
+            self.drop()
+        else:
+            self._task.cancel()
+
     def drop(self) -> None:
         """Cut the connection and cancel its handler."""
         if not self.closed:

@@ -27,6 +27,9 @@ MAX_BLOCKS = 64
 """Blocks of a prompt that are hashed at most; later ones say little about what is cached."""
 
 OPENING_CHARACTERS = 48
+MAX_VALUES = 50_000
+"""Values of a prompt that are looked at, for that holds up all streams. A long conversation has some thousands."""
+
 TEXT_CHARACTERS = 600
 SYSTEM_CHARACTERS = 4096
 
@@ -142,10 +145,11 @@ def _joined(parts: list[Any], characters: int) -> str:
 
 
 def _texts(value: Any) -> Iterator[str | None]:
-    """Every text in a JSON value, in order; None for each image or other medium."""
-    waiting = [value]
-    while waiting:
+    """Every text in a JSON value, in order, among the first `MAX_VALUES`; None for each image or other medium."""
+    waiting, seen = [value], 0
+    while waiting and seen < MAX_VALUES:
         part = waiting.pop()
+        seen += 1
         if isinstance(part, str):
             yield part
         elif isinstance(part, list):

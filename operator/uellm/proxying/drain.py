@@ -15,6 +15,12 @@ from uellm.proxying.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spr
 GRACE_S = 60.0
 
 
+def stopping() -> Refusal:
+    """The answer to a request that this replica does not take any more."""
+    message = "this replica is about to stop; send the request again"
+    return Refusal(RequestOutcome.DRAINING, message, retry_after_s=spread_s(RETRY_REPLICA_S))
+
+
 class Drain:
     """Counts the requests in progress and knows whether new ones are accepted."""
 
@@ -57,8 +63,7 @@ class Drain:
     def check(self) -> None:
         """Raises Refusal if new requests are refused. Another replica can take this one at once."""
         if self.refusing:
-            message = "this replica is about to stop; send the request again"
-            raise Refusal(RequestOutcome.DRAINING, message, retry_after_s=spread_s(RETRY_REPLICA_S))
+            raise stopping()
 
     def begin(self, *, lame_duck_s: float = 0.0, final: bool = False) -> None:
         """Become not ready now and refuse new requests after `lame_duck_s`; `final`: for good."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from uellm.http import Fault, Pairs, Reply, Request, pairs
-from uellm.proxying.drain import Drain
+from uellm.proxying.drain import Drain, stopping
 from uellm.proxying.faults import Faults
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.proxying.record import RequestRecord
@@ -54,8 +54,12 @@ class RequestHandler(ABC, Generic[RecordT]):
         except Fault as fault:
             self._refuse(self._refusal_of(fault, record), reply, record)
         except asyncio.CancelledError:
-            record.outcome = RequestOutcome.DRAINING if self.drain.over else self._outcome_left(record)
-            raise
+            if self.drain.over and record.waits and not reply.closed:
+                reply.close = True
+                self._refuse(stopping(), reply, record)
+            else:
+                record.outcome = RequestOutcome.DRAINING if self.drain.over else self._outcome_left(record)
+                raise
         except Exception as error:
             self._fail(error, reply, record)
         finally:
@@ -66,6 +70,16 @@ class RequestHandler(ABC, Generic[RecordT]):
             self._counts.count(record)
             if at_end is not None:
                 at_end(record)
+
+    @staticmethod
+    async def _read_body(request: Request, record: RequestRecord) -> bytes:
+        """The whole body. Raises Fault.
+
+        It has arrived once all of it is here: the client's upload is no time that anybody waited for us.
+        """
+        body = await request.read()
+        record.bytes_in, record.arrival_s = len(body), now_s()
+        return body
 
     @abstractmethod
     async def _answer(self, request: Request, reply: Reply, record: RecordT) -> None:

@@ -20,8 +20,11 @@ class RequestRecord:
     method: str
     path: str
     arrival_s: float
+    """When all of it was there, its body included."""
     id: str = ""
     route: str = OTHER_ROUTE
+    waits: bool = True
+    """Nothing of it has been sent on yet."""
     outcome: RequestOutcome = RequestOutcome.INTERNAL_ERROR
     status: int = 0
     first_byte_s: float | None = None

@@ -116,3 +116,9 @@ def test_a_report_with_a_load_is_read_back_and_a_damaged_one_is_left_out() -> No
     for damage in ({"ended": -1}, {"cachedShare": 2}, {"queued": "3"}):
         assert AttainmentReport.from_dict({**document, "load": {**document["load"], **damage}}).load is None
     assert AttainmentReport.from_dict({**document, "load": 3}).load is None
+
+
+def test_a_session_of_a_route_that_is_not_scheduled_is_in_flight_and_no_arrival():
+    idle, talking = load(ended=3), load(ended=3)._replace(passing=2)
+    taken = interval({"a": idle}, {"a": talking}, end_s=9.0, seconds=9.0, ready=1)
+    assert (taken.arrived, taken.running, taken.ended) == (0, 2, 0)

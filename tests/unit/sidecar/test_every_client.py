@@ -302,6 +302,7 @@ async def test_a_websocket_passes_both_ways_until_it_is_closed(engine, harness, 
     engine.script = _echo_words
     async with harness.client.ws_connect(harness.url("/v1/realtime"), max_msg_size=0) as words:
         assert await words.receive_str() == "hello"
+        assert harness.sidecar.proxy.attainment().load.passing == 1
         for text in ("a", "b" * 100_000):
             await words.send_str(text)
             assert await words.receive_str() == text
@@ -309,6 +310,7 @@ async def test_a_websocket_passes_both_ways_until_it_is_closed(engine, harness, 
         assert len(await words.receive_bytes()) == 8 * MIB
     assert words.close_code == 1000
     await eventually(lambda: harness.outcomes() == {"completed": 1})
+    assert harness.sidecar.proxy.attainment().load.passing == 0
     assert engine.received[-1].headers["Upgrade"].lower() == "websocket"
     await eventually(lambda: harness.sidecar.engine.pool.in_use == 0)
 

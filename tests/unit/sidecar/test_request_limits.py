@@ -190,3 +190,21 @@ async def test_paths_that_mean_something_else_elsewhere_are_refused(engine, harn
     async with harness.client.post(harness.url(path)) as response:
         assert response.status == 400
     assert engine.received == []
+
+
+async def test_the_time_of_an_upload_is_no_time_that_the_client_waited(engine, launch, eventually):
+    document = {"classes": [{"name": "chat", "ttft": "200ms", "onDeadline": "Reject"}]}
+    harness = await launch(document)
+    reader, writer = await harness.connect()
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{")
+    await eventually(lambda: harness.sidecar.proxy.drain.active == 1)
+    uploaded = asyncio.get_running_loop().time() + 0.5
+    while asyncio.get_running_loop().time() < uploaded:
+        async with harness.client.get(harness.management("/livez")):
+            pass
+    writer.write(b"}")
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    (queued,) = [line for line in answer.split(b"\r\n") if line.startswith(b"x-uellm-queue-ms: ")]
+    assert int(queued.partition(b": ")[2]) < 200

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
+import aiohttp
 from aiohttp import web
 
 from uellm.sidecar.engine.connection import EngineHealth
@@ -187,3 +189,35 @@ async def test_no_stream_is_cut_short_by_a_drain(engine, launch, eventually):
     assert await asyncio.gather(*streams) == [(200, b"data: 1\n\ndata: [DONE]\n\n")] * 40
     assert (await drained)["drained"]
     assert harness.outcomes() == {"completed": 40}
+
+
+async def test_at_the_end_of_the_grace_period_the_queue_is_told_to_go_elsewhere(engine, launch, eventually):
+    harness = await launch({"classes": [], "engine": {"maxNumSeqs": 1}})
+    engine.script = engine.on_word
+    running = harness.ask(b"running")
+    received = await engine.arrivals.get()
+    reader, writer = await harness.connect()
+    writer.write(REQUEST)
+    await eventually(lambda: harness.sidecar.dispatcher.queued == 1)
+    ended = asyncio.create_task(harness.sidecar.__aexit__(None, None, None))
+    refused = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    await ended
+    head, _, body = refused.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: 1" in head
+    assert json.loads(body)["error"]["code"] == "draining"
+    # What the engine has may have been answered in part, so that one is cut.
+    assert isinstance((await asyncio.gather(running, return_exceptions=True))[0], aiohttp.ClientError)
+    assert received.left.is_set()
+    assert harness.outcomes() == {"draining": 2}
+
+
+async def test_an_upload_that_the_end_of_the_pod_interrupts_is_told_to_go_elsewhere(harness):
+    reader, writer = await harness.connect()
+    writer.write(REQUEST[:-1])
+    while not harness.sidecar.proxy.drain.active:
+        await probe(harness, "/livez")
+    await harness.sidecar.__aexit__(None, None, None)
+    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 503 ")
+    writer.close()

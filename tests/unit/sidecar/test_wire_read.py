@@ -9,10 +9,11 @@ import pytest
 from multidict import CIMultiDict
 
 from uellm.prompt import BLOCK_TOKENS, MEDIA_TOKENS
+from uellm.prompt.found import MAX_VALUES
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire.call import Call, Mode
-from uellm.sidecar.wire.read import Terms, read
+from uellm.sidecar.wire.read import MAX_NESTED, UNREAD_TOKENS, Terms, read
 from uellm.sidecar.wire.slo import targets_of
 from uellm.vllm_routes import SCHEDULED, RouteKind
 
@@ -286,3 +287,20 @@ def test_the_tenant_is_the_fairness_id_else_the_keys_hash_else_none(terms):
     assert keyed != call(terms, chat(), authorization="Bearer sk-other").tenant
     assert call(terms, chat(), authorization="Bearer a", x_llm_d_inference_fairness_id="team-a").tenant == "team-a"
     assert len(call(terms, chat(), x_llm_d_inference_fairness_id="t" * 5000).tenant) < 100
+
+
+@pytest.mark.parametrize("value", ["{}", "[]", '{"role":"user"}'])
+def test_a_body_of_very_many_objects_is_sent_unread(terms, value):
+    body = b'{"messages":[' + ",".join([value] * (MAX_NESTED + 1)).encode() + b"]}"
+    read = call(terms, body)
+    assert (read.mode, read.prompt_tokens, read.upstream_body()) == (Mode.AS_IS, UNREAD_TOKENS, body)
+
+
+def test_a_long_text_with_very_many_commas_and_quotes_is_read(terms):
+    text = "a, 'b', " * 200_000
+    assert call(terms, chat(messages=[{"role": "user", "content": text}])).prompt.characters >= len(text)
+
+
+def test_of_very_many_texts_only_the_first_are_looked_at(terms):
+    read = call(terms, {"prompt": ["ab"] * (3 * MAX_VALUES)}, COMPLETIONS)
+    assert 2 * MAX_VALUES - 2 <= read.prompt.characters <= 2 * MAX_VALUES

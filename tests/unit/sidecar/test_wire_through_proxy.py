@@ -311,3 +311,17 @@ async def test_a_dropped_request_has_llm_ds_reason(engine, launch, eventually):
     running.go_on.set()
     (await engine.arrivals.get()).go_on.set()
     await asyncio.gather(first, second)
+
+
+@pytest.mark.parametrize(
+    ("body", "asked"),
+    [
+        ({"messages": [], "stream": True}, "identity"),
+        ({"messages": [], "stream": True, "stream_options": {"include_usage": True}}, "gzip"),
+        ({"messages": [], "tools": []}, "gzip"),
+    ],
+    ids=["usage is taken out", "as it is", "whole"],
+)
+async def test_only_an_answer_that_is_changed_on_its_way_may_not_be_compressed(engine, harness, body, asked):
+    assert (await harness.ask(json.dumps(body).encode(), Accept_Encoding="gzip"))[0] == 200
+    assert engine.received[-1].headers["Accept-Encoding"] == asked

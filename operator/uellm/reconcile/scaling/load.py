@@ -50,7 +50,7 @@ def interval(
         round(times * ended),
         round(times * max(0, ended - missed)),
         times * outputs,
-        round(times * sum(now.running for _, now in pairs)),
+        round(times * sum(now.running + now.passing for _, now in pairs)),
         round(times * sum(now.queued for _, now in pairs)),
         ready,
     )

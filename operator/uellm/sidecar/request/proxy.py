@@ -27,12 +27,13 @@ from uellm.sidecar.settings import LiveSettings
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.telemetry.sidecar_metrics import SidecarMetrics
 from uellm.sidecar.telemetry.tracing import RequestSpan, Tracing
-from uellm.sidecar.wire.call import Call
+from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.read import Terms, read, unread
 from uellm.sidecar.wire.slo import SCHEDULING, targets_of
 
 _NOT_PASSED_ON: Pairs = ((b"Content-Length", b""), *((name.encode(), b"") for name in (*SCHEDULING, MEANT_FOR)))
 """Headers that the transport sets itself, and those that the sidecar has obeyed."""
+_UNCOMPRESSED = (b"Accept-Encoding", b"identity")
 
 
 class Proxy(RequestHandler[Record]):
@@ -62,6 +63,8 @@ class Proxy(RequestHandler[Record]):
         self._figures = figures
         self._faults = figures.faults
         self._settings = settings
+        self._passing = 0
+        """Requests of other than the scheduled routes that the engine has, realtime sessions among them."""
 
     async def metrics(self) -> str:
         """The sidecar's metrics, then the engine's with the sidecar's queue added to its waiting requests.
@@ -91,6 +94,7 @@ class Proxy(RequestHandler[Record]):
             dispatcher.queued,
             dispatcher.cached_share(),
             dispatcher.measured_step(),
+            self._passing,
         )
 
     def _steps(self) -> StepMeasurement | None:
@@ -105,7 +109,7 @@ class Proxy(RequestHandler[Record]):
             return None
         trace: RequestSpan | None = None
         with self._faults.guard("tracing", record.id):
-            trace = self.tracing.begin(request.headers)
+            trace = self.tracing.begin(request.headers, record.arrival_s)
             record.trace_headers = trace.headers
         return None if trace is None else partial(self._traced, trace)
 
@@ -133,10 +137,10 @@ class Proxy(RequestHandler[Record]):
         self.drain.check()
         if way is Way.SCHEDULE:
             record.targets, record.route = targets_of(headers, settings.classes), path
-            record.bytes_in = len(await request.read())
+            await self._read_body(request, record)
             await self._scheduled(request, reply, record, record.targets)
         else:
-            record.bytes_in = len(await request.read())
+            await self._read_body(request, record)
             await self._passed(request, reply, record)
 
     async def _scheduled(self, request: Request, reply: Reply, record: Record, targets: Targets) -> None:
@@ -150,8 +154,10 @@ class Proxy(RequestHandler[Record]):
             while True:
                 body = await exchange.turn()
                 try:
-                    upstream = await self._send_on(request, record, body, exchange.priority)
+                    plain = call.mode in (Mode.AGGREGATE, Mode.STREAM_STRIP_USAGE)
+                    upstream = await self._send_on(request, record, body, exchange.priority, plain=plain)
                 except EngineUnreachable:
+                    record.waits = True
                     continue  # nothing was sent: wait at the old place until the engine is back
                 reply.close |= self.drain.draining
                 try:
@@ -173,6 +179,13 @@ class Proxy(RequestHandler[Record]):
             return unread(record.route, request.headers, request.body, targets)
 
     async def _passed(self, request: Request, reply: Reply, record: Record) -> None:
+        self._passing += 1
+        try:
+            await self._pass(request, reply, record)
+        finally:
+            self._passing -= 1
+
+    async def _pass(self, request: Request, reply: Reply, record: Record) -> None:
         switches = asks_for_websocket(request.method, request.headers)
         try:
             upstream = await self._send_on(request, record, request.body, switches=switches)
@@ -190,15 +203,26 @@ class Proxy(RequestHandler[Record]):
             self._over(record, upstream)
 
     async def _send_on(
-        self, request: Request, record: Record, body: bytes, priority: int = 0, *, switches: bool = False
+        self,
+        request: Request,
+        record: Record,
+        body: bytes,
+        priority: int = 0,
+        *,
+        plain: bool = False,
+        switches: bool = False,
     ) -> Upstream:
+        """`plain`: the answer's events are read and changed, so the engine must not compress it."""
         own = [(b"X-Request-Id", record.id.encode()), *record.trace_headers]
         if self._settings.current.accepts_priority:
             # For bodies without a priority field. The header overrides the body, so no client may set it.
             own.append((b"X-Vllm-Priority", b"%d" % priority))
+        if plain and request.headers.get("accept-encoding"):
+            own.append(_UNCOMPRESSED)
         if switches:
             own += UPGRADE
         headers = [*end_to_end(request.headers, (*_NOT_PASSED_ON, *own)), *own]
+        record.waits = False
         try:
             upstream = await self._engine.send(request.method, request.target, headers, body, switches=switches)
         except EngineLost as error:

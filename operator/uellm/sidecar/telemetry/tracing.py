@@ -58,8 +58,11 @@ class Tracing:
         self._tracer = provider.get_tracer("uellm.sidecar")
         self._context = TraceContextTextMapPropagator()
 
-    def begin(self, headers: Headers) -> RequestSpan:
-        """Begin the span of a request, as a child of the client's span if there is one."""
+    def begin(self, headers: Headers, began_s: float) -> RequestSpan:
+        """Begin the span of a request, as a child of the client's span if there is one.
+
+        `began_s`: now, on the record's clock.
+        """
         from opentelemetry.trace import SpanKind, set_span_in_context
 
         given = {name: value for name in _CONTEXT if (value := headers.get(name))}
@@ -68,7 +71,7 @@ class Tracing:
         span = self._tracer.start_span("request", context=parent, kind=SpanKind.SERVER, start_time=start_ns)
         passed: dict[str, str] = {}
         self._context.inject(passed, context=set_span_in_context(span))
-        return RequestSpan(span, start_ns, pairs(passed))
+        return RequestSpan(span, start_ns - round(began_s * 1e9), pairs(passed))
 
     def close(self) -> None:
         """Send the remaining spans. Takes seconds if the endpoint does not answer."""
@@ -78,9 +81,10 @@ class Tracing:
 class RequestSpan:
     """The span of one request."""
 
-    def __init__(self, span: Span, start_ns: int, headers: Pairs) -> None:
+    def __init__(self, span: Span, epoch_ns: int, headers: Pairs) -> None:
+        """`epoch_ns`: when the record's clock stood at 0."""
         self._span = span
-        self._start_ns = start_ns
+        self._epoch_ns = epoch_ns
         self.headers = headers
         """Trace headers for the engine, instead of the client's."""
 
@@ -103,12 +107,12 @@ class RequestSpan:
         }
         span.set_attributes({name: value for name, value in attributes.items() if value is not None})
         if record.queue_s is not None:
-            span.add_event("sent to the engine", timestamp=self._at_ns(record.queue_s))
-        if record.ttft_s is not None:
-            span.add_event("first token", timestamp=self._at_ns(record.ttft_s))
+            span.add_event("sent to the engine", timestamp=self._at_ns(record.arrival_s + record.queue_s))
+        if record.first_token_s is not None:
+            span.add_event("first token", timestamp=self._at_ns(record.first_token_s))
         if record.status >= 500 or not record.status or record.outcome in _FAILED:
             span.set_status(StatusCode.ERROR, str(record.outcome))
-        span.end(self._at_ns(record.end_s - record.arrival_s))
+        span.end(self._at_ns(record.end_s))
 
-    def _at_ns(self, after_s: float) -> int:
-        return self._start_ns + round(after_s * 1e9)
+    def _at_ns(self, clock_s: float) -> int:
+        return self._epoch_ns + round(clock_s * 1e9)

@@ -30,6 +30,9 @@ UNREAD_TOKENS = 256
 MAX_PARSED_BYTES = 16 * 1024 * 1024
 """Longer bodies, such as those with images, are sent unparsed: parsing them would hold up all streams."""
 
+MAX_NESTED = 100_000
+"""Bodies with more objects and lists are sent unparsed, too: each costs far more than its bytes."""
+
 MAX_SEQUENCES = 4096
 
 _SAMPLING = frozenset(
@@ -71,8 +74,7 @@ def read(
     `accepts_priority`: the engine orders requests by a `priority` in the body.
     """
     kind = SCHEDULED[path]
-    parsed = kind is not RouteKind.OTHER and len(body) <= MAX_PARSED_BYTES
-    document = _parse(body) if parsed else None
+    document = _parse(body) if kind is not RouteKind.OTHER and _is_parsed_soon(body) else None
     if document is None:
         return unread(path, headers, body, targets)
     tenant = slo.tenant_of(headers, key_of(headers))
@@ -95,6 +97,11 @@ def unread(path: str, headers: HeaderLookup, body: bytes, targets: Targets) -> C
     tenant = slo.tenant_of(headers, key_of(headers))
     tokens = audio_tokens(body) if path in AUDIO else UNREAD_TOKENS
     return Call(path, SCHEDULED[path], Mode.AS_IS, targets, tenant, Prompt(), tokens, body=body)
+
+
+def _is_parsed_soon(body: bytes) -> bool:
+    size = len(body)
+    return size <= MAX_NESTED or (size <= MAX_PARSED_BYTES and body.count(b"{") + body.count(b"[") <= MAX_NESTED)
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:
