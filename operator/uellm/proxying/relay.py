@@ -17,6 +17,7 @@ STALL_S = 60.0
 
 _DONE = b"data: [DONE]\n\n"
 _DONE_BYTES = len(_DONE)
+_ENDED_BY_DONE = frozenset(("/v1/chat/completions", "/v1/completions"))
 BLANK = b"\n\n"
 """End of an event."""
 
@@ -87,6 +88,8 @@ class Relay:
             reply.finish()
         finally:
             record.done = self._last.endswith(_DONE)
+            if record.outcome is RequestOutcome.COMPLETED and self._streams_events and not self._is_whole():
+                record.outcome = RequestOutcome.ENGINE_LOST
             record.bytes_out = self._bytes_out
             reply.on_pause = reply.on_resume = None
             self._stop_clock()
@@ -130,6 +133,10 @@ class Relay:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
+
+    def _is_whole(self) -> bool:
+        """Whether a stream that ended well has its last event, for a server that is ended may end it well before."""
+        return self._record.done or self._record.route not in _ENDED_BY_DONE
 
     def _engine_lost(self) -> None:
         """End a stream of events with an error event. Cut any other answer, so that no client takes it as complete."""

@@ -82,12 +82,12 @@ BODY = b'{"model":"llama"}'
 
 async def test_after_sigterm_open_streams_end_whole_and_new_requests_are_served_for_a_while(engines, tmp_path) -> None:
     engine = await engines()
-    engine.script = FakeEngine.stream(b"data: 1\n\n", hold=True)
+    engine.script = FakeEngine.stream(b"data: [DONE]\n\n", hold=True)
     process, port = await start(tmp_path, engine.port)
     url = f"http://127.0.0.1:{port}/v1/completions"
     headers = {"Content-Type": "application/json"}
     async with aiohttp.ClientSession() as client, client.post(url, data=BODY, headers=headers) as open_stream:
-        assert await open_stream.content.readuntil(b"\n\n") == b"data: 1\n\n"
+        assert await open_stream.content.readuntil(b"\n\n") == b"data: [DONE]\n\n"
         process.send_signal(signal.SIGTERM)
         engine.script = FakeEngine.echo
         async with client.post(url, data=BODY, headers=headers) as late:

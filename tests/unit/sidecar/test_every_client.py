@@ -189,7 +189,7 @@ async def test_a_client_that_only_closes_its_side_gets_its_whole_answer(engine, 
 
 
 async def test_a_client_that_only_closes_its_side_gets_its_whole_stream(engine, harness, eventually):
-    engine.script = engine.stream(b'data: {"a":1}\n\n', hold=True)
+    engine.script = engine.stream(b"data: [DONE]\n\n", hold=True)
     reader, writer = await harness.connect()
     writer.write(post(CHAT, b'{"stream":true}'))
     received = await engine.arrivals.get()
@@ -198,7 +198,7 @@ async def test_a_client_that_only_closes_its_side_gets_its_whole_stream(engine, 
     assert await reader.read(1) == b"0"  # the probe is the begin of the next chunk's size
     received.go_on.set()
     rest = await asyncio.wait_for(reader.read(), 5)
-    assert head.endswith(b'data: {"a":1}\n\n\r\n')
+    assert head.endswith(b"data: [DONE]\n\n\r\n")
     assert rest.lstrip(b"0") == b"\r\n\r\n"
     await eventually(lambda: harness.outcomes() == {"completed": 1})
     writer.close()

@@ -96,13 +96,13 @@ async def ports(process: Process) -> tuple[int, int]:
 
 
 async def test_sigterm_lets_the_stream_in_hand_finish_and_refuses_late_clients_for_a_while(engine, process):
-    engine.script = engine.stream(b"data: 1\n\n", hold=True)
+    engine.script = engine.stream(b"data: [DONE]\n\n", hold=True)
     port, metrics_port = await ports(process)
     async with (
         aiohttp.ClientSession() as client,
         client.post(f"http://127.0.0.1:{port}/v1/completions", data=b"{}") as response,
     ):
-        assert await response.content.readany() == b"data: 1\n\n"
+        assert await response.content.readany() == b"data: [DONE]\n\n"
         process.send_signal(signal.SIGTERM)
         async for line in process.stderr:
             if b"draining 1 requests" in line:

@@ -113,3 +113,20 @@ def test_the_status_is_the_engines_own_if_it_reports_one(event, status):
     found = StreamErrorScanner(RouteKind.CHAT)
     assert found.feed(event)
     assert found.status == status
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("stream", ["true", "false"])
+async def test_a_stream_that_ends_well_before_its_last_event_is_not_whole(engine, harness, eventually, path, stream):
+    engine.script = engine.stream(CHAT_EVENT, CHAT_EVENT)
+    async with harness.post(b'{"stream": %b}' % stream.encode(), path=path) as response:
+        assert await response.read() == 2 * CHAT_EVENT
+    await eventually(lambda: harness.outcomes() == {"engine_lost": 1})
+    assert (harness.sidecar.figures.met.value("interactive"), harness.sidecar.dispatcher.in_flight) == (0, 0)
+
+
+async def test_a_stream_of_another_route_needs_no_such_event(engine, harness, eventually):
+    engine.script = engine.stream(DELTA)
+    async with harness.post(b'{"stream": true}', path="/v1/responses") as response:
+        assert await response.read() == DELTA
+    await eventually(lambda: harness.outcomes() == {"completed": 1})
