@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help:
 	@echo "make demo    one LLMService, end to end, on a real cluster that this machine runs itself"
 	@echo "make test    every test that needs no GPU"
-	@echo "make test-full   the same, and what takes too long for every change: more of real vLLM, the real Karpenter, KEDA, Kueue, LeaderWorkerSet and endpoint picker"
+	@echo "make test-full   the same, and what takes too long for every change: more of real vLLM, the real Karpenter, KEDA, Kueue, LeaderWorkerSet, Envoy and endpoint picker"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make bench   the benchmarks: tables, and JSON under build/bench/"
 	@echo "make setup   only the set-up: .venv with everything"

