@@ -17,6 +17,10 @@ RecordT = TypeVar("RecordT", bound=RequestRecord)
 _Counted = TypeVar("_Counted", bound=RequestRecord, contravariant=True)
 
 
+_FOR_PAGES = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Retry-After, x-uellm-outcome"}
+"""With these a browser shows a refusal to the page that made the request. vLLM's answers allow every origin, too."""
+
+
 class RequestCounts(Protocol[_Counted]):
     """The metrics that count requests."""
 
@@ -50,18 +54,18 @@ class RequestHandler(ABC, Generic[RecordT]):
         try:
             await self._answer(request, reply, record)
         except Refusal as refusal:
-            self._refuse(refusal, reply, record)
+            self._refuse(refusal, request, reply, record)
         except Fault as fault:
-            self._refuse(self._refusal_of(fault, record), reply, record)
+            self._refuse(self._refusal_of(fault, record), request, reply, record)
         except asyncio.CancelledError:
             if self.drain.over and record.waits and not reply.closed:
                 reply.close = True
-                self._refuse(stopping(), reply, record)
+                self._refuse(stopping(), request, reply, record)
             else:
                 record.outcome = RequestOutcome.DRAINING if self.drain.over else self._outcome_left(record)
                 raise
         except Exception as error:
-            self._fail(error, reply, record)
+            self._fail(error, request, reply, record)
         finally:
             request.release()
             reply.close |= self.drain.refusing  # for an answer that began before the drain
@@ -109,13 +113,16 @@ class RequestHandler(ABC, Generic[RecordT]):
         reply.close |= self.drain.draining
         reply.send(200, pairs({"Content-Type": content_type} | self._own_headers(record)), body)
 
-    def _refuse(self, refusal: Refusal, reply: Reply, record: RecordT) -> None:
+    def _refuse(self, refusal: Refusal, request: Request, reply: Reply, record: RecordT) -> None:
         body = refusal.body()
         record.outcome, record.status, record.bytes_out = refusal.outcome, refusal.status, len(body)
         reply.close |= refusal.closes or self.drain.draining
-        reply.send(refusal.status, pairs(self._own_headers(record) | refusal.headers()), body)
+        headers = self._own_headers(record) | refusal.headers()
+        if request.headers.get("origin") is not None:
+            headers |= _FOR_PAGES
+        reply.send(refusal.status, pairs(headers), body)
 
-    def _fail(self, error: Exception, reply: Reply, record: RecordT) -> None:
+    def _fail(self, error: Exception, request: Request, reply: Reply, record: RecordT) -> None:
         self._counts.faults.count("request", error, record.id)
         if reply.started:
             record.outcome = RequestOutcome.INTERNAL_ERROR
@@ -123,7 +130,7 @@ class RequestHandler(ABC, Generic[RecordT]):
             return
         reply.close = True
         message = f"the {self._name} failed; its log has the request's id"
-        self._refuse(Refusal(RequestOutcome.INTERNAL_ERROR, message), reply, record)
+        self._refuse(Refusal(RequestOutcome.INTERNAL_ERROR, message), request, reply, record)
 
 
 def now_s() -> float:

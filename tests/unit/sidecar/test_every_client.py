@@ -365,3 +365,11 @@ async def test_counters_end_in_total_and_nothing_else_does(engine, harness):
     kinds = dict(line.split()[2:4] for line in text.splitlines() if line.startswith("# TYPE uellm_"))
     assert kinds["uellm_scheduler_shed_total"] == "counter"
     assert {name for name, kind in kinds.items() if (kind == "counter") != name.endswith("_total")} == set()
+
+
+async def test_a_page_in_a_browser_may_read_why_it_was_refused(harness):
+    async with harness.post(x_slo_class="nope", Origin="http://app") as response:
+        assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (400, "*")
+        assert "Retry-After" in response.headers["Access-Control-Expose-Headers"]
+    async with harness.post(x_slo_class="nope") as response:
+        assert "Access-Control-Allow-Origin" not in response.headers
