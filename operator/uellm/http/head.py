@@ -99,15 +99,19 @@ class Head:
         return (f"{self.path}?{self.query}" if self.query else self.path).encode("ascii")
 
 
+_CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+"""A head before chunks. Nothing of it is kept."""
+
+
 class HeadParser:
     """httptools' parser for one request. `decode` takes what follows the head of a request in chunks."""
 
-    __slots__ = ("_fields", "_in_body", "_parser", "_target", "complete", "decoded", "surplus")
+    __slots__ = ("_fields", "_in_body", "_parser", "_target", "_upgrade", "complete", "decoded", "surplus")
 
     def __init__(self) -> None:
         self._fields: list[tuple[bytes, bytes]] = []
         self._target = b""
-        self._in_body = False
+        self._in_body = self._upgrade = False
         self.complete = False
         self.surplus = False
         """Bytes followed the end of the request in the same data. Where they began is unknown, so they are lost."""
@@ -159,6 +163,10 @@ class HeadParser:
         expects = not http_10 and (headers.get("expect") or "").lower() == "100-continue"
         if length >= 0:
             del self._parser  # it knows us: left so, only the collector could free the two
+        elif self._upgrade:
+            # The parser stops at the head of a request for another protocol, and would not take its chunks.
+            self._parser = httptools.HttpRequestParser(self)
+            self._feed(_CHUNKED)
         return Head(method, path, query, headers, http_10, keep_alive, length, expects)
 
     def decode(self, data: bytes) -> None:
@@ -178,6 +186,7 @@ class HeadParser:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             # One that we do not take part in: the request is an ordinary one.
+            self._upgrade = True
             self.surplus = upgrade.args[0] < len(data)
 
 

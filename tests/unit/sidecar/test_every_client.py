@@ -373,3 +373,22 @@ async def test_a_page_in_a_browser_may_read_why_it_was_refused(harness):
         assert "Retry-After" in response.headers["Access-Control-Expose-Headers"]
     async with harness.post(x_slo_class="nope") as response:
         assert "Access-Control-Allow-Origin" not in response.headers
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7, 20])
+async def test_an_offer_of_http_2_without_tls_is_passed_over_also_with_a_body_in_chunks(engine, harness, cut):
+    offer = (
+        b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+    )
+    chunks = b"2\r\n{}\r\n3;x=y\r\n   \r\n0\r\n\r\n"
+    reader, writer = await harness.connect()
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n" + offer + b"\r\n" + chunks[:cut]
+    )
+    await writer.drain()
+    async with harness.client.get(harness.management("/livez")):
+        pass  # so that the sidecar has read what is there
+    writer.write(chunks[cut:])
+    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    assert engine.received[-1].body == b"{}   "
