@@ -17,11 +17,10 @@ from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import DesiredState, Images, children, config_digest
 from uellm.reconcile.children.disruption import marks_to_lift
 from uellm.reconcile.children.leader_worker_set import as_deployment
-from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollout_reason
+from uellm.reconcile.children.rollout import Surge, is_change, rollout_reason
 from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.desired import desired_state, left_alone, reloaded
 from uellm.reconcile.download.downloads import Downloads
-from uellm.reconcile.drift import holds
 from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.names import Key, revision_label
 from uellm.reconcile.node_pools import FRESH_S, NodePools
@@ -44,6 +43,7 @@ from uellm.reconcile.settled import SettledPass, SettledPasses, holds_until
 from uellm.reconcile.status.decide import decide
 from uellm.reconcile.status.needs_groups import needs_groups
 from uellm.reconcile.status.waiting_for_node import waits_for_node
+from uellm.reconcile.surges import Surges
 
 # A raised quota or a changed admission policy causes no event on our watches.
 REFUSED_RECHECK_S = 60.0
@@ -93,6 +93,7 @@ class Reconciler:
         self._revisions = KnownRevisions()
         self._settled = SettledPasses()
         self._scalings = Scalings()
+        self._surges = Surges()
         self._applier = applier
         self._kubelet_events = KubeletEvents(applier.pod_events)
         self._queue_words = QueueWords(applier.workloads)
@@ -115,6 +116,7 @@ class Reconciler:
             self._downloads.forget(key)
             self._settled.forget(key)
             self._scalings.forget(key)
+            self._surges.forget(key)
             return None
         report_in_s = await self._collectors.placements.refresh(observed.engines)
         scales = bounds_of(observed.document["spec"]) is not None
@@ -211,6 +213,7 @@ class Reconciler:
             REFUSED_RECHECK_S if writable.refusal else None,
             deferred_s,
             routes_in_s,
+            self._surges.due_in_s(observed, now),
         )
         recheck_s = min(filter(None, rechecks), default=None)
         if deferred_s is None:
@@ -246,12 +249,12 @@ class Reconciler:
         return _Writable(differing, _surplus(observed, desired), wanted=wanted, added=_added(observed, manifests))
 
     def _surge(self, observed: Observed, plan: Plan) -> Surge:
+        surge = self._surges.of(observed, self._clock())
         rollout = observed.service.spec.rollout if observed.service is not None else None
         # A group is replaced on the GPUs that it has.
         if (rollout is not None and not rollout.max_surge) or plan.nodes_per_replica > 1:
-            return NO_SURGE
-        room = self._planning.promises.room_for_another(observed)
-        return Surge(plan.gpus_per_replica, room, pending_pod(observed.pods, self._clock()))
+            return surge
+        return surge._replace(gpus=plan.gpus_per_replica, room=self._planning.promises.room_for_another(observed))
 
     def _left_alone(self, observed: Observed, refusal: Obstacle | None, *, keep_plan: bool = False) -> _Writable:
         """`keep_plan`: the GPUs stay promised while the children wait."""
@@ -303,7 +306,7 @@ def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:
         return f"the {other} is being replaced by a {kind.kind}: a replica spans another number of nodes"
     deployment = as_deployment(written) if kind == LEADERWORKERSET else written
     wanted, live = deployment["spec"], observed.deployment["spec"]
-    if not holds(wanted["template"], live["template"]):
+    if is_change(wanted["template"], live["template"]):
         how = rollout_reason(deployment)
         return f"the {kind.kind} is being brought up to date{f', {how}' if how else ''}"
     before, after = live.get("replicas", 1) - has_stand_in(observed.deployment), observed.replicas
