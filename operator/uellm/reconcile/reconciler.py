@@ -223,26 +223,26 @@ class Reconciler:
     async def _writable(self, observed: Observed, planned: Planned) -> _Writable:
         """The children to write; where they are refused, those that may be written all the same, and the reason."""
         if planned.choice.plan is None or observed.service is None:
-            return self._left_alone(observed, None)
+            return await self._left_alone(observed, None)
         if observed.download.obstacle is not None and kept_revision(observed, planned.choice.plan) is None:
-            return self._left_alone(observed, observed.download.obstacle, keep_plan=True)
+            return await self._left_alone(observed, observed.download.obstacle, keep_plan=True)
         if (lacking := needs_groups(observed, planned.choice.plan)) is not None:
-            return self._left_alone(observed, lacking)
+            return await self._left_alone(observed, lacking)
         try:
             surge = self._surge(observed, planned.choice.plan)
             desired = desired_state(
                 observed, planned.choice.plan, planned.rendered, self._images, surge, self._downloads.node_cache
             )
         except BadInput as error:
-            return self._left_alone(observed, Obstacle("InvalidTemplate", str(error)))
+            return await self._left_alone(observed, Obstacle("InvalidTemplate", str(error)))
         if desired.claim_spec is not None and (unwritable := observed.dra.unwritable()) is not None:
             # Without their template no pod can be started, so the Deployment is not written either.
-            return self._left_alone(observed, unwritable, keep_plan=True)
+            return await self._left_alone(observed, unwritable, keep_plan=True)
         manifests = children(desired)
         differing = self._applier.differing(observed, manifests)
         refusal = await self._applier.refusal(observed, differing)
         if refusal is not None:
-            return self._left_alone(observed, refusal)
+            return await self._left_alone(observed, refusal)
         if desired.revision is not None:
             self._revisions.put(observed.key, desired.revision)
         wanted = None if desired.revision is None else _wanted(desired.revision.name, desired)
@@ -256,7 +256,7 @@ class Reconciler:
             return surge
         return surge._replace(gpus=plan.gpus_per_replica, room=self._planning.promises.room_for_another(observed))
 
-    def _left_alone(self, observed: Observed, refusal: Obstacle | None, *, keep_plan: bool = False) -> _Writable:
+    async def _left_alone(self, observed: Observed, refusal: Obstacle | None, *, keep_plan: bool = False) -> _Writable:
         """`keep_plan`: the GPUs stay promised while the children wait."""
         # Without a refusal there is no plan, so nothing is promised, and the service is known to wait for room.
         if refusal is not None and observed.deployment is None and not keep_plan:
@@ -264,7 +264,9 @@ class Reconciler:
         wanted = None
         if observed.revision is not None and observed.service is not None:
             wanted = _wanted(observed.revision.name, reloaded(observed))
-        return _Writable(self._applier.differing(observed, left_alone(observed)), (), refusal, wanted)
+        manifests = left_alone(observed, self._surges.of(observed, self._clock()))
+        differing = await self._applier.writable(observed, self._applier.differing(observed, manifests))
+        return _Writable(differing, (), refusal, wanted)
 
     async def _clear_up(self, observed: Observed, writable: _Writable) -> None:
         """Delete revisions that nothing needs any more, once everything else is as it should be."""
