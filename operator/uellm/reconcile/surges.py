@@ -171,13 +171,14 @@ def _holds_gpus(pod: Object) -> bool:
 
 
 def _spare(observed: Observed, now: datetime) -> str:
-    """A pod more than the service needs, whose GPUs another one gets: it ends, or is replaced before it serves."""
+    """A pod beside those that serve all the replicas: it ends, or is replaced before it serves, and frees its GPUs."""
     held = [
         pod
         for pod in observed.pods
         if _holds_gpus(pod) and ("deletionTimestamp" not in pod["metadata"] or _is_ending(pod, now))
     ]
-    if len(held) <= observed.replicas:
+    serving = sum(is_ready(pod) for pod in living(observed.pods))
+    if len(held) <= observed.replicas or serving < observed.replicas:
         return ""
     ends_first = min(held, key=lambda pod: ("deletionTimestamp" not in pod["metadata"], is_ready(pod)))
     return str(ends_first["metadata"]["name"])

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from uellm.api import parse_service
 from uellm.reconcile.children.rollout import NO_SURGE, RollingUpdate, Surge, rolling_update
@@ -77,10 +81,22 @@ def test_between_changes_a_deployment_is_made_ready_for_a_restart_without_a_gap(
     assert choose(NO_SURGE, live=live(SURGE, template=restarted | TEMPLATE)) == SURGE
 
 
-def test_a_deployment_at_rest_is_written_once_however_often_rooms_and_pods_change(choose, live):
-    ready = choose(ROOM, live=live(IN_PLACE))
-    for surge in (NO_SURGE, Surge(2, "node-c"), PENDING, PENDING._replace(room="node-c"), ROOM):
-        assert choose(surge, live=live(ready)) == ready
+@given(
+    surges=st.lists(st.sampled_from([NO_SURGE, ROOM, Surge(2, "node-c"), PENDING, PENDING._replace(room="node-c")])),
+    rolling=st.booleans(),
+    first=st.sampled_from([SURGE, IN_PLACE]),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_strategy_turns_at_most_once_between_changes(choose, live, surges, rolling, first):
+    """At rest into a surge, during a rollout into one in place: never back, whatever becomes free or is taken."""
+    found = [first]
+    for surge in surges:
+        found.append(choose(surge, live=live(found[-1], **(ROLLING if rolling else {}))))
+    turns = [(before[:2], after[:2]) for before, after in pairwise(found) if before != after]
+    assert turns in ([], [((1, 0), (0, 1)) if rolling else ((0, 1), (1, 0))])
+
+
+def test_a_surge_is_not_promised_while_a_pod_finds_no_place(choose, live):
     assert choose(PENDING._replace(room="node-c"), live=live(IN_PLACE)) == IN_PLACE
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from uellm.kube.kinds import DEPLOYMENT
+from uellm.kube.kinds import DEPLOYMENT, NODE, POD
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.surges import Surges
 
@@ -150,6 +150,8 @@ def test_the_spare_pod_is_the_one_that_ends_or_does_not_serve(pod, seen):
     assert Surges().of(seen(old, loading), START).spare == "b"
     ending = pod("a", node="node-1", ready=True, deleted=after(minutes=1))
     assert Surges().of(seen(ending, pod("b", ready=True)), START).spare == "a"
+    # Nothing serves that could be spared a gap.
+    assert Surges().of(seen(ending, loading), START).spare == ""
     assert Surges().of(seen(old), START).spare == ""
     assert Surges().of(seen(old, pod("b", node=None)), START).spare == ""
     assert Surges().of(seen(old, pod("b", phase="Failed")), START).spare == ""
@@ -173,3 +175,12 @@ def test_evictions_are_announced_where_karpenter_manages_every_node_of_the_pods(
     observed = seen(pod("a", node="node-1"), pod("b"), pod("c", node=None), karpenter_nodes=frozenset(managed))
     assert Surges().of(observed, START).announced is announced
     assert not Surges().of(seen(karpenter_nodes=frozenset(managed)), START).announced
+
+
+def test_a_node_that_karpenter_made_is_known_by_its_label(world, make):
+    world.service("llama")
+    for name, labels in (("node-1", {"karpenter.sh/nodepool": "gpus"}), ("node-2", {"pool": "gpus"})):
+        world.put(NODE, {"metadata": {"name": name, "uid": name, "labels": labels}, "spec": {}})
+        world.put(POD, make.pod(f"on-{name}", node=name))
+    world.put(POD, make.pod("on-a-node-that-is-gone", node="node-3"))
+    assert world.observed("llama").karpenter_nodes == {"node-1"}
