@@ -63,7 +63,7 @@ def test_a_stand_in_that_an_earlier_release_gave_up_stays_given_up(make, live):
     assert stand_in(live("given up for node-1"), 1, [serving(make)], LEAVING, ROOM).budget == 1
 
 
-def test_the_budget_stays_open_where_the_node_is_marked_in_good_time(make, live):
+def test_the_budget_stays_open_on_nodes_of_karpenter_until_one_is_marked(make, live):
     announced = ROOM._replace(announced=True)
     assert stand_in(live(), 1, [serving(make)], frozenset(), announced) == NO_STAND_IN
     assert stand_in(live(), 1, [serving(make)], LEAVING, announced) == StandIn(1, 0, STANDING_IN)

@@ -32,7 +32,7 @@ class Surge(NamedTuple):
     hopeless: str = ""
     """Why a stand-in is not waited for any longer, as a clause; empty while it may serve."""
     announced: bool = False
-    """Whether who empties the nodes of its pods looks at the budget first, and then marks them in good time."""
+    """Whether Karpenter manages the nodes of its pods: it looks at the budget before it marks one."""
 
 
 NO_SURGE = Surge()
