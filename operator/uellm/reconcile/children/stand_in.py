@@ -45,8 +45,8 @@ def stand_in(
         return NO_STAND_IN
     nodes = ",".join(sorted({pod["spec"]["nodeName"] for pod in pods if pod["spec"].get("nodeName") in leaving}))
     if not nodes or live is None:
-        # An eviction by kubectl follows its node's mark within milliseconds, so the budget is closed beforehand. Karpenter
-        # would never mark a node whose pod has a closed budget.
+        # An eviction by kubectl follows its node's mark within milliseconds, so the budget is closed beforehand.
+        # Karpenter would never mark a node whose pod has a closed budget.
         return StandIn(0, 0 if surge.room and not surge.announced else 1)
     before = note_of(live)
     if before.partition(": ")[0] == _GIVEN_UP + nodes:
