@@ -7,8 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from uellm.api import parse_service
+from uellm.kube.kinds import DEPLOYMENT
 from uellm.reconcile.children.rollout import NO_SURGE, RollingUpdate, Surge, rolling_update
+from uellm.reconcile.observe import Observed
 from uellm.reconcile.pods.engine_readiness import engine_readiness
+from uellm.reconcile.reconciler import _change
 
 TEMPLATE = {"spec": {"containers": [{"name": "engine", "image": "engine:2"}]}}
 ROOM = Surge(gpus=2, room="node-b")
@@ -125,6 +128,14 @@ def test_a_template_that_a_webhook_rewrites_is_no_change(choose, live):
     assert choose(NO_SURGE, live=live(SURGE, template=of_revision("9876543210")), template=mine) == IN_PLACE._replace(
         why="in place: no node has the 0 free GPUs for one more replica meanwhile"
     )
+
+
+def test_only_another_revision_is_told_as_a_change(make, live):
+    mirrored = live(SURGE, template=of_revision("0123456789", "mirror/engine:2"))
+    observed = Observed(make.service(), None, children={DEPLOYMENT: mirrored})
+    assert _change(observed, [live(SURGE, template=of_revision("0123456789"))]) == ""
+    told = _change(observed, [live(SURGE, template=of_revision("9876543210"))])
+    assert told == f"the Deployment is being brought up to date, {SURGE.why}"
 
 
 def test_the_condition_says_how_replicas_are_replaced(make, live):
