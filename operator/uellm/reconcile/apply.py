@@ -108,6 +108,16 @@ class Applier:
         found = [each for each in refusals if each is not None]
         return min(found, key=lambda each: each.reason != NAME_TAKEN, default=None)
 
+    async def writable(self, observed: Observed, manifests: Iterable[Manifest]) -> list[Manifest]:
+        """Those that are there, and those that may be made: not with a name that others have, and not if refused."""
+        refused = self._refused.get(observed.key, ())
+        return [
+            manifest
+            for manifest in manifests
+            if (_live(observed, manifest) is not None and _identity(manifest) not in refused)
+            or await self._try(observed, manifest) is None
+        ]
+
     async def write_status(self, observed: Observed, status: Mapping[str, Any]) -> None:
         """Write the status if it differs."""
         if equal_status(status, observed.status):

@@ -16,6 +16,7 @@ from uellm.reconcile.children import (
     Images,
     PinnedTemplate,
     Revision,
+    access_to_pods,
     claim_templates,
     configmap,
     frozen,
@@ -30,7 +31,7 @@ from uellm.reconcile.download.on_nodes import node_copier
 from uellm.reconcile.dra.left_out import without
 from uellm.reconcile.drift import signed
 from uellm.reconcile.model_claim import NodeCache, is_on_nodes
-from uellm.reconcile.names import config_name, revision_name
+from uellm.reconcile.names import config_name
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.adapters import adapter_slots
 from uellm.reconcile.pods.engine_readiness import living
@@ -78,25 +79,42 @@ def desired_state(
     return dataclasses.replace(desired, revision=revision, claim_spec=_claim_spec(observed, revision))
 
 
-def left_alone(observed: Observed) -> list[dict[str, Any]]:
-    """The children while the spec cannot be carried out: the pods stay, but what reloads still reaches them.
+def left_alone(observed: Observed, surge: Surge) -> list[dict[str, Any]]:
+    """The children while the spec cannot be carried out: the pods stay, and so does what they need.
 
-    A wrong spec does not take down pods that serve. Nothing is created, for a name may have been taken.
+    A wrong spec does not take down pods that serve. What reloads still reaches them, clients find them, and their
+    nodes can be emptied. No further stand-in is started; one that is under way is waited for as long as `surge` allows.
+    Nothing is made for a service without pods. Names that others have taken meanwhile are the writer's to find out.
     """
     if observed.workload is None:
         return []
-    manifests = []
-    if observed.service is not None and config_name(observed.key.name) in observed.configmaps:
-        manifests.append(signed(configmap(reloaded(observed))))
-    revision = observed.revision
-    if revision is not None and revision_name(observed.key.name, revision.name) in observed.configmaps:
-        manifests.append(signed(revision.manifest(observed.document)))
-        if observed.dra.unwritable() is None:
-            manifests += map(signed, claim_templates(observed.document, revision, _claim_spec(observed, revision)))
     kind, live = observed.workload
+    nodes = 1 if kind == DEPLOYMENT else int(live["spec"]["leaderWorkerTemplate"]["size"])
+    extra = stand_in(
+        observed.deployment,
+        observed.replicas,
+        living(observed.pods),
+        observed.leaving_nodes,
+        Surge(hopeless=surge.hopeless),
+    )
+    made = [] if not _can_reload(observed) else [configmap(reloaded(observed))]
+    revision = observed.revision
+    if revision is not None:
+        made.append(revision.manifest(observed.document))
+        if observed.dra.unwritable() is None:
+            made += claim_templates(observed.document, revision, _claim_spec(observed, revision))
+    made += access_to_pods(observed.document, nodes, extra.budget)
     # As an object of a list, it may not say what it is.
     live = {**live, "apiVersion": kind.api_version, "kind": kind.kind}
-    return [*manifests, frozen(observed.document, live, observed.replicas)]
+    return [*map(signed, made), frozen(observed.document, live, observed.replicas, extra)]
+
+
+def _can_reload(observed: Observed) -> bool:
+    """Whether all that pods read in the ConfigMap is known: parts of it are kept only there."""
+    if observed.service is None:
+        return False
+    kept_there = observed.is_former or observed.service.spec.model.adapters
+    return config_name(observed.key.name) in observed.configmaps or not kept_there
 
 
 def _copier(observed: Observed, node_cache: NodeCache | None) -> NodeCopier | None:

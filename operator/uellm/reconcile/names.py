@@ -28,7 +28,7 @@ ROLLOUT_ANNOTATION = "uellm.io/rollout"
 """On the Deployment: how its replicas are replaced, and why; only where the spec leaves that to the operator."""
 
 STAND_IN_ANNOTATION = "uellm.io/stand-in"
-"""On the Deployment: the nodes being emptied for which there is a stand-in, or for which none found GPUs."""
+"""On the Deployment: the nodes being emptied for which there is a stand-in, or for which it was given up."""
 
 
 class Key(NamedTuple):

@@ -59,6 +59,8 @@ from uellm.reconcile.scaling.scaling import Scaling, wanted_replicas
 
 # Set by Kubernetes where a kubelet has been silent for 40 s.
 _UNREACHABLE = "node.kubernetes.io/unreachable"
+# A label of the nodes that Karpenter made.
+_NODEPOOL = "karpenter.sh/nodepool"
 # Set by the Cluster Autoscaler and by Karpenter on a node that they are about to drain.
 _LEAVING = {"ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted"}
 
@@ -105,6 +107,8 @@ class Observed:
     """The labels of each NodePool of Karpenter, while the service waits for a node; empty where there is none."""
     node_states: Mapping[str, NodeState] = field(default_factory=dict)
     """The state of the pods' nodes, by name."""
+    karpenter_nodes: frozenset[str] = frozenset()
+    """Those of the pods' nodes that Karpenter manages."""
     scaling: Scaling | None = None
     """How many replicas the operator chose; None where it does not choose the number."""
     kubelet_warnings: Mapping[str, str] = field(default_factory=dict)
@@ -283,6 +287,7 @@ def observe(cache: Cache, key: Key) -> Observed | None:
         return None
     service, invalid = cache.parsed_service(key, _read)
     pods = tuple(cache.pods(key))
+    homes = {name: cache.node(name) for pod in pods if (name := pod["spec"].get("nodeName"))}
     return Observed(
         document,
         service,
@@ -299,7 +304,8 @@ def observe(cache: Cache, key: Key) -> Observed | None:
         download_pods=tuple(cache.download_pods(key)),
         nodes=cache.profiled_nodes(),
         node_classes=cache.node_classes(),
-        node_states={name: _node_state(cache.node(name)) for pod in pods if (name := pod["spec"].get("nodeName"))},
+        node_states={name: _node_state(node) for name, node in homes.items()},
+        karpenter_nodes=frozenset(name for name, node in homes.items() if _is_of_karpenter(node)),
         available=dict(cache.available),
     )
 
@@ -312,6 +318,10 @@ def _node_state(node: Object | None) -> NodeState:
         return NodeState.UNREACHABLE
     leaving = node["spec"].get("unschedulable") or taints & _LEAVING
     return NodeState.LEAVING if leaving else NodeState.THERE
+
+
+def _is_of_karpenter(node: Object | None) -> bool:
+    return node is not None and _NODEPOOL in (node["metadata"].get("labels") or {})
 
 
 def _read(document: Object) -> tuple[LLMService | None, str]:

@@ -17,11 +17,10 @@ from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import DesiredState, Images, children, config_digest
 from uellm.reconcile.children.disruption import marks_to_lift
 from uellm.reconcile.children.leader_worker_set import as_deployment
-from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollout_reason
+from uellm.reconcile.children.rollout import Surge, is_change, rollout_reason
 from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.desired import desired_state, left_alone, reloaded
 from uellm.reconcile.download.downloads import Downloads
-from uellm.reconcile.drift import holds
 from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.names import Key, revision_label
 from uellm.reconcile.node_pools import FRESH_S, NodePools
@@ -44,6 +43,7 @@ from uellm.reconcile.settled import SettledPass, SettledPasses, holds_until
 from uellm.reconcile.status.decide import decide
 from uellm.reconcile.status.needs_groups import needs_groups
 from uellm.reconcile.status.waiting_for_node import waits_for_node
+from uellm.reconcile.surges import Surges
 
 # A raised quota or a changed admission policy causes no event on our watches.
 REFUSED_RECHECK_S = 60.0
@@ -93,6 +93,7 @@ class Reconciler:
         self._revisions = KnownRevisions()
         self._settled = SettledPasses()
         self._scalings = Scalings()
+        self._surges = Surges()
         self._applier = applier
         self._kubelet_events = KubeletEvents(applier.pod_events)
         self._queue_words = QueueWords(applier.workloads)
@@ -115,6 +116,7 @@ class Reconciler:
             self._downloads.forget(key)
             self._settled.forget(key)
             self._scalings.forget(key)
+            self._surges.forget(key)
             return None
         report_in_s = await self._collectors.placements.refresh(observed.engines)
         scales = bounds_of(observed.document["spec"]) is not None
@@ -211,6 +213,7 @@ class Reconciler:
             REFUSED_RECHECK_S if writable.refusal else None,
             deferred_s,
             routes_in_s,
+            self._surges.due_in_s(observed, now),
         )
         recheck_s = min(filter(None, rechecks), default=None)
         if deferred_s is None:
@@ -220,40 +223,40 @@ class Reconciler:
     async def _writable(self, observed: Observed, planned: Planned) -> _Writable:
         """The children to write; where they are refused, those that may be written all the same, and the reason."""
         if planned.choice.plan is None or observed.service is None:
-            return self._left_alone(observed, None)
+            return await self._left_alone(observed, None)
         if observed.download.obstacle is not None and kept_revision(observed, planned.choice.plan) is None:
-            return self._left_alone(observed, observed.download.obstacle, keep_plan=True)
+            return await self._left_alone(observed, observed.download.obstacle, keep_plan=True)
         if (lacking := needs_groups(observed, planned.choice.plan)) is not None:
-            return self._left_alone(observed, lacking)
+            return await self._left_alone(observed, lacking)
         try:
             surge = self._surge(observed, planned.choice.plan)
             desired = desired_state(
                 observed, planned.choice.plan, planned.rendered, self._images, surge, self._downloads.node_cache
             )
         except BadInput as error:
-            return self._left_alone(observed, Obstacle("InvalidTemplate", str(error)))
+            return await self._left_alone(observed, Obstacle("InvalidTemplate", str(error)))
         if desired.claim_spec is not None and (unwritable := observed.dra.unwritable()) is not None:
             # Without their template no pod can be started, so the Deployment is not written either.
-            return self._left_alone(observed, unwritable, keep_plan=True)
+            return await self._left_alone(observed, unwritable, keep_plan=True)
         manifests = children(desired)
         differing = self._applier.differing(observed, manifests)
         refusal = await self._applier.refusal(observed, differing)
         if refusal is not None:
-            return self._left_alone(observed, refusal)
+            return await self._left_alone(observed, refusal)
         if desired.revision is not None:
             self._revisions.put(observed.key, desired.revision)
         wanted = None if desired.revision is None else _wanted(desired.revision.name, desired)
         return _Writable(differing, _surplus(observed, desired), wanted=wanted, added=_added(observed, manifests))
 
     def _surge(self, observed: Observed, plan: Plan) -> Surge:
+        surge = self._surges.of(observed, self._clock())
         rollout = observed.service.spec.rollout if observed.service is not None else None
         # A group is replaced on the GPUs that it has.
         if (rollout is not None and not rollout.max_surge) or plan.nodes_per_replica > 1:
-            return NO_SURGE
-        room = self._planning.promises.room_for_another(observed)
-        return Surge(plan.gpus_per_replica, room, pending_pod(observed.pods, self._clock()))
+            return surge
+        return surge._replace(gpus=plan.gpus_per_replica, room=self._planning.promises.room_for_another(observed))
 
-    def _left_alone(self, observed: Observed, refusal: Obstacle | None, *, keep_plan: bool = False) -> _Writable:
+    async def _left_alone(self, observed: Observed, refusal: Obstacle | None, *, keep_plan: bool = False) -> _Writable:
         """`keep_plan`: the GPUs stay promised while the children wait."""
         # Without a refusal there is no plan, so nothing is promised, and the service is known to wait for room.
         if refusal is not None and observed.deployment is None and not keep_plan:
@@ -261,7 +264,9 @@ class Reconciler:
         wanted = None
         if observed.revision is not None and observed.service is not None:
             wanted = _wanted(observed.revision.name, reloaded(observed))
-        return _Writable(self._applier.differing(observed, left_alone(observed)), (), refusal, wanted)
+        manifests = left_alone(observed, self._surges.of(observed, self._clock()))
+        differing = await self._applier.writable(observed, self._applier.differing(observed, manifests))
+        return _Writable(differing, (), refusal, wanted)
 
     async def _clear_up(self, observed: Observed, writable: _Writable) -> None:
         """Delete revisions that nothing needs any more, once everything else is as it should be."""
@@ -303,7 +308,7 @@ def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:
         return f"the {other} is being replaced by a {kind.kind}: a replica spans another number of nodes"
     deployment = as_deployment(written) if kind == LEADERWORKERSET else written
     wanted, live = deployment["spec"], observed.deployment["spec"]
-    if not holds(wanted["template"], live["template"]):
+    if is_change(wanted["template"], live["template"]):
         how = rollout_reason(deployment)
         return f"the {kind.kind} is being brought up to date{f', {how}' if how else ''}"
     before, after = live.get("replicas", 1) - has_stand_in(observed.deployment), observed.replicas

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from uellm.reconcile.pods.engine_readiness import engine_readiness, unschedulable_since
 
+REVISION = "0123456789"
+
 
 def container(name="engine", *, restarts=0, ready=False, **states):
     return {"name": name, "image": f"{name}:1", "restartCount": restarts, "ready": ready, **states}
@@ -22,6 +24,13 @@ def test_a_rolled_out_deployment_is_ready(make):
 
 def test_a_deployment_whose_controller_lags_behind_is_not_ready(make):
     assert not state(make, make.pod(), ready=1, observed=False).ready
+
+
+def test_a_change_of_the_strategy_alone_does_not_make_a_service_unready(make):
+    pod = make.pod()
+    pod["metadata"]["labels"]["uellm.io/revision"] = REVISION
+    assert state(make, pod, ready=1, observed=False).ready
+    assert not state(make, pod, ready=1, observed=False, revision="9876543210").ready
 
 
 def test_a_pod_without_a_node_reports_the_schedulers_message(make):

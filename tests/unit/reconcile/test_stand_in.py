@@ -45,11 +45,28 @@ def test_the_eviction_is_allowed_once_the_stand_in_serves(make, live):
     assert stand_in(deployment, 1, [serving(make), standing], LEAVING, NO_SURGE) == StandIn(1, 1, STANDING_IN)
 
 
-def test_a_stand_in_that_stays_pending_is_given_up_and_not_tried_again(make, live):
-    pending = Surge(gpus=2, room="node-2", pending="b")
-    found = stand_in(live(STANDING_IN, replicas=2), 1, [serving(make)], LEAVING, pending)
-    assert found == StandIn(0, 1, "given up for node-1")
-    assert stand_in(live(found.note), 1, [serving(make)], LEAVING, ROOM) == found
+def test_a_stand_in_that_will_not_serve_is_given_up_and_not_tried_again(make, live):
+    hopeless = Surge(gpus=2, room="node-2", hopeless="pod b has been Pending: for long")
+    found = stand_in(live(STANDING_IN, replicas=2), 1, [serving(make)], LEAVING, hopeless)
+    assert found == StandIn(0, 1, "given up for node-1: pod b has been Pending: for long")
+    given_up = live(found.note)
+    assert stand_in(given_up, 1, [serving(make)], LEAVING, ROOM) == found
+    state = engine_readiness(given_up, [serving(make)], 1)
+    assert state.ready
+    assert state.message == (
+        "1 of 1 replicas serve; no stand-in came for a replica whose node is being emptied: "
+        "pod b has been Pending: for long"
+    )
+
+
+def test_a_stand_in_that_an_earlier_release_gave_up_stays_given_up(make, live):
+    assert stand_in(live("given up for node-1"), 1, [serving(make)], LEAVING, ROOM).budget == 1
+
+
+def test_the_budget_stays_open_on_nodes_of_karpenter_until_one_is_marked(make, live):
+    announced = ROOM._replace(announced=True)
+    assert stand_in(live(), 1, [serving(make)], frozenset(), announced) == NO_STAND_IN
+    assert stand_in(live(), 1, [serving(make)], LEAVING, announced) == StandIn(1, 0, STANDING_IN)
 
 
 def test_another_node_that_is_emptied_later_is_another_chance(make, live):

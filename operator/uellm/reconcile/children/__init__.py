@@ -26,6 +26,7 @@ __all__ = [
     "Images",
     "PinnedTemplate",
     "Revision",
+    "access_to_pods",
     "children",
     "claim_templates",
     "config_digest",
@@ -55,5 +56,10 @@ def children(desired: DesiredState) -> tuple[dict[str, Any], ...]:
     advice = (devices_configmap(desired),) if desired.devices_json else ()
     claims = claim_templates(desired.document, desired.revision, desired.claim_spec)
     pods = leader_worker_set(desired) if desired.nodes > 1 else deployment(desired)
-    made = (configmap(desired), *revisions, *claims, *advice, service(desired), pdb(desired), pods)
-    return tuple(signed(child) for child in made)
+    access = access_to_pods(desired.document, desired.nodes, desired.stand_in.budget)
+    return tuple(signed(child) for child in (configmap(desired), *revisions, *claims, *advice, *access, pods))
+
+
+def access_to_pods(document: Mapping[str, Any], nodes: int, budget: int) -> tuple[dict[str, Any], ...]:
+    """The Service of pods that span so many nodes, and how many of them may be evicted at a time."""
+    return (service(document, nodes), pdb(document, budget))

@@ -7,6 +7,7 @@ from typing import Any
 
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.children.rollout import rolling_update
+from uellm.reconcile.children.stand_in import NO_STAND_IN, StandIn
 from uellm.reconcile.drift import signed
 from uellm.reconcile.kueue import queue_labels
 from uellm.reconcile.names import (
@@ -70,8 +71,10 @@ def _former_annotations(desired: DesiredState) -> dict[str, str]:
     }
 
 
-def frozen(document: Mapping[str, Any], live: Mapping[str, Any], replicas: int) -> dict[str, Any]:
-    """The Deployment or LeaderWorkerSet as it is, but with this number of replicas.
+def frozen(
+    document: Mapping[str, Any], live: Mapping[str, Any], replicas: int, stand_in: StandIn = NO_STAND_IN
+) -> dict[str, Any]:
+    """The Deployment or LeaderWorkerSet as it is, but with this number of replicas, and a stand-in.
 
     Used while the spec cannot be carried out: a wrong spec does not take down pods that serve, but a smaller number of
     replicas still takes effect.
@@ -85,14 +88,18 @@ def frozen(document: Mapping[str, Any], live: Mapping[str, Any], replicas: int) 
         for name in (SPEC_ANNOTATION, IMAGES_ANNOTATION, TEMPLATE_ANNOTATION, OWNER_ANNOTATION, ROLLOUT_ANNOTATION)
         if name in kept
     }
+    if stand_in.note:
+        metadata["annotations"][STAND_IN_ANNOTATION] = stand_in.note
+    wanted = replicas + stand_in.extra
     manifest = {
         "apiVersion": live["apiVersion"],
         "kind": live["kind"],
         "metadata": metadata,
-        "spec": {**live["spec"], "replicas": replicas},
+        "spec": {**live["spec"], "replicas": wanted},
     }
-    # Only the number can have changed: if it has not, the old digest stays and nothing is written.
-    if int(live["spec"].get("replicas", 1)) == replicas and APPLIED_ANNOTATION in kept:
+    # Only these can have changed: if they have not, the old digest stays and nothing is written.
+    same = int(live["spec"].get("replicas", 1)) == wanted and kept.get(STAND_IN_ANNOTATION, "") == stand_in.note
+    if same and APPLIED_ANNOTATION in kept:
         metadata["annotations"][APPLIED_ANNOTATION] = kept[APPLIED_ANNOTATION]
         return manifest
     return signed(manifest)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.names import child_metadata, selector
 
 
-def pdb(desired: DesiredState) -> dict[str, Any]:
-    """At most one replica may be evicted at a time, and none that is to wait for its stand-in; see `stand_in`.
+def pdb(document: Mapping[str, Any], budget: int) -> dict[str, Any]:
+    """At most `budget` replicas may be evicted at a time: one, or none while a stand-in is awaited; see `stand_in`.
 
     A pod that is not ready may always be evicted.
     """
-    name = desired.service.name
+    name = document["metadata"]["name"]
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": child_metadata(desired.document, name),
+        "metadata": child_metadata(document, name),
         "spec": {
-            "maxUnavailable": desired.stand_in.budget,
+            "maxUnavailable": budget,
             "selector": {"matchLabels": selector(name)},
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },

@@ -1,23 +1,21 @@
 """How replicas are replaced when their template changes. Pure.
 
 `spec.rollout` is followed where it is set. Left unset, it is decided at each change: with a surge, one more replica
-starts before an old one ends, and nothing is missing meanwhile. It needs GPUs of its own. Where there are none at that
-moment, or where the additional pod finds none within a minute after all, replicas are replaced in place.
+starts before an old one ends, and nothing is missing meanwhile. It needs GPUs of its own: free ones, or those of a pod
+of the service that is more than it needs. Where there are none at that moment, or where the additional pod does not
+start within a minute after all, replicas are replaced in place. Between changes the Deployment is kept ready for a
+surge, because `kubectl rollout restart` asks nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from uellm.api import LLMService
 from uellm.reconcile.drift import holds
-from uellm.reconcile.names import ROLLOUT_ANNOTATION
-from uellm.reconcile.times import moment
+from uellm.reconcile.names import ROLLOUT_ANNOTATION, revision_label
 from uellm.text import counted
-
-PENDING_AFTER_S = 60.0
 
 
 class Surge(NamedTuple):
@@ -27,8 +25,14 @@ class Surge(NamedTuple):
     """GPUs of a replica."""
     room: str = ""
     """A node that has room for another replica besides those that run; empty for none."""
-    pending: str = ""
-    """A pod that has been Pending for a minute; empty for none."""
+    spare: str = ""
+    """A pod of the service itself that is more than it needs; empty for none."""
+    stuck: str = ""
+    """Why the additional pod of a rollout does not start, as a clause; empty while it may."""
+    hopeless: str = ""
+    """Why a stand-in is not waited for any longer, as a clause; empty while it may serve."""
+    announced: bool = False
+    """Whether Karpenter manages the nodes of its pods: it looks at the budget before it marks one."""
 
 
 NO_SURGE = Surge()
@@ -56,15 +60,31 @@ def rolling_update(
     if service.spec.rollout is not None:
         return RollingUpdate(service.spec.rollout.max_surge, service.spec.rollout.max_unavailable)
     if live is None:
-        return RollingUpdate(0, 1, "in place: nothing has been replaced yet")
-    if not holds(template, live["spec"]["template"]):
+        return _for_a_change(surge) if surge.room else _AT_FIRST
+    if is_change(template, live["spec"]["template"]):
         return _for_a_change(surge)
-    before = _of(live)
-    if before is None:
-        return RollingUpdate(0, 1, "in place: nothing has been replaced yet")
-    if before.max_surge and surge.pending:
-        return RollingUpdate(0, 1, f"in place: the additional pod {surge.pending} has been Pending for a minute")
+    before = _of(live) or _AT_FIRST
+    if _is_at_rest(live):
+        return _for_a_change(surge) if surge.room and not (before.max_surge or surge.stuck) else before
+    if before.max_surge and surge.stuck:
+        return RollingUpdate(0, 1, f"in place: {surge.stuck}")
     return before
+
+
+def is_change(template: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
+    """Whether pods of the template are others than those of the live one.
+
+    Their revisions tell: the content may have been rewritten by a webhook, and is put right without a rollout of ours.
+    """
+    if revision := revision_label(template):
+        return revision != revision_label(live)
+    return not holds(template, live)
+
+
+def is_rolling(live: Mapping[str, Any] | None) -> bool:
+    """Whether the Deployment has pods of another template."""
+    status = (live or {}).get("status") or {}
+    return int(status.get("replicas") or 0) != int(status.get("updatedReplicas") or 0)
 
 
 def rollout_reason(live: Mapping[str, Any] | None) -> str:
@@ -72,21 +92,12 @@ def rollout_reason(live: Mapping[str, Any] | None) -> str:
     return str((((live or {}).get("metadata") or {}).get("annotations") or {}).get(ROLLOUT_ANNOTATION) or "")
 
 
-def pending_pod(pods: Iterable[Mapping[str, Any]], now: datetime) -> str:
-    """The name of a pod that has had no node for a minute; empty for none."""
-    for pod in pods:
-        if pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
-            continue
-        created = pod["metadata"].get("creationTimestamp")
-        if created and (now - moment(created)).total_seconds() >= PENDING_AFTER_S:
-            return str(pod["metadata"]["name"])
-    return ""
-
-
 def _for_a_change(surge: Surge) -> RollingUpdate:
     gpus = counted(surge.gpus, "free GPU")
     if surge.room:
         return RollingUpdate(1, 0, f"surge: node {surge.room} has the {gpus} for one more replica meanwhile")
+    if surge.spare:
+        return RollingUpdate(1, 0, f"surge: pod {surge.spare} gives its GPUs to the next one")
     return RollingUpdate(0, 1, f"in place: no node has the {gpus} for one more replica meanwhile")
 
 
@@ -96,3 +107,12 @@ def _of(live: Mapping[str, Any]) -> RollingUpdate | None:
     shape = (found.get("maxSurge"), found.get("maxUnavailable"))
     why = rollout_reason(live)
     return RollingUpdate(*shape, why) if why and shape in ((1, 0), (0, 1)) else None
+
+
+def _is_at_rest(live: Mapping[str, Any]) -> bool:
+    """Whether the Deployment's controller has nothing to replace."""
+    seen = int((live.get("status") or {}).get("observedGeneration") or 0)
+    return seen >= int(live["metadata"].get("generation") or 0) and not is_rolling(live)
+
+
+_AT_FIRST = RollingUpdate(0, 1, "in place: nothing has been replaced yet")

@@ -2,8 +2,8 @@
 
 `kubectl drain`, the Cluster Autoscaler and Karpenter mark a node first and then evict its pods. Where the cluster has
 GPUs for one more replica, a stand-in starts first. Until it serves, the budget allows no eviction. Then it allows one,
-and the evicted pod is not replaced. Without such GPUs, or where the stand-in is Pending for a minute, an eviction is
-allowed at once: no drain waits for GPUs that are not there.
+and the evicted pod is not replaced. Without such GPUs, or where the stand-in will not serve, an eviction is allowed at
+once: no drain waits for what does not come.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from uellm.reconcile.children.rollout import Surge
+from uellm.reconcile.children.rollout import Surge, is_rolling
 from uellm.reconcile.names import STAND_IN_ANNOTATION
 from uellm.reconcile.pods.pod_state import is_ready
 
@@ -26,7 +26,7 @@ class StandIn(NamedTuple):
     budget: int = 1
     """Replicas that may be evicted at a time."""
     note: str = ""
-    """Kept on the Deployment: the nodes for which there is a stand-in, or for which none found GPUs."""
+    """Kept on the Deployment: the nodes for which there is a stand-in, or for which it was given up, and why."""
 
 
 NO_STAND_IN = StandIn()
@@ -41,15 +41,18 @@ def stand_in(
 ) -> StandIn:
     """The decision for now. `live`: the Deployment; `pods`: living ones; `leaving`: nodes that are being emptied."""
     pods = tuple(pods)
-    if not replicas or _is_rolling(live):
+    if not replicas or is_rolling(live):
         return NO_STAND_IN
     nodes = ",".join(sorted({pod["spec"]["nodeName"] for pod in pods if pod["spec"].get("nodeName") in leaving}))
     if not nodes or live is None:
-        # An eviction follows its node's mark within milliseconds, so the budget is closed beforehand.
-        return StandIn(0, 0 if surge.room else 1)
+        # An eviction by kubectl follows its node's mark within milliseconds, so the budget is closed beforehand.
+        # Karpenter would never mark a node whose pod has a closed budget.
+        return StandIn(0, 0 if surge.room and not surge.announced else 1)
     before = note_of(live)
-    if before == _GIVEN_UP + nodes or (before.startswith(_FOR) and surge.pending):
-        return StandIn(0, 1, _GIVEN_UP + nodes)
+    if before.partition(": ")[0] == _GIVEN_UP + nodes:
+        return StandIn(0, 1, before)
+    if before.startswith(_FOR) and surge.hopeless:
+        return StandIn(0, 1, f"{_GIVEN_UP}{nodes}: {surge.hopeless}")
     if not before.startswith(_FOR) and not surge.room:
         return NO_STAND_IN
     serving = sum(is_ready(pod) for pod in pods)
@@ -66,6 +69,7 @@ def has_stand_in(live: Mapping[str, Any]) -> bool:
     return note_of(live).startswith(_FOR)
 
 
-def _is_rolling(live: Mapping[str, Any] | None) -> bool:
-    status = (live or {}).get("status") or {}
-    return int(status.get("replicas") or 0) != int(status.get("updatedReplicas") or 0)
+def given_up(live: Mapping[str, Any]) -> str:
+    """Why a stand-in was given up for a node that is still being emptied; empty for none."""
+    note = note_of(live)
+    return note.partition(": ")[2] if note.startswith(_GIVEN_UP) else ""

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from uellm.placement_report import ENGINE_FAILED, ENGINE_TOO_OLD, LaunchFailure
 from uellm.reconcile.children.rollout import rollout_reason
-from uellm.reconcile.children.stand_in import has_stand_in
+from uellm.reconcile.children.stand_in import given_up, has_stand_in
 from uellm.reconcile.kueue import QUEUE_LABEL, gates
+from uellm.reconcile.names import revision_label
 from uellm.reconcile.pods.groups import without_workers
 from uellm.reconcile.pods.pod_failures import PodFailures
 from uellm.reconcile.pods.pod_state import taken_from
@@ -23,6 +24,8 @@ STALLED_RESTARTS = 3
 
 _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+UNSTARTABLE = frozenset(_IMAGE_REASONS | _CONFIG_REASONS)
+"""Why kubelets keep a container waiting that may never start."""
 
 
 class EngineReadiness(NamedTuple):
@@ -64,9 +67,8 @@ def engine_readiness(
     `image_pulls`: the images that they wait for; `queue_words`: why they wait in a queue.
     """
     alive = living(pods)
-    if _rolled_out(deployment, replicas):
-        more = "; a stand-in is there for a replica whose node is being emptied" if has_stand_in(deployment) else ""
-        return EngineReadiness(True, "Ready", f"{replicas} of {replicas} replicas serve{more}")
+    if _rolled_out(deployment, alive, replicas):
+        return EngineReadiness(True, "Ready", f"{replicas} of {replicas} replicas serve{_stand_in_words(deployment)}")
     if refused := _refused_by_server(deployment):
         return refused
     ready = int((deployment.get("status") or {}).get("readyReplicas") or 0)
@@ -94,11 +96,18 @@ def _failures_trouble(failures: PodFailures) -> _Trouble:
     return _Trouble(0 if failures.repeated else 5, state)
 
 
-def _rolled_out(deployment: Mapping[str, Any], replicas: int) -> bool:
+def _stand_in_words(deployment: Mapping[str, Any]) -> str:
+    if has_stand_in(deployment):
+        return "; a stand-in is there for a replica whose node is being emptied"
+    why = given_up(deployment)
+    return f"; no stand-in came for a replica whose node is being emptied: {why}" if why else ""
+
+
+def _rolled_out(deployment: Mapping[str, Any], alive: Sequence[Mapping[str, Any]], replicas: int) -> bool:
     """Whether the wanted replicas serve. A stand-in, which may still be starting, is one more of them."""
     status, extra = deployment.get("status") or {}, int(has_stand_in(deployment))
     return (
-        int(status.get("observedGeneration") or 0) >= int(deployment["metadata"].get("generation") or 0)
+        _is_seen(deployment, alive)
         and int(deployment["spec"].get("replicas", 1)) == replicas + extra
         and all(
             replicas <= int(status.get(field) or 0) <= replicas + extra
@@ -106,6 +115,15 @@ def _rolled_out(deployment: Mapping[str, Any], replicas: int) -> bool:
         )
         and status.get("replicas") == status.get("updatedReplicas")
     )
+
+
+def _is_seen(deployment: Mapping[str, Any], alive: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the status is about the Deployment as it is, or as it was before a change that replaces no pod."""
+    seen = int((deployment.get("status") or {}).get("observedGeneration") or 0)
+    if seen >= int(deployment["metadata"].get("generation") or 0):
+        return True
+    revision = revision_label(deployment["spec"]["template"])
+    return bool(revision) and all(revision_label(pod) == revision for pod in alive)
 
 
 def _refused_by_server(deployment: Mapping[str, Any]) -> EngineReadiness | None:
