@@ -44,6 +44,10 @@ from uellm.reconcile.stored import Object, Stored, stored
 
 T = TypeVar("T")
 CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
+_COUNTED = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE, POD, *DRA_KINDS)
+"""Kinds whose changes may matter to plans."""
+_GROUPED = (POD, CONFIGMAP, RESOURCECLAIMTEMPLATE)
+"""Kinds of which a service may have several."""
 _HELPER_LABELS = (INSPECTION_LABEL, DOWNLOAD_LABEL)
 WATCHED_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE, *CHILD_KINDS, PVC, POD)
 
@@ -121,10 +125,10 @@ class Cache:
         known = self._objects[kind].get(place)
         if known is not None and not _newer(obj, known.identity[1]):
             return False
-        # What was known may be needed still, when what is new has taken its place.
-        before = None if known is None else known.object
+        # Only where it matters what has changed: the others need not be read.
+        before = known.object if known is not None and kind in _COUNTED else None
         facts = self._profiled.get(place[1]) if kind == GPUNODEPROFILE else None
-        if before is not None:
+        if known is not None:
             self._drop(kind, place)
         kept = lean(kind, obj)
         entry = self._objects[kind][place] = stored(kind, kept)
@@ -344,11 +348,11 @@ class Cache:
         self._count_versions(kind, place, before, None, None)
 
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
-        obj = self._objects[kind].pop(place).object
+        known = self._objects[kind].pop(place)
         if kind == POD:
             self._measuring_pods.pop(place, None)
         self._index(kind, place)
-        if (grouped := self._grouped(kind, obj)) is not None:
+        if kind in _GROUPED and (grouped := self._grouped(kind, obj := known.object)) is not None:
             for service in _services_of(kind, obj):
                 grouped[service].pop(place[1], None)
                 if not grouped[service]:
