@@ -76,7 +76,7 @@ class PlanningWorld:
         self.put(GPUNODEPROFILE, self.make.profile(name, holders, **device))
 
     def service(self, name, *, plan=None, **spec):
-        document = self.make.service(name, model={"uri": "file:///m", "config": SMALLEST_LLAMA}, **spec)
+        document = self.make.service(name, **{"model": {"uri": "file:///m", "config": SMALLEST_LLAMA}, **spec})
         document["metadata"]["uid"] = f"uid-{name}"
         if plan is not None:
             document["status"] = {"plan": plan_status(plan)}

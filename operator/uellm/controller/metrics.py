@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -102,7 +102,7 @@ class ControllerState:
         yield _of_gpus(self._cache)
 
 
-def _of_services(services: list[dict[str, Any]]) -> Iterator[Metric]:
+def _of_services(services: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
     labels = ["namespace", "name"]
     held = GaugeMetricFamily(
         "uellm_service_condition",

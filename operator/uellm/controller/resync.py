@@ -88,11 +88,10 @@ async def fill_patiently(kube: Kube, cache: Cache, kinds: Iterable[Kind] = ALL_K
 
 async def changed_services(kube: Kube, cache: Cache) -> list[Key]:
     """List the services again. Returns those that are new, changed or gone."""
-    before = {key: cache.service(key) for key in cache.service_keys()}
+    before = cache.snapshot(LLMSERVICE)
     await fill_patiently(kube, cache, (LLMSERVICE,))
-    return [
-        key for key in {**before, **dict.fromkeys(cache.service_keys())} if cache.service(key) is not before.get(key)
-    ]
+    after = cache.snapshot(LLMSERVICE)
+    return [Key(*place) for place in {**before, **after} if after.get(place) is not before.get(place)]
 
 
 def next_in_s() -> float:

@@ -21,6 +21,7 @@ from uellm.kube.kinds import (
 )
 from uellm.reconcile.cache import WATCHED_KINDS, Cache
 from uellm.reconcile.names import Key, key_of, possible_owners
+from uellm.reconcile.stored import Stored
 
 # Profiles change in bursts (profilers start, a pod takes four devices): one pass after the burst is enough.
 SETTLE_S = 1.0
@@ -58,17 +59,17 @@ class Watcher:
         else:
             self._on_child(kind, event, obj)
 
-    def known(self, kind: Kind) -> Mapping[tuple[str, str], Mapping[str, Any]]:
+    def known(self, kind: Kind) -> Mapping[tuple[str, str], Stored]:
         """What is known of a kind before a watch lists it."""
         return self._cache.snapshot(kind)
 
     def on_listed(
-        self, kind: Kind, listed: Collection[tuple[str, str]], before: Mapping[tuple[str, str], Mapping[str, Any]]
+        self, kind: Kind, listed: Collection[tuple[str, str]], before: Mapping[tuple[str, str], Stored]
     ) -> None:
         """The first list of a watch is complete: what was known before and is not on it has vanished."""
         for place, known in before.items():
-            if place not in listed and self._cache.get(kind, place[1], place[0]) is known:
-                self.on_event(kind, DELETED, known)
+            if place not in listed and self._cache.still_has(kind, place, known):
+                self.on_event(kind, DELETED, known.object)
 
     def on_contact(self, kind: Kind) -> None:
         """The API server has said something about a kind, if only that nothing has changed."""
@@ -145,7 +146,7 @@ class Watcher:
         self._store(kind, event, obj)
         # Even if the cache had it already from the answer to our own write: the pass that wrote it had not seen it.
         for owner in possible_owners(obj):
-            if self._cache.service(owner) is not None:
+            if self._cache.has_service(owner):
                 self._mark(owner, 0.0)
         if kind == POD and event == DELETED:
             self._others_may_fit()

@@ -25,8 +25,8 @@ from threading import Event
 from uellm.documents import VERSION, UnreadableDocument, parsed, reading
 from uellm.hub.copy_state import COMPILED, Copied
 from uellm.hub.facts import LookUpRefusal
-from uellm.hub.listing import RemoteFile
 from uellm.hub.reading import RefusedError
+from uellm.hub.remote_file import RemoteFile
 from uellm.text import decimal_size
 
 LOCK, IN_USE, MARKER, PART = ".lock", ".in-use", ".complete", ".part"

@@ -35,10 +35,11 @@ from uellm.hub.copy_directory import (
 from uellm.hub.copy_state import Copied, Progress, copy_path
 from uellm.hub.facts import LookUpRefusal
 from uellm.hub.freeing import Kept, check_limit, make_room
-from uellm.hub.listing import RemoteFile, needed_files
+from uellm.hub.listing import needed_files
 from uellm.hub.lookup import COMMIT, file_path
 from uellm.hub.reading import CONFIG, RefusedError
 from uellm.hub.refusals import refusal_of
+from uellm.hub.remote_file import RemoteFile
 
 PARALLEL = 4
 """Files at a time."""

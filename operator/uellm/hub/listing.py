@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,6 +20,7 @@ from uellm.hub.facts import LookUpRefusal
 from uellm.hub.lookup import file_path
 from uellm.hub.reading import INDEX_BYTES, RefusedError
 from uellm.hub.refusals import refusal_of
+from uellm.hub.remote_file import RemoteFile
 from uellm.models.safetensors import CONSOLIDATED, INDEX, indexed_files
 
 PAGE_BYTES, PAGES = 16 << 20, 100
@@ -42,19 +42,6 @@ _OTHER_FORMATS = frozenset({"original", "onnx", "openvino", "gguf", "coreml", "t
 _NO_WEIGHTS = ("training_args*", "optimizer*", "scheduler*", "scaler*", "trainer_state*")
 # A layer of a sentence embedder, such as 2_Dense.
 _LAYER = re.compile(r"\d+_\w+")
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a repository."""
-
-    path: str
-    """Relative, with slashes; safe to be appended to a directory."""
-    size_bytes: int
-    sha256: str = ""
-    """Of the content; empty where the hub does not tell it."""
-    blob_sha1: str = ""
-    """Of the git blob; empty where the hub does not tell it, or where the blob is only a pointer into LFS."""
 
 
 def needed_files(connection: HubConnection, repository: str, commit: str) -> list[RemoteFile]:

@@ -87,7 +87,8 @@ class Watch:
         self._on_contact = on_contact or (lambda: None)
         self._version = ""
         """Version to watch from; empty: list first."""
-        self._known: dict[tuple[str, str], dict[str, Any]] = {}
+        self._known: dict[tuple[str, str], bytes] = {}
+        """What identifies the objects, as text: as dictionaries, they would take several times as much memory."""
         self._synced = False
         self._failures = 0
         self._doubtful = False
@@ -172,23 +173,29 @@ class Watch:
     def _changes(self, objects: list[dict[str, Any]]) -> Iterator[Event]:
         vanished = dict(self._known)
         for obj in objects:
-            before = vanished.get(_key(obj), {}).get("metadata", {})
-            if before.get("uid") == obj["metadata"].get("uid"):
+            before = self._identity(obj)
+            if before is not None and before.get("uid") == obj["metadata"].get("uid"):
                 del vanished[_key(obj)]
-        for stub in vanished.values():
+        for text in vanished.values():
+            stub = msgspec.json.decode(text)
             self._remember(Event(DELETED, stub))
             yield Event(DELETED, stub)
         for obj in objects:
-            known = self._known.get(_key(obj))
-            if known is None or known["metadata"]["resourceVersion"] != obj["metadata"]["resourceVersion"]:
+            known = self._identity(obj)
+            if known is None or known["resourceVersion"] != obj["metadata"]["resourceVersion"]:
                 self._remember(Event(ADDED, obj))
                 yield Event(MODIFIED if known else ADDED, obj)
+
+    def _identity(self, obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The metadata that is known of an object; None where it is new."""
+        text = self._known.get(_key(obj))
+        return None if text is None else msgspec.json.decode(text)["metadata"]
 
     def _remember(self, event: Event) -> None:
         if event.type == DELETED:
             self._known.pop(_key(event.object), None)
         else:
-            self._known[_key(event.object)] = _stub(event.object)
+            self._known[_key(event.object)] = msgspec.json.encode(_stub(event.object))
 
     async def _pause(self, failure: KubeError | None) -> None:
         self._failures += 1

@@ -7,7 +7,7 @@ of an object does not replace a newer one.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -35,15 +35,19 @@ from uellm.reconcile.dra.index import ClaimIndex
 from uellm.reconcile.dra.support import DraSupport
 from uellm.reconcile.kueue import gates
 from uellm.reconcile.lean_objects import lean
-from uellm.reconcile.names import Key, key_of, possible_owners
+from uellm.reconcile.names import Key, possible_owners
 from uellm.reconcile.node_class import NodeClass, node_class
 from uellm.reconcile.optional_kinds import DRA_KINDS, OPTIONAL_KINDS, Availability
 from uellm.reconcile.profiled_node import ProfiledNode, profiled_node, with_claims
 from uellm.reconcile.scaling.scaling import chosen_before
+from uellm.reconcile.stored import Object, Stored, stored
 
-Object = dict[str, Any]
 T = TypeVar("T")
 CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
+_COUNTED = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE, POD, *DRA_KINDS)
+"""Kinds whose changes may matter to plans."""
+_GROUPED = (POD, CONFIGMAP, RESOURCECLAIMTEMPLATE)
+"""Kinds of which a service may have several."""
 _HELPER_LABELS = (INSPECTION_LABEL, DOWNLOAD_LABEL)
 WATCHED_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE, *CHILD_KINDS, PVC, POD)
 
@@ -62,17 +66,17 @@ class Cache:
 
     def __init__(self) -> None:
         kinds = (*WATCHED_KINDS, *OPTIONAL_KINDS)
-        self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in kinds}
+        self._objects: dict[Kind, dict[tuple[str, str], Stored]] = {kind: {} for kind in kinds}
         self.available = dict.fromkeys(OPTIONAL_KINDS, Availability.NOT_INSTALLED)
         """Whether the cluster has the kinds of other projects."""
-        self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._pods: defaultdict[Key, dict[str, Stored]] = defaultdict(dict)
         self._measuring_pods: dict[tuple[str, str], Object] = {}
-        self._helper_pods: dict[str, defaultdict[Key, dict[str, Object]]]
+        self._helper_pods: dict[str, defaultdict[Key, dict[str, Stored]]]
         self._helper_pods = {label: defaultdict(dict) for label in _HELPER_LABELS}
-        self._configmaps: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._configmaps: defaultdict[Key, dict[str, Stored]] = defaultdict(dict)
         self._parsed: dict[Key, tuple[bytes, Any]] = {}
         """What services were parsed from and to; their status changes far more often."""
-        self._claim_templates: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._claim_templates: defaultdict[Key, dict[str, Stored]] = defaultdict(dict)
         self._claim_index = ClaimIndex()
         self._profiled: dict[str, ProfiledNode] = {}
         """Parsed when first asked for."""
@@ -119,40 +123,46 @@ class Cache:
         """Store an object. False where it is no newer than the stored one."""
         place = place_of(obj)
         known = self._objects[kind].get(place)
-        if known is not None and not _newer(obj, known):
+        if known is not None and not _newer(obj, known.identity[1]):
             return False
+        # Only where it matters what has changed: the others need not be read.
+        before = known.object if known is not None and kind in _COUNTED else None
         facts = self._profiled.get(place[1]) if kind == GPUNODEPROFILE else None
         if known is not None:
             self._drop(kind, place)
         kept = lean(kind, obj)
-        self._objects[kind][place] = kept
+        entry = self._objects[kind][place] = stored(kind, kept)
         self._index(kind, place)
         if _is_measuring(kind, kept):
             self._measuring_pods[place] = kept
         if (grouped := self._grouped(kind, kept)) is not None:
             for service in _services_of(kind, kept):
-                grouped[service][place[1]] = kept
-        self._count_versions(kind, place, known, kept, facts)
+                grouped[service][place[1]] = entry
+        self._count_versions(kind, place, before, kept, facts)
         return True
 
     def remove(self, kind: Kind, obj: Mapping[str, Any]) -> None:
         """Drop a deleted object. A newer object of the same name stays."""
         known = self._objects[kind].get(place_of(obj))
-        if known is not None and known["metadata"].get("uid") == obj["metadata"].get("uid"):
+        if known is not None and known.identity[0] == obj["metadata"].get("uid"):
             self._forget(kind, place_of(obj), known)
 
-    def snapshot(self, kind: Kind) -> dict[tuple[str, str], Object]:
+    def snapshot(self, kind: Kind) -> dict[tuple[str, str], Stored]:
         """All objects of a kind; taken before a full list is requested."""
         return dict(self._objects[kind])
 
+    def still_has(self, kind: Kind, place: tuple[str, str], known: Stored) -> bool:
+        """Whether an object is as it was when a snapshot was taken."""
+        return self._objects[kind].get(place) is known
+
     def replace(
-        self, kind: Kind, objects: Iterable[Mapping[str, Any]], *, before: Mapping[tuple[str, str], Object]
+        self, kind: Kind, objects: Iterable[Mapping[str, Any]], *, before: Mapping[tuple[str, str], Stored]
     ) -> None:
         """Replace the objects of a kind by a full list. `before`: the snapshot taken before it was requested."""
         listed = {place_of(obj): obj for obj in objects}
         for place, known in before.items():
             # An object that changed since the snapshot is newer than the list.
-            if place not in listed and self._objects[kind].get(place) is known:
+            if place not in listed and self.still_has(kind, place, known):
                 self._forget(kind, place, known)
         for place, obj in listed.items():
             # What was deleted since the snapshot is on the list, because the list is older.
@@ -161,15 +171,20 @@ class Cache:
 
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
         """One object, or None. It is shared: never change it."""
-        return self._objects[kind].get((namespace, name))
+        known = self._objects[kind].get((namespace, name))
+        return None if known is None else known.object
 
     def service(self, key: Key) -> Object | None:
         """An LLMService, or None."""
         return self.get(LLMSERVICE, key.name, key.namespace)
 
+    def has_service(self, key: Key) -> bool:
+        """Whether there is an LLMService."""
+        return (key.namespace, key.name) in self._objects[LLMSERVICE]
+
     def parsed_service(self, key: Key, parse: Callable[[Object], T]) -> T:
         """A service that exists, parsed. It is parsed again only when its spec or its annotations have changed."""
-        document = self._objects[LLMSERVICE][key.namespace, key.name]
+        document = self._objects[LLMSERVICE][key.namespace, key.name].object
         metadata = document["metadata"]
         source = msgspec.json.encode((metadata.get("uid"), metadata.get("annotations"), document["spec"]))
         known = self._parsed.get(key)
@@ -178,13 +193,13 @@ class Cache:
         parsed: T = known[1]
         return parsed
 
-    def services(self) -> list[Object]:
-        """Every LLMService, in the order of namespace and name."""
-        return [self._objects[LLMSERVICE][place] for place in sorted(self._objects[LLMSERVICE])]
+    def services(self) -> Iterator[Object]:
+        """Every LLMService, in the order of namespace and name. One at a time, because each has to be read."""
+        return (known.object for _, known in sorted(self._objects[LLMSERVICE].items()))
 
     def service_keys(self) -> list[Key]:
         """The key of every LLMService."""
-        return [key_of(service) for service in self.services()]
+        return [Key(*place) for place in sorted(self._objects[LLMSERVICE])]
 
     def profiled_nodes(self) -> tuple[ProfiledNode, ...]:
         """Every profiled node, in the order of their names."""
@@ -195,7 +210,7 @@ class Cache:
 
     def profiled_node(self, name: str) -> ProfiledNode | None:
         """One profiled node, or None where it has no profile."""
-        profile = self._objects[GPUNODEPROFILE].get(("", name))
+        profile = self.get(GPUNODEPROFILE, name)
         if profile is None:
             return None
         if name not in self._profiled:
@@ -212,12 +227,12 @@ class Cache:
 
     def profiles(self) -> list[Object]:
         """Every GPUNodeProfile."""
-        return list(self._objects[GPUNODEPROFILE].values())
+        return [known.object for known in self._objects[GPUNODEPROFILE].values()]
 
     def node_classes(self) -> tuple[NodeClass, ...]:
         """Every class of nodes that may join, in the order of their names."""
         if self._node_classes is None:
-            documents = (each for _, each in sorted(self._objects[GPUNODECLASS].items()))
+            documents = (known.object for _, known in sorted(self._objects[GPUNODECLASS].items()))
             self._node_classes = tuple(map(node_class, documents))
         return self._node_classes
 
@@ -228,7 +243,7 @@ class Cache:
     def pods(self, key: Key) -> list[Object]:
         """The pods of a service's engines, in the order of their names."""
         pods = self._pods.get(key, {})
-        return [pods[name] for name in sorted(pods)]
+        return [pods[name].object for name in sorted(pods)]
 
     def inspection_pods(self, key: Key) -> list[Object]:
         """The pods that look a service's model up, in the order of their names."""
@@ -240,7 +255,7 @@ class Cache:
 
     def _helpers(self, label: str, key: Key) -> list[Object]:
         pods = self._helper_pods[label].get(key, {})
-        return [pods[name] for name in sorted(pods)]
+        return [pods[name].object for name in sorted(pods)]
 
     def measuring_pods(self) -> dict[str, list[Object]]:
         """The pods that measure GPUs, by node."""
@@ -252,14 +267,14 @@ class Cache:
     def configmaps(self, key: Key) -> list[Object]:
         """The ConfigMaps that may be a service's, in the order of their names."""
         found = self._configmaps.get(key, {})
-        return [found[name] for name in sorted(found)]
+        return [found[name].object for name in sorted(found)]
 
     def claim_templates(self, key: Key) -> list[Object]:
         """The ResourceClaimTemplates that may be a service's, in the order of their names."""
         found = self._claim_templates.get(key, {})
-        return [found[name] for name in sorted(found)]
+        return [found[name].object for name in sorted(found)]
 
-    def _grouped(self, kind: Kind, obj: Mapping[str, Any]) -> defaultdict[Key, dict[str, Object]] | None:
+    def _grouped(self, kind: Kind, obj: Mapping[str, Any]) -> defaultdict[Key, dict[str, Stored]] | None:
         if kind != POD:
             return {CONFIGMAP: self._configmaps, RESOURCECLAIMTEMPLATE: self._claim_templates}.get(kind)
         label = _helper_label(obj)
@@ -319,24 +334,25 @@ class Cache:
     def _join_again(self, nodes: Iterable[str]) -> None:
         """Other GPUs of these nodes are published, or held by claims."""
         for name in nodes:
-            profile, known = self._objects[GPUNODEPROFILE].get(("", name)), self._profiled.get(name)
+            profile, known = self.get(GPUNODEPROFILE, name), self._profiled.get(name)
             if profile is not None:
                 self._index(GPUNODEPROFILE, ("", name))
                 self._count_versions(GPUNODEPROFILE, ("", name), profile, profile, known)
 
-    def _forget(self, kind: Kind, place: tuple[str, str], known: Object) -> None:
+    def _forget(self, kind: Kind, place: tuple[str, str], known: Stored) -> None:
         """Drop an object that is gone."""
+        before = known.object
         self._drop(kind, place)
         if kind == LLMSERVICE:
             self._parsed.pop(Key(*place), None)
-        self._count_versions(kind, place, known, None, None)
+        self._count_versions(kind, place, before, None, None)
 
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
-        obj = self._objects[kind].pop(place)
+        known = self._objects[kind].pop(place)
         if kind == POD:
             self._measuring_pods.pop(place, None)
         self._index(kind, place)
-        if (grouped := self._grouped(kind, obj)) is not None:
+        if kind in _GROUPED and (grouped := self._grouped(kind, obj := known.object)) is not None:
             for service in _services_of(kind, obj):
                 grouped[service].pop(place[1], None)
                 if not grouped[service]:
@@ -370,11 +386,11 @@ def _is_measuring(kind: Kind, obj: Mapping[str, Any] | None) -> bool:
     return kind == POD and MEASURING_LABEL in (((obj or {}).get("metadata") or {}).get("labels") or {})
 
 
-def _newer(obj: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+def _newer(obj: Mapping[str, Any], version: Any) -> bool:
     # Resource versions are increasing numbers: guaranteed since Kubernetes 1.35, and true before.
     try:
-        return int(obj["metadata"]["resourceVersion"]) > int(known["metadata"]["resourceVersion"])
-    except (KeyError, ValueError):
+        return int(obj["metadata"]["resourceVersion"]) > int(version)
+    except (KeyError, TypeError, ValueError):
         return True
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
+
+import msgspec
 
 from uellm.api.scalars import quantity
 from uellm.errors import BadInput
@@ -29,14 +32,33 @@ _ASSOCIATIVE = {
     "ownerReferences": ("uid",),
     "ports": ("containerPort", "port", "protocol"),
 }
+_MAY_HAVE_FLOATS = re.compile(rb'(?:^|(?<!\\)":|[\[,])(?:-?\d+[.eE]|null)')
+"""Nothing of JSON text looks like a float but floats, infinities (null), and parts of strings."""
 _DEFAULTS = {"protocol": "TCP"}
 _QUANTITIES = {"limits", "requests", "sizeLimit"}
 
 
 def digest(document: Any) -> str:
     """A short digest of a JSON document, the same in every process."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
+    return hashlib.sha256(canonical(document)).hexdigest()[:_DIGEST_LENGTH]
+
+
+def canonical(document: Any) -> bytes:
+    """The text of a JSON document with sorted keys, the same in every release: digests of it are stored."""
+    try:
+        # Ten times as fast, and the same but for floats.
+        text = msgspec.json.encode(document, order="deterministic")
+        if not (_MAY_HAVE_FLOATS.search(text) and _has_floats(document)):
+            return text
+    except (TypeError, OverflowError):
+        pass  # a number of more than 64 bits
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _has_floats(document: Any) -> bool:
+    if isinstance(document, Mapping):
+        return any(map(_has_floats, document.values()))
+    return any(map(_has_floats, document)) if isinstance(document, list | tuple) else isinstance(document, float)
 
 
 def signed(manifest: Mapping[str, Any]) -> dict[str, Any]:

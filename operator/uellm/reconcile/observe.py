@@ -29,7 +29,7 @@ from uellm.kube.kinds import (
 from uellm.planner.result import Plan
 from uellm.pod_interface import SIDECAR_FILE
 from uellm.reconcile.adapters import read_told
-from uellm.reconcile.cache import Cache, Object
+from uellm.reconcile.cache import Cache
 from uellm.reconcile.children.former import FormerConfig, former_spec_digest
 from uellm.reconcile.children.leader_worker_set import as_deployment
 from uellm.reconcile.children.revision import Revision
@@ -56,6 +56,7 @@ from uellm.reconcile.pods.placements import ReportedPlacement
 from uellm.reconcile.pods.pod_failures import NodeState
 from uellm.reconcile.profiled_node import ProfiledNode
 from uellm.reconcile.scaling.scaling import Scaling, wanted_replicas
+from uellm.reconcile.stored import Object
 
 # Set by Kubernetes where a kubelet has been silent for 40 s.
 _UNREACHABLE = "node.kubernetes.io/unreachable"

@@ -6,14 +6,17 @@ done.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.records import Planned
 from uellm.reconcile.pods.pod_state import is_ready
 from uellm.reconcile.pods.running import WantedConfig
+from uellm.reconcile.stored import Object, identity_of
 
 LONGEST = timedelta(minutes=10)
 """A settled service gets a full pass this often."""
@@ -38,7 +41,7 @@ class SettledPasses:
     def put(self, last: SettledPass) -> None:
         """Remember a full pass. If it wrote something, the next pass observes what was written, and is a full one."""
         if _serves(last.observed):
-            self._passes[last.observed.key] = last
+            self._passes[last.observed.key] = replace(last, observed=_by_version(last.observed))
         else:
             self.forget(last.observed.key)
 
@@ -48,7 +51,7 @@ class SettledPasses:
         if last is None or now >= last.until or last.planned.choice is not planned.choice:
             return None
         same = last.planned.rendered is planned.rendered and last.observed == replace(
-            observed, running=last.observed.running
+            _by_version(observed), running=last.observed.running
         )
         return last if same else None
 
@@ -60,6 +63,26 @@ class SettledPasses:
 def holds_until(now: datetime, recheck_s: float | None) -> datetime:
     """When the result of a pass at `now` ends that is due again in `recheck_s`."""
     return now + (LONGEST if recheck_s is None else min(LONGEST, timedelta(seconds=recheck_s)))
+
+
+def _by_version(observed: Observed) -> Observed:
+    """The same with the versions of a service and its children in place of the objects, which take much memory."""
+
+    def versions(objects: Mapping[Any, Object]) -> dict[Any, Object]:
+        return {name: _version_of(each) for name, each in objects.items()}
+
+    return replace(
+        observed,
+        document=_version_of(observed.document),
+        children=versions(observed.children),
+        configmaps=versions(observed.configmaps),
+        claim_templates=versions(observed.claim_templates),
+    )
+
+
+def _version_of(obj: Object) -> Object:
+    uid, version = identity_of(obj)
+    return obj if version is None else {"uid": uid, "resourceVersion": version}
 
 
 def _serves(observed: Observed) -> bool:

@@ -111,3 +111,22 @@ async def test_a_service_that_is_made_again_while_its_former_search_ends_has_one
             await world.told.get()
     assert planned.choice.plan is not None
     assert len(world.requests) == 2
+
+
+async def test_what_was_rendered_is_kept_until_a_revision_has_it_and_made_again_where_that_is_lost(
+    background, make, monkeypatch
+):
+    background.node("a", None, None)
+    background.service("one")
+    assert await background.planned("one") is None
+    await background.told.get()
+    first = await background.planned("one")
+    assert first.rendered is not None
+    with monkeypatch.context() as frozen:
+        frozen.setattr("uellm.reconcile.planning.planning.kept_revision", lambda *_: make.revision(""))
+        assert await background.planned("one") == (first.choice, None)
+        assert await background.planned("one") == (first.choice, None)
+    assert background.rendered == []
+    again = await background.planned("one")
+    assert again == first
+    assert len(background.rendered) == len(background.requests) == 1

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
 from uellm.api.names import DOWNLOAD_LABEL, INSPECTION_LABEL, SERVICE_LABEL
@@ -32,6 +34,21 @@ def test_the_deletion_of_a_former_object_leaves_its_namesake(make):
     assert cache.service(KEY) is not None
     cache.remove(LLMSERVICE, versioned(make.service(), 11, uid="new"))
     assert cache.service(KEY) is None
+
+
+def test_an_object_that_is_looked_at_is_read_from_its_text_once(make):
+    cache = Cache()
+    cache.put(DEPLOYMENT, make.deployment())
+    seen = cache.get(DEPLOYMENT, "llama-engine", "ns")
+    assert seen == make.deployment()
+    assert cache.get(DEPLOYMENT, "llama-engine", "ns") is seen
+
+
+def test_an_object_that_nobody_looks_at_takes_the_memory_of_its_text(make):
+    cache = Cache()
+    cache.put(DEPLOYMENT, make.deployment())
+    seen = weakref.ref(cache.get(DEPLOYMENT, "llama-engine", "ns"))
+    assert seen() is None
 
 
 def test_pods_are_found_by_their_service_in_the_order_of_their_names(make):

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import copy
+import json
 
-from uellm.reconcile.drift import content, digest, holds, signed
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uellm.reconcile.drift import canonical, content, digest, holds, signed
 
 MANIFEST = {
     "metadata": {"name": "x", "annotations": {"a": "1"}},
@@ -72,3 +76,16 @@ def test_status_and_bookkeeping_do_not_count_as_content():
     other = {"metadata": {"name": "x", "resourceVersion": "2", "generation": 2}, "spec": {}, "status": {"a": 2}}
     assert content(one) == content(other)
     assert content(one) != content({**one, "spec": {"a": 1}})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(['"a":1.5', "[1.5", ",1e5"]),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_digests_are_those_that_earlier_releases_stored(document):
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert canonical(document) == text.encode()

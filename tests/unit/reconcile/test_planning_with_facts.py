@@ -97,8 +97,7 @@ def test_trust_is_a_flag_of_the_engine(make, args):
 
 def by_name(world, name="one", model=None):
     """The service by its name alone, as it is observed, with what is known of its model."""
-    world.service(name)
-    world.observed(name).document["spec"]["model"] = {"uri": "hf://org/model"}
+    world.service(name, model={"uri": "hf://org/model"})
     return lambda: dataclasses.replace(world.observed(name), model=model or found(FACTS))
 
 

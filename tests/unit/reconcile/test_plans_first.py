@@ -12,7 +12,7 @@ from uellm.reconcile.names import Key
 from uellm.reconcile.observe import observe
 from uellm.reconcile.planning.answer import PlanningAnswer
 from uellm.reconcile.planning.choose import Choice
-from uellm.reconcile.planning.deferral import DEFER_PODS_S
+from uellm.reconcile.planning.deferral import DEFER_PODS_S, LONGEST_S, PACE_S, Deferral
 from uellm.reconcile.planning.planning import Planning
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -58,6 +58,45 @@ async def test_pods_wait_while_others_wait_for_a_plan(crowded):
 async def test_pods_do_not_wait_for_long(crowded):
     planning, observed, _, _ = crowded
     assert planning.pods_deferred_s(observed("first"), NOW + timedelta(seconds=DEFER_PODS_S)) is None
+
+
+def deferral(make, names):
+    """Pods of these services, all planned now, while another one waits for a plan that takes for ever."""
+    found, observed = Deferral(None), {}
+    found.waiting(1)
+    for name in names:
+        cache = Cache()
+        cache.put(LLMSERVICE, make.service(name))
+        observed[name] = observe(cache, Key("ns", name))
+        found.planned(Key("ns", name))
+        assert found.remaining_s(observed[name], NOW, NOW) is not None
+        found.written(Key("ns", name))
+    return lambda name, after_s: found.remaining_s(observed[name], NOW, NOW + timedelta(seconds=after_s))
+
+
+def test_after_a_minute_the_pods_of_one_service_follow_those_of_the_other_at_a_pace(make):
+    remaining_s = deferral(make, ("a", "b", "c"))
+    assert [remaining_s(name, DEFER_PODS_S) for name in ("a", "b", "c")] == [None, PACE_S, 2 * PACE_S]
+    assert [remaining_s(name, DEFER_PODS_S + PACE_S) for name in ("a", "b", "c")] == [None, None, PACE_S]
+
+
+def test_the_pods_of_the_last_of_many_services_wait_no_longer_than_five_minutes(make):
+    names = [f"s{number}" for number in range(400)]
+    remaining_s = deferral(make, names)
+    assert remaining_s(names[-1], LONGEST_S - 1) == 1
+    assert remaining_s(names[-1], LONGEST_S) is None
+
+
+def test_the_places_in_line_are_given_up_when_nobody_waits_any_more(make):
+    found, cache = Deferral(None), Cache()
+    for name in ("a", "b"):
+        cache.put(LLMSERVICE, make.service(name))
+    a, b = (observe(cache, Key("ns", name)) for name in ("a", "b"))
+    found.waiting(1)
+    assert found.remaining_s(a, NOW, NOW) == DEFER_PODS_S
+    found.waiting(0)
+    found.waiting(1)
+    assert found.remaining_s(b, NOW, NOW) == DEFER_PODS_S
 
 
 async def test_a_service_with_a_deployment_does_not_wait(crowded, make):

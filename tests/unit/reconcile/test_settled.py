@@ -23,6 +23,10 @@ def ready(pod):
     return {**pod, "status": {**pod["status"], "conditions": [{"type": "Ready", "status": "True"}]}}
 
 
+def versioned(obj, version):
+    return {**copy.deepcopy(obj), "metadata": {**obj["metadata"], "resourceVersion": version}}
+
+
 @pytest.fixture
 def serving(make):
     """A service whose only pod is ready, and its plan."""
@@ -57,10 +61,19 @@ def test_it_holds_until_something_is_due(passes, serving):
 def test_anything_that_is_observed_anew_calls_for_a_full_pass(passes, serving, field):
     seen, planned = serving
     changed = {
-        "document": {**copy.deepcopy(seen.document), "spec": {**seen.document["spec"], "replicas": 3}},
+        "document": versioned(seen.document, "2"),
         "pods": (*seen.pods, *seen.pods),
     }.get(field, {"uid-a": "other"})
     assert passes.of(replace(seen, **{field: changed}), planned, NOW) is None
+
+
+@pytest.mark.parametrize("field", ["uid", "resourceVersion"])
+def test_another_version_of_a_child_calls_for_a_full_pass(passes, serving, field):
+    seen, planned = serving
+    child = copy.deepcopy(seen.children[DEPLOYMENT])
+    child["metadata"][field] = "another"
+    assert passes.of(replace(seen, children={DEPLOYMENT: child}), planned, NOW) is None
+    assert passes.of(replace(seen, configmaps={"a": child}), planned, NOW) is None
 
 
 def test_another_choice_or_rendering_calls_for_a_full_pass(passes, serving, make):

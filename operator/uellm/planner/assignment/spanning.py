@@ -11,7 +11,6 @@ from itertools import pairwise
 from uellm.hardware import Device, Link
 from uellm.planner.assignment.assign import Assignment, Task, instance_of, position_names
 from uellm.planner.nodes.tensor_groups import group_choices, group_kinds
-from uellm.planner.placement.chain import place_chain
 from uellm.planner.refusals.kinds import PlanRefusal, TooFewGroups
 
 
@@ -23,6 +22,9 @@ def assign_over(
     `nodes`: the devices of each node in the order of the stages, of one kind on each node; `links`: those within the
     nodes, and from each node to the next. `stages` is a multiple of the number of nodes.
     """
+    # With numpy; see `uellm.planner.placement.solver`.
+    from uellm.planner.placement.chain import place_chain
+
     each = stages // len(nodes)
     groups: list[tuple[Device, ...]] = []
     for devices in nodes:

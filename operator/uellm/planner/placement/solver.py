@@ -25,7 +25,6 @@ from typing import Any
 from uellm.errors import BadInput
 from uellm.placement_policies import FIXED_WEIGHTS, PLACEMENT_POLICIES
 from uellm.planner.placement import baselines, heuristic, infeasible
-from uellm.planner.placement.arrays import search
 from uellm.planner.placement.instance import Instance, PlaceDevice, exact
 from uellm.planner.placement.problem import Problem, canonical
 from uellm.planner.placement.solution import Solution
@@ -109,6 +108,9 @@ class _PolicySearch:
             return self._infeasible()
         if self._subset_count() > MOST_CODED_SETS:
             return self._heuristic()
+        # With numpy, which the operator's own process needs not: it only hands questions on.
+        from uellm.planner.placement.arrays import search
+
         method = search.min_bottleneck if self.objective == "bottleneck" else search.min_cost
         result = method(self.problem, self._device_cost(), self.sizes, self.rank)
         if result is None:

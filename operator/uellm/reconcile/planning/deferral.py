@@ -1,19 +1,24 @@
 """Pods that are held back while other services wait for a plan, or for theirs to be written down.
 
 To create them keeps an API server busy for ten times as long as to write the plan down, and a plan is what the next
-service waits for.
+service waits for. Where so many wait that a minute is not enough, pods are created at a pace that leaves the API server
+to the plans.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed
 
 DEFER_PODS_S = 60
-"""The longest time for which pods are held back."""
+"""The longest time for which the pods of the first service are held back."""
+PACE_S = 1.0
+"""From the pods of one service to those of the next, while other services still wait."""
+LONGEST_S = 300
+"""The longest time for which any pods are held back."""
 
 
 class Deferral:
@@ -21,7 +26,10 @@ class Deferral:
 
     def __init__(self, on_over: Callable[[Key], None] | None) -> None:
         self._on_over = on_over
-        self._held_back: dict[Key, None] = {}
+        self._held_back: dict[Key, datetime] = {}
+        """Until when, in the order in which they were planned."""
+        self._last: datetime | None = None
+        """When the pods of the last of them are due."""
         self._unwritten: set[Key] = set()
         self._waiting = 0
 
@@ -44,13 +52,20 @@ class Deferral:
 
         `planned`: when the service was planned; None where it has no plan.
         """
-        remaining_s = 0.0 if planned is None else DEFER_PODS_S - (now - planned).total_seconds()
         ahead = self._waiting or self._unwritten - {observed.key}
-        if observed.deployment is not None or not ahead or remaining_s <= 0:
+        if observed.deployment is not None or planned is None or not ahead:
             self._held_back.pop(observed.key, None)
             return None
-        self._held_back[observed.key] = None
-        return remaining_s
+        if observed.key not in self._held_back:
+            self._held_back[observed.key] = self._last = self._due(planned)
+        remaining_s = (self._held_back[observed.key] - now).total_seconds()
+        return remaining_s if remaining_s > 0 else None
+
+    def _due(self, planned: datetime) -> datetime:
+        due = planned + timedelta(seconds=DEFER_PODS_S)
+        if self._last is not None:
+            due = max(due, min(self._last + timedelta(seconds=PACE_S), planned + timedelta(seconds=LONGEST_S)))
+        return due
 
     def forget(self, key: Key) -> None:
         """The service is gone."""
@@ -60,7 +75,7 @@ class Deferral:
     def _end_if_over(self) -> None:
         if self._waiting or self._unwritten:
             return
-        keys, self._held_back = self._held_back, {}
+        keys, self._held_back, self._last = self._held_back, {}, None
         if self._on_over is not None:
             for key in keys:
                 self._on_over(key)

@@ -99,10 +99,16 @@ class Planning:
         if known is not None and self._is_unchanged(known, observed, now):
             choice, rendered = known.planned
             if choice.plan is not None and kept_revision(observed, choice.plan) is not None:
-                return known.planned if rendered is None else Planned(choice, None)
+                return known.planned if rendered is None else self._frozen(observed.key, known)
             if choice.plan is None or rendered is not None:
                 return known.planned
         return await self._plan(observed, now)
+
+    def _frozen(self, key: Key, known: LastPass) -> Planned:
+        """The revision has what was rendered, so that nobody needs it any more."""
+        self._renderings.pop(key, None)
+        self._known[key] = known._replace(planned=Planned(known.planned.choice, None))
+        return self._known[key].planned
 
     def _is_unchanged(self, known: LastPass, observed: Observed, now: datetime) -> bool:
         standing = self._standing.get(observed.key)

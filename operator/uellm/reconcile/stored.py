@@ -1,0 +1,88 @@
+"""Objects as the cache keeps them: whole, or as compressed text where there are many that are seldom looked at.
+
+As dictionaries a service and its children take 120 kB, as text 50 kB, compressed 15 kB.
+"""
+
+from __future__ import annotations
+
+import weakref
+import zlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from uellm.kube.kinds import DEVICECLASS, GPUNODECLASS, GPUNODEPROFILE, NODE, POD, RESOURCECLAIM, RESOURCESLICE, Kind
+
+Object = dict[str, Any]
+
+_WHOLE = frozenset({POD, NODE, GPUNODEPROFILE, GPUNODECLASS, DEVICECLASS, RESOURCESLICE, RESOURCECLAIM})
+"""Kinds that are looked at for other services than the one at hand, or that are small."""
+_LEVEL = 1
+"""Higher ones save little more, and take longer."""
+
+
+class Stored(Protocol):
+    """One version of an object."""
+
+    @property
+    def object(self) -> Object:
+        """The object. It is shared: never change it."""
+        ...
+
+    @property
+    def identity(self) -> tuple[Any, Any]:
+        """Its uid and its version."""
+        ...
+
+
+class _Whole:
+    """An object as it is."""
+
+    __slots__ = ("object",)
+
+    def __init__(self, obj: Object) -> None:
+        self.object = obj
+
+    @property
+    def identity(self) -> tuple[Any, Any]:
+        return identity_of(self.object)
+
+
+class _Document(Object):
+    """An object that was read from text: a dictionary that can be referred to weakly."""
+
+    __slots__ = ("__weakref__",)
+
+
+def _gone() -> None:
+    return None
+
+
+class _Packed:
+    """An object as compressed text. As long as somebody has the object, it is read no second time."""
+
+    __slots__ = ("_reader", "_text", "identity")
+
+    def __init__(self, obj: Object) -> None:
+        self.identity = identity_of(obj)
+        self._text = zlib.compress(msgspec.json.encode(obj), _LEVEL)
+        self._reader: Any = _gone
+
+    @property
+    def object(self) -> Object:
+        found: Object | None = self._reader()
+        if found is None:
+            found = _Document(msgspec.json.decode(zlib.decompress(self._text)))
+            self._reader = weakref.ref(found)
+        return found
+
+
+def stored(kind: Kind, obj: Object) -> Stored:
+    """The object in the form in which its kind is kept."""
+    return _Whole(obj) if kind in _WHOLE else _Packed(obj)
+
+
+def identity_of(obj: Mapping[str, Any]) -> tuple[Any, Any]:
+    """An object's uid and version: two objects that have both in common are equal."""
+    return obj["metadata"].get("uid"), obj["metadata"].get("resourceVersion")
