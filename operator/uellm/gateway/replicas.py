@@ -65,6 +65,8 @@ class Replicas:
         self._awaited = True
         self._router = Router()
         self.retries = RetryBudget()
+        self.doubts = RetryBudget()
+        """For answers that may be one replica's alone. Clients cause them as well, and must not use up the retries."""
         self.ratio = Ratio()
 
     def __len__(self) -> int:
@@ -115,6 +117,10 @@ class Replicas:
         """
         now_s = asyncio.get_running_loop().time()
         self._router.ended(replica.name, request, now_s, failed=failed, unanswered=unanswered)
+
+    def forgive(self, replica: Replica) -> None:
+        """The last failure there was none of the replica's."""
+        self._router.forgive(replica.name)
 
     def has_other(self, tried: Collection[str]) -> bool:
         """Whether a request could go to a replica that was not tried."""
