@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
+from uellm.gateway.catalog import Match
 from uellm.gateway.replicas import Replica, Replicas
 from uellm.gateway.telemetry import GatewayRecord
 from uellm.http import EngineLost, EngineUnreachable, Pairs, Request, Upstream
@@ -40,6 +41,7 @@ class Attempt(NamedTuple):
 
     request: Request
     record: GatewayRecord
+    match: Match
     replicas: Replicas
     routed: RoutedRequest
     headers: Pairs
@@ -47,11 +49,11 @@ class Attempt(NamedTuple):
 
     def choose(self) -> Replica | None:
         """The next replica; None: there is no further one."""
-        return self.replicas.choose(self.routed, self.tried)
+        return self.replicas.choose(self.routed, self.match, self.tried)
 
     def may_go_on(self) -> bool:
         """Whether a further replica may be tried."""
-        return len(self.tried) < MOST_TRIES and self.replicas.has_other(self.tried)
+        return len(self.tried) < MOST_TRIES and self.replicas.has_other(self.match, self.tried)
 
     async def send(self, replica: Replica) -> Upstream:
         """Send it there. Raises EngineUnreachable and EngineLost."""

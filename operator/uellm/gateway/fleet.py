@@ -19,8 +19,11 @@ class Fleet:
     def replicas(self, key: ServiceKey) -> Replicas:
         """The replicas of a service; none if nothing is known of it."""
         if key not in self._replicas:
-            self._replicas[key] = Replicas()
+            self._replicas[key] = Replicas(lambda: self._told(key))
         return self._replicas[key]
+
+    def _told(self, key: ServiceKey) -> None:
+        self.catalog.tell(key, self.replicas(key).told)
 
     def counts(self) -> dict[tuple[str, ...], float]:
         """Ready replicas by namespace and service."""
@@ -40,6 +43,7 @@ class Fleet:
     def place(self, key: ServiceKey, addresses: Iterable[ReplicaAddress]) -> None:
         """Take these as the ready replicas of a service, which may become known later."""
         self.replicas(key).place(addresses)
+        self._told(key)
         self._tidy(key)
 
     def close(self) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from uellm.gateway.attempt import Answer, Attempt, failed_there, retry_reason
-from uellm.gateway.catalog import Service
+from uellm.gateway.catalog import Match, Service
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.holding import Holding, stopped
 from uellm.gateway.replicas import Replicas
@@ -81,20 +82,20 @@ class Forwarding:
         self._figures = figures
         self.stall_s = STALL_S
 
-    async def forward(
-        self, request: Request, reply: Reply, record: GatewayRecord, service: Service, own: Pairs
-    ) -> None:
+    async def forward(self, request: Request, reply: Reply, record: GatewayRecord, match: Match, own: Pairs) -> None:
         """Send `request.body` to a replica and relay the answer, with the additional headers `own`. Raises Refusal."""
+        service = match.service
         replicas = self._fleet.replicas(service.key)
         chosen = service.class_of(request.headers)
         if not len(replicas):
-            await self._hold(request, record, service, replicas, None if chosen is None else chosen.deadline_s)
+            deadline_s = None if chosen is None else chosen.deadline_s
+            match = replace(match, service=await self._hold(request, record, service, replicas, deadline_s))
         route = record.route if len(replicas) > 1 else ""  # without a choice nothing need be known of the prompt
-        routed = routed_request(route, request.body, chosen, replicas.ratio, record.arrival_s)
+        routed = routed_request(route, request.body, chosen, replicas.ratio, record.arrival_s, match.adapter)
         # Without a uid it is from a file, where it may have any name.
         meant = [(MEANT_FOR.encode(), str(service.key).encode())] if service.uid else []
         headers = [*end_to_end(request.headers, (*_SENT, *own)), *own, *meant]
-        replica, upstream = await self._send(Attempt(request, record, replicas, routed, headers, []))
+        replica, upstream = await self._send(Attempt(request, record, match, replicas, routed, headers, []))
         try:
             request.release()
             tap = PassThrough(reply, lambda: replicas.began(replica, routed))
@@ -107,7 +108,8 @@ class Forwarding:
 
     async def _hold(
         self, request: Request, record: GatewayRecord, service: Service, replicas: Replicas, deadline_s: float | None
-    ) -> None:
+    ) -> Service:
+        """Wait for a replica. The service as it is then. Raises Refusal."""
         began_s = _now_s()
         try:
             await self._holding.hold(service, replicas, deadline_s, len(request.body))
@@ -118,6 +120,7 @@ class Forwarding:
             raise Refusal(RequestOutcome.MODEL_NOT_FOUND, f"{service.key.name} was deleted while the request waited")
         if not len(replicas) and not current.starts:
             raise stopped(current)
+        return current
 
     async def _send(self, attempt: Attempt) -> Answer:
         attempt.replicas.retries.request()

@@ -253,12 +253,12 @@ async def test_a_replica_is_asked_for_until_the_client_comes_back_that_was_told_
     monkeypatch.setattr("uellm.gateway.holding.ASK_EVERY_S", 0.01)
     harness = await launch()
     now = TargetClass("now", ttft_s=0.01, rejects_late=True)
-    service = harness.serve("llama", wakes=True, replicas=0, startup_s=0.2, classes=(now,))
+    service = harness.serve("llama", wakes=True, replicas=0, startup_s=20.0, classes=(now,))
     assert (await harness.ask())[0] == 503
     await eventually(lambda: len(harness.view.wanted) > 3)
     async with harness.post() as response:
         message = (await response.json())["error"]["message"]
-    assert message.startswith("a replica of llama is starting, which takes about 0 s more")
+    assert message.startswith("a replica of llama is starting, which takes about")
     harness.place(service, 1)
     await eventually(lambda: not harness.gateway.holding._asking)
     asked = len(harness.view.wanted)

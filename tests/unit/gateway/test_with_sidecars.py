@@ -4,53 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anthropic
 import openai
 import pytest
-import yaml
 
 from helpers.fake_engine import FakeEngine, eventually
 from helpers.smuggling import CORPUS, REWRITTEN, Recorder
 from uellm.gateway.catalog import Service, ServiceKey
 from uellm.gateway.replicas import ReplicaAddress
 from uellm.http import EngineAddress, RequestLimits
-from uellm.proxying.process import Address
-from uellm.sidecar.process import Sidecar, SidecarOptions
-
-ANYWHERE = Address("127.0.0.1", 0)
-Start = Callable[..., Awaitable[Sidecar]]
-
-
-@pytest.fixture
-async def sidecars(tmp_path: Path) -> AsyncIterator[Start]:
-    """Starts sidecars in front of engines."""
-    async with AsyncExitStack() as stack:
-
-        async def start(engine: EngineAddress, *, keys: str = "", service: str = "", **options: Any) -> Sidecar:
-            folder = tmp_path / str(engine.port)
-            folder.mkdir()
-            document: dict[str, Any] = {"classes": [{"name": "interactive", "ttft": "1s"}]}
-            if service:
-                document["service"] = service
-            if keys:
-                (folder / "keys").mkdir()
-                (folder / "keys" / "key").write_text(keys)
-                document["auth"] = {"keysDirectory": str(folder / "keys")}
-            (folder / "sidecar.yaml").write_text(yaml.safe_dump(document))
-            given = {"engine_poll_s": 0.02, "engine_poll_away_s": 0.02, "lame_duck_s": 0.0} | options
-            sidecar = Sidecar(
-                SidecarOptions(ANYWHERE, engine, folder / "sidecar.yaml", metrics_listen=ANYWHERE, **given)
-            )
-            await stack.enter_async_context(sidecar)
-            await eventually(lambda: sidecar.engine.ready)
-            return sidecar
-
-        yield start
+from uellm.sidecar.process import Sidecar
 
 
 def serve(harness: Any, name: str, *sidecars: Sidecar, namespace: str = "default") -> Service:
