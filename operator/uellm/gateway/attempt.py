@@ -10,6 +10,7 @@ from uellm.gateway.replicas import Replica, Replicas
 from uellm.gateway.telemetry import GatewayRecord
 from uellm.http import EngineLost, EngineUnreachable, Pairs, Request, Upstream
 from uellm.proxying.outcome import RequestOutcome
+from uellm.proxying.routes import WAITED_MS
 from uellm.routing import RoutedRequest
 
 MOST_TRIES = 3
@@ -61,8 +62,12 @@ class Attempt(NamedTuple):
         self.tried.append(replica.name)
         record.tries, record.replica = len(self.tried), replica.name
         record.sent_s = _now_s() - record.arrival_s if record.sent_s is None else record.sent_s
+        waited_ms = round((_now_s() - record.arrival_s) * 1e3)
+        headers = self.headers
+        if self.match.service.uid and waited_ms:  # a file's sidecars do not know which service they are of
+            headers = [*headers, (WAITED_MS.encode(), b"%d" % waited_ms)]
         try:
-            return await replica.pool.send(self.request.method, self.request.target, self.headers, self.request.body)
+            return await replica.pool.send(self.request.method, self.request.target, headers, self.request.body)
         except (EngineUnreachable, EngineLost):
             raise
         except BaseException:

@@ -18,6 +18,7 @@ from typing import Any
 
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, spread_s
 from uellm.proxying.routes import OBJECTIVES, SLO_CLASS, HeaderLookup
+from uellm.proxying.targets import TPOT_MS, TTFT_MS, target_s
 
 MOST_NAMES = 32
 """Names in one message."""
@@ -85,10 +86,27 @@ class Service:
         return not self.suspended and (self.wakes or self.replicas > 0)
 
     def class_of(self, headers: HeaderLookup) -> TargetClass | None:
-        """The class that a request names, or else the default; None: the service has no classes."""
-        named = headers.get(SLO_CLASS) or next((name for name in map(headers.get, OBJECTIVES) if name), None)
-        first = self.classes[0] if self.classes else None
-        return next((each for each in self.classes if each.name == named), first)
+        """The class that a request names, or else the default; targets of its own replace those of the class.
+
+        They do as in the sidecar. None: the service has no classes, and the request no targets.
+        """
+        asked = headers.get(SLO_CLASS) or next((name for name in map(headers.get, OBJECTIVES) if name), None)
+        named = next((each for each in self.classes if each.name == asked), None)
+        chosen = named or (self.classes[0] if self.classes else None)
+        ttft_s, tpot_s = _own_target_s(headers, TTFT_MS), _own_target_s(headers, TPOT_MS)
+        if ttft_s is None and tpot_s is None:
+            return chosen
+        if named is not None:
+            return replace(named, ttft_s=ttft_s or named.ttft_s, tpot_s=tpot_s or named.tpot_s)
+        return replace(chosen or TargetClass(""), ttft_s=ttft_s, tpot_s=tpot_s, e2e_s=None)
+
+
+def _own_target_s(headers: HeaderLookup, names: tuple[str, ...]) -> float | None:
+    """A target that no sidecar would take counts as none; the sidecar refuses the request."""
+    try:
+        return target_s(headers, names)
+    except Refusal:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from uellm.gateway.catalog import Catalog, Service, ServiceKey
 from uellm.gateway.replicas import ReplicaAddress, Replicas
@@ -11,7 +11,9 @@ from uellm.gateway.replicas import ReplicaAddress, Replicas
 class Fleet:
     """What a view keeps up to date and the door reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_drop: Callable[[ServiceKey], None] = lambda _: None) -> None:
+        """`on_drop` is called when a service is gone."""
+        self._on_drop = on_drop
         self.catalog = Catalog()
         self._replicas: dict[ServiceKey, Replicas] = {}
         self._gone: list[Replicas] = []
@@ -39,6 +41,7 @@ class Fleet:
         self.catalog.drop(key)
         self.replicas(key).serve(awaited=False)
         self._tidy(key)
+        self._on_drop(key)
 
     def place(self, key: ServiceKey, addresses: Iterable[ReplicaAddress]) -> None:
         """Take these as the ready replicas of a service, which may become known later."""

@@ -21,7 +21,7 @@ from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
 from uellm.http import EngineLost, EngineUnreachable, Pairs, Reply, Request, Upstream
 from uellm.proxying.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
 from uellm.proxying.relay import STALL_S, Relay
-from uellm.proxying.routes import MEANT_FOR, end_to_end
+from uellm.proxying.routes import MEANT_FOR, WAITED_MS, end_to_end
 
 MOST_LOST = 1
 """How often a request whose connection broke is sent again: it might be what broke the replica."""
@@ -29,7 +29,7 @@ REFUSAL_BYTES = 64 * 1024
 REFUSAL_S = 0.5
 """How long the rest of a refusal that no client gets is waited for."""
 
-_SENT: Pairs = ((b"Content-Length", b""), (MEANT_FOR.encode(), b""))
+_SENT: Pairs = ((b"Content-Length", b""), (MEANT_FOR.encode(), b""), (WAITED_MS.encode(), b""))
 """Headers that the transport sets itself, and that no client may set."""
 _DONE = b"data: [DONE]\n\n\r\n"
 _UNKNOWING = {401: "unauthorized", 404: "not_found"}
@@ -178,8 +178,7 @@ class Forwarding:
         return first
 
     def _count_retry(self, attempt: Attempt, reason: str) -> None:
-        key = attempt.record.service
-        self._figures.retries.add(key.namespace, key.name, reason)
+        self._figures.count_retry(attempt.record.service, reason)
 
 
 async def _drop(upstream: Upstream) -> None:

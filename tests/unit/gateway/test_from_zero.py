@@ -108,6 +108,21 @@ async def test_a_class_that_rejects_late_requests_waits_for_its_deadline_alone(l
     assert message == "no replica of llama started within 0.05 s"
 
 
+async def test_a_target_of_the_requests_own_takes_the_place_of_its_classs(launch, engines) -> None:
+    harness = await launch(holding=HoldLimits(hold_s=60))
+    now = TargetClass("now", ttft_s=0.05, e2e_s=0.05, rejects_late=True)
+    service = harness.serve("llama", wakes=True, replicas=0, classes=(now,))
+    async with harness.post(X_Slo_Ttft_Ms="20") as response:
+        assert response.status == 504
+        assert (await response.json())["error"]["message"] == "no replica of llama started within 0.02 s"
+    patient = harness.ask(X_Llm_D_Slo_Ttft_Ms="60000")
+    async with harness.post(X_Llm_D_Slo_Ttft_Ms="soon") as response:
+        assert response.status == 504, "the sidecar would refuse it: it counts as none"
+    assert not patient.done()
+    harness.place(service, (await engines()).port)
+    assert (await patient)[0] == 200
+
+
 async def test_others_wait_for_the_longest_time_that_is_allowed(launch) -> None:
     harness = await launch(holding=HoldLimits(hold_s=0.05))
     harness.serve("llama", wakes=True, replicas=0, startup_s=0.01)

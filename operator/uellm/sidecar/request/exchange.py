@@ -66,7 +66,7 @@ class Exchange:
         """Wait for the request's turn. Returns the body to send. Raises Refusal."""
         self._record.queue_s = None  # set by an earlier turn in which it did not reach the engine
         await self._dispatcher.turn(self._ticket)
-        self._record.queue_s = self._loop.time() - self._record.arrival_s
+        self._record.queue_s = self._loop.time() - self._record.arrival_s - self._record.waited_s
         return self.call.upstream_body(self.priority)
 
     @property
