@@ -16,6 +16,9 @@ from uellm.step_time import StepTime
 
 _NAME = "the report of a replica's load"
 _LONGEST_TEXT = 128
+_LONGEST_NAME = 256
+MOST_NAMES = 256
+"""Names that are read from one report."""
 
 SLACK_BOUNDS_S = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 """Upper bounds of the spans of slack. What is due later than the last one is in one more span."""
@@ -64,6 +67,8 @@ class ReplicaLoad:
     """Names the engine's process. Another name: its prefix cache is empty, and `prefixes` counts from 0."""
     ready: bool = True
     draining: bool = False
+    names: tuple[str, ...] = ()
+    """What the engine answers to: first the model's served name, then its loaded adapters. Empty: not told."""
     step: StepTime | None = None
     """Seconds of a step as the sidecar expects them now."""
     measured: bool = False
@@ -99,6 +104,7 @@ class ReplicaLoad:
             "incarnation": self.incarnation,
             "ready": self.ready,
             "draining": self.draining,
+            "names": list(self.names),
             "stepSeconds": None if self.step is None else self.step.to_dict(),
             "measured": self.measured,
             "chunkTokens": self.chunk_tokens,
@@ -129,6 +135,7 @@ class ReplicaLoad:
                 incarnation=incarnation[:_LONGEST_TEXT] if isinstance(incarnation, str) else "",
                 ready=data.get("ready", True) is True,
                 draining=data.get("draining") is True,
+                names=_names(data.get("names")),
                 step=StepTime.if_sane(data.get("stepSeconds")),
                 measured=data.get("measured") is True,
                 chunk_tokens=int(_number(data.get("chunkTokens"))),
@@ -156,6 +163,12 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
         return 0.0
     return float(min(max(value, 0), _MOST))  # before the conversion: an int may be too large for a float
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
+        return ()
+    return tuple(name[:_LONGEST_NAME] for name in value[:MOST_NAMES])
 
 
 def _waiting(value: Any) -> WaitingLoad:

@@ -3,6 +3,7 @@
 process       assembles the parts
 door          one request from its arrival to its answer
 forwarding    a request on its way to a replica: choice, retries, the fast path of the answer
+attempt       a request at one replica after the other: what their answers say of them
 model_field   which model a body names: pure
 catalog       which service a name belongs to: pure
 fleet         the services and their replicas as they are now

@@ -1,23 +1,31 @@
 """Which service a model's name belongs to. Pure.
 
-A service has the names that its engine answers to: its served name and those of its adapters. Each can be asked for as
+A service has the names that its engines answer to: its served name and those of its adapters. Each can be asked for as
 it is, or as `namespace/name`. The second form takes precedence, so nobody can take over a name of another namespace by
 a served name with a slash in it.
+
+What the replicas tell is what can be answered: after an edit of the names the old ones work as long as a replica serves
+them, and the new ones as soon as one does. A name that a spec has, however, is never taken over by what replicas of
+another namespace tell.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from uellm.proxying.outcome import Refusal, RequestOutcome
+from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, spread_s
 from uellm.proxying.routes import OBJECTIVES, SLO_CLASS, HeaderLookup
+from uellm.proxying.targets import TPOT_MS, TTFT_MS, target_s
 
 MOST_NAMES = 32
 """Names in one message."""
 _LONGEST_NAME = 160
+
+Told = frozenset[tuple[str, ...]]
+"""The names that replicas tell: of each first the model's, then those of adapters. Empty: of one that tells none."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,7 +62,9 @@ class Service:
 
     key: ServiceKey
     names: tuple[str, ...]
-    """The names that the engine answers to: first the served name, then those of adapters."""
+    """The names in its spec: first the served name, then those of adapters."""
+    fixed_names: bool = False
+    """All its replicas serve these names, whatever they tell."""
     uid: str = ""
     created_s: int = 0
     """Unix time."""
@@ -76,10 +86,27 @@ class Service:
         return not self.suspended and (self.wakes or self.replicas > 0)
 
     def class_of(self, headers: HeaderLookup) -> TargetClass | None:
-        """The class that a request names, or else the default; None: the service has no classes."""
-        named = headers.get(SLO_CLASS) or next((name for name in map(headers.get, OBJECTIVES) if name), None)
-        first = self.classes[0] if self.classes else None
-        return next((each for each in self.classes if each.name == named), first)
+        """The class that a request names, or else the default; targets of its own replace those of the class.
+
+        They do as in the sidecar. None: the service has no classes, and the request no targets.
+        """
+        asked = headers.get(SLO_CLASS) or next((name for name in map(headers.get, OBJECTIVES) if name), None)
+        named = next((each for each in self.classes if each.name == asked), None)
+        chosen = named or (self.classes[0] if self.classes else None)
+        ttft_s, tpot_s = _own_target_s(headers, TTFT_MS), _own_target_s(headers, TPOT_MS)
+        if ttft_s is None and tpot_s is None:
+            return chosen
+        if named is not None:
+            return replace(named, ttft_s=ttft_s or named.ttft_s, tpot_s=tpot_s or named.tpot_s)
+        return replace(chosen or TargetClass(""), ttft_s=ttft_s, tpot_s=tpot_s, e2e_s=None)
+
+
+def _own_target_s(headers: HeaderLookup, names: tuple[str, ...]) -> float | None:
+    """A target that no sidecar would take counts as none; the sidecar refuses the request."""
+    try:
+        return target_s(headers, names)
+    except Refusal:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +115,16 @@ class Match:
 
     service: Service
     name: str
+    root: str
+    """The model's own name, where this is that of an adapter."""
+    adapter: str = ""
+    """The same name where it is that of an adapter; else empty."""
+    declared: bool = True
+    """The spec has the name."""
+    pending: bool = False
+    """There are replicas, and none of them serves it yet."""
+    answered: bool = True
+    """A replica serves it, or will once there is one."""
 
 
 @dataclass(slots=True)
@@ -95,6 +132,7 @@ class Catalog:
     """All services by every name."""
 
     services: dict[ServiceKey, Service] = field(default_factory=dict)
+    _told: dict[ServiceKey, Told] = field(default_factory=dict)
     _by_name: dict[str, list[Match]] = field(default_factory=dict)
     _by_full_name: dict[str, list[Match]] = field(default_factory=dict)
     _stale: bool = False
@@ -111,20 +149,35 @@ class Catalog:
         if self.services.pop(key, None) is not None:
             self._stale = True
 
+    def tell(self, key: ServiceKey, told: Told) -> None:
+        """What the replicas of a service tell of their names; empty: there are no replicas."""
+        if self._told.get(key, frozenset()) != told:
+            self._told[key] = told
+            self._stale = True
+        if not told:
+            self._told.pop(key, None)
+
     def find(self, asked: str) -> Match:
-        """The one service of that name. Raises Refusal: there is none, or there are several."""
+        """The one service of that name. Raises Refusal: there is none, or several, or no replica serves it yet."""
         self._index()
         found = self._by_full_name.get(asked) or self._by_name.get(asked) or []
-        if len(found) == 1:
-            return found[0]
-        raise _ambiguous(asked, found) if found else self._unknown(asked)
+        if len(found) != 1:
+            raise _ambiguous(asked, found) if found else self._unknown(asked)
+        if found[0].pending:
+            raise _pending(found[0])
+        return found[0]
 
     def listed(self) -> list[dict[str, Any]]:
-        """OpenAI's model objects of every name. A name that several namespaces have is listed with its namespace."""
+        """OpenAI's model objects of every name that can be answered now, or once its service has been started.
+
+        A name that several namespaces have is listed with its namespace.
+        """
         self._index()
         listed: dict[str, dict[str, Any]] = {}
         for name, matches in sorted(self._by_name.items()):
             for match in matches:
+                if not match.answered:
+                    continue
                 shown = (
                     name
                     if len(matches) == 1 and name not in self._by_full_name
@@ -141,15 +194,18 @@ class Catalog:
         if not self._stale:
             return
         self._stale = False
-        by_name: dict[str, list[Match]] = defaultdict(list)
-        by_full_name: dict[str, list[Match]] = defaultdict(list)
+        in_namespace: dict[tuple[str, str], list[Match]] = defaultdict(list)
         for key in sorted(self.services):
-            service = self.services[key]
-            for name in dict.fromkeys(service.names):
-                match = Match(service, name)
-                by_name[name].append(match)
-                by_full_name[f"{key.namespace}/{name}"].append(match)
-        self._by_name, self._by_full_name = dict(by_name), dict(by_full_name)
+            for match in _matches(self.services[key], self._told.get(key, frozenset())):
+                in_namespace[key.namespace, match.name].append(match)
+        by_name: dict[str, list[Match]] = defaultdict(list)
+        self._by_full_name = {}
+        for (namespace, name), matches in in_namespace.items():
+            owners = self._by_full_name[f"{namespace}/{name}"] = _owners(matches)
+            by_name[name] += owners
+        self._by_name = {
+            name: [match for match in matches if match.declared] or matches for name, matches in by_name.items()
+        }
 
 
 def model_object(shown: str, match: Match) -> dict[str, Any]:
@@ -160,9 +216,48 @@ def model_object(shown: str, match: Match) -> dict[str, Any]:
         "created": match.service.created_s,
         "owned_by": match.service.key.namespace,
     }
-    if match.name != match.service.names[0]:
-        document["root"] = match.service.names[0]
+    if match.name != match.root:
+        document["root"] = match.root
     return document
+
+
+def _matches(service: Service, told: Told) -> Iterator[Match]:
+    """Every name of a service."""
+    spec = service.names
+    served: dict[str, str] = {}
+    adapters: set[str] = set()
+    for names in sorted(told or {()}):
+        current = spec if service.fixed_names else names or spec
+        for name in current:
+            served.setdefault(name, current[0])
+        adapters.update(names[1:] if service.fixed_names else current[1:])
+    for name in dict.fromkeys((*spec, *served)):
+        pending = name not in served
+        yield Match(
+            service,
+            name,
+            root=served.get(name, spec[0]),
+            adapter=name if name in adapters else "",
+            declared=name in spec,
+            pending=pending,
+            answered=not pending and (bool(told) or service.starts),
+        )
+
+
+def _owners(matches: list[Match]) -> list[Match]:
+    """Who has a name in one namespace: the services whose spec has it.
+
+    Where none of their replicas serves it yet, those that still do stand in: two services may exchange their names.
+    """
+    declared = [match for match in matches if match.declared]
+    others = [replace(match, declared=bool(declared)) for match in matches if not match.declared]
+    return others if others and all(match.pending for match in declared) else declared
+
+
+def _pending(match: Match) -> Refusal:
+    service = match.service.key.name
+    message = f"no replica of {service} serves `{match.name}` yet; the status of {service} says why; retry later"
+    return Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_ENGINE_S))
 
 
 def _names(names: Iterable[str]) -> str:

@@ -62,7 +62,7 @@ class Door(RequestHandler[GatewayRecord]):
         del body
         await self._check_early(request, path, match.service)
         reply.close |= self.drain.draining
-        await self._forwarding.forward(request, reply, record, match.service, pairs(self._own_headers(record)))
+        await self._forwarding.forward(request, reply, record, match, pairs(self._own_headers(record)))
 
     def _check_complete(self) -> None:
         if not self._view.complete:

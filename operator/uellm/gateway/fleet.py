@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from uellm.gateway.catalog import Catalog, Service, ServiceKey
 from uellm.gateway.replicas import ReplicaAddress, Replicas
@@ -11,7 +11,9 @@ from uellm.gateway.replicas import ReplicaAddress, Replicas
 class Fleet:
     """What a view keeps up to date and the door reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_drop: Callable[[ServiceKey], None] = lambda _: None) -> None:
+        """`on_drop` is called when a service is gone."""
+        self._on_drop = on_drop
         self.catalog = Catalog()
         self._replicas: dict[ServiceKey, Replicas] = {}
         self._gone: list[Replicas] = []
@@ -19,8 +21,11 @@ class Fleet:
     def replicas(self, key: ServiceKey) -> Replicas:
         """The replicas of a service; none if nothing is known of it."""
         if key not in self._replicas:
-            self._replicas[key] = Replicas()
+            self._replicas[key] = Replicas(lambda: self._told(key))
         return self._replicas[key]
+
+    def _told(self, key: ServiceKey) -> None:
+        self.catalog.tell(key, self.replicas(key).told)
 
     def counts(self) -> dict[tuple[str, ...], float]:
         """Ready replicas by namespace and service."""
@@ -36,10 +41,12 @@ class Fleet:
         self.catalog.drop(key)
         self.replicas(key).serve(awaited=False)
         self._tidy(key)
+        self._on_drop(key)
 
     def place(self, key: ServiceKey, addresses: Iterable[ReplicaAddress]) -> None:
         """Take these as the ready replicas of a service, which may become known later."""
         self.replicas(key).place(addresses)
+        self._told(key)
         self._tidy(key)
 
     def close(self) -> None:

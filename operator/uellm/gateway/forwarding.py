@@ -1,49 +1,39 @@
 """A request on its way to a replica, and its answer on the way back.
 
 A request is sent to a second replica only while nothing of an answer has reached the client, and only if the first one
-was not reached, broke the connection, or refused the request unserved. After the head of a stream, whole events are
-passed on as they come, without parsing.
+was not reached, broke the connection, refused the request unserved, or does not know its key or what it asks for. After
+the head of a stream, whole events are passed on as they come, without parsing.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
-from uellm.gateway.catalog import Service
+from uellm.gateway.attempt import Answer, Attempt, failed_there, retry_reason
+from uellm.gateway.catalog import Match, Service
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.holding import Holding, stopped
-from uellm.gateway.replicas import Replica, Replicas
+from uellm.gateway.replicas import Replicas
 from uellm.gateway.routed import routed_request
 from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
 from uellm.http import EngineLost, EngineUnreachable, Pairs, Reply, Request, Upstream
 from uellm.proxying.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
 from uellm.proxying.relay import STALL_S, Relay
-from uellm.proxying.routes import MEANT_FOR, end_to_end
-from uellm.routing import RoutedRequest
+from uellm.proxying.routes import MEANT_FOR, WAITED_MS, end_to_end
 
-MOST_TRIES = 3
 MOST_LOST = 1
 """How often a request whose connection broke is sent again: it might be what broke the replica."""
 REFUSAL_BYTES = 64 * 1024
 REFUSAL_S = 0.5
 """How long the rest of a refusal that no client gets is waited for."""
 
-_SENT: Pairs = ((b"Content-Length", b""), (MEANT_FOR.encode(), b""))
+_SENT: Pairs = ((b"Content-Length", b""), (MEANT_FOR.encode(), b""), (WAITED_MS.encode(), b""))
 """Headers that the transport sets itself, and that no client may set."""
 _DONE = b"data: [DONE]\n\n\r\n"
-_UNSERVED = frozenset(
-    map(
-        str,
-        (
-            RequestOutcome.DRAINING,
-            RequestOutcome.QUEUE_FULL,
-            RequestOutcome.SHED,
-            RequestOutcome.ENGINE_UNAVAILABLE,
-        ),
-    )
-)
-"""Outcomes of requests that a sidecar refused without giving them to its engine."""
+_UNKNOWING = {401: "unauthorized", 404: "not_found"}
+"""Answers that may be this replica's alone, because a new key or a new adapter has not reached it yet."""
 
 
 class PassThrough:
@@ -92,32 +82,34 @@ class Forwarding:
         self._figures = figures
         self.stall_s = STALL_S
 
-    async def forward(
-        self, request: Request, reply: Reply, record: GatewayRecord, service: Service, own: Pairs
-    ) -> None:
+    async def forward(self, request: Request, reply: Reply, record: GatewayRecord, match: Match, own: Pairs) -> None:
         """Send `request.body` to a replica and relay the answer, with the additional headers `own`. Raises Refusal."""
+        service = match.service
         replicas = self._fleet.replicas(service.key)
         chosen = service.class_of(request.headers)
         if not len(replicas):
-            await self._hold(request, record, service, replicas, None if chosen is None else chosen.deadline_s)
+            deadline_s = None if chosen is None else chosen.deadline_s
+            match = replace(match, service=await self._hold(request, record, service, replicas, deadline_s))
         route = record.route if len(replicas) > 1 else ""  # without a choice nothing need be known of the prompt
-        routed = routed_request(route, request.body, chosen, replicas.ratio, record.arrival_s)
+        routed = routed_request(route, request.body, chosen, replicas.ratio, record.arrival_s, match.adapter)
         # Without a uid it is from a file, where it may have any name.
         meant = [(MEANT_FOR.encode(), str(service.key).encode())] if service.uid else []
-        replica, upstream = await self._send(request, record, replicas, routed, [*own, *meant])
+        headers = [*end_to_end(request.headers, (*_SENT, *own)), *own, *meant]
+        replica, upstream = await self._send(Attempt(request, record, match, replicas, routed, headers, []))
         try:
             request.release()
             tap = PassThrough(reply, lambda: replicas.began(replica, routed))
             await Relay(reply, upstream, record, stall_s=self.stall_s, tap=tap).run(own)
             record.bytes_out += tap.passed_bytes
         finally:
-            failed = record.outcome is RequestOutcome.ENGINE_LOST or bool(_retry_reason(upstream, None))
+            failed = record.outcome is RequestOutcome.ENGINE_LOST or failed_there(upstream)
             replicas.ended(replica, routed, failed=failed)
             upstream.abort()
 
     async def _hold(
         self, request: Request, record: GatewayRecord, service: Service, replicas: Replicas, deadline_s: float | None
-    ) -> None:
+    ) -> Service:
+        """Wait for a replica. The service as it is then. Raises Refusal."""
         began_s = _now_s()
         try:
             await self._holding.hold(service, replicas, deadline_s, len(request.body))
@@ -128,49 +120,65 @@ class Forwarding:
             raise Refusal(RequestOutcome.MODEL_NOT_FOUND, f"{service.key.name} was deleted while the request waited")
         if not len(replicas) and not current.starts:
             raise stopped(current)
+        return current
 
-    async def _send(
-        self, request: Request, record: GatewayRecord, replicas: Replicas, routed: RoutedRequest, own: Pairs
-    ) -> tuple[Replica, Upstream]:
-        headers = [*end_to_end(request.headers, (*_SENT, *own)), *own]
-        replicas.retries.request()
-        tried: list[str] = []
+    async def _send(self, attempt: Attempt) -> Answer:
+        attempt.replicas.retries.request()
+        attempt.replicas.doubts.request()
         lost = 0
-        while (replica := replicas.choose(routed, tried)) is not None:
-            tried.append(replica.name)
-            record.tries, record.replica, record.waits = len(tried), replica.name, False
-            record.sent_s = _now_s() - record.arrival_s if record.sent_s is None else record.sent_s
+        while (replica := attempt.choose()) is not None:
             failure: Exception | None = None
             upstream: Upstream | None = None
             try:
-                upstream = await replica.pool.send(request.method, request.target, headers, request.body)
+                upstream = await attempt.send(replica)
             except (EngineUnreachable, EngineLost) as error:
                 failure = error
                 lost += isinstance(error, EngineLost)
-            except BaseException:
-                replicas.ended(replica, routed, failed=False, unanswered=True)
-                raise
-            reason = _retry_reason(upstream, failure)
-            again = reason and lost <= MOST_LOST and len(tried) < MOST_TRIES and replicas.has_other(tried)
-            if upstream is not None and not (again and replicas.retries.take()):
-                return replica, upstream
-            replicas.ended(replica, routed, failed=True)
+            reason = retry_reason(upstream, failure)
+            again = bool(reason) and lost <= MOST_LOST and attempt.may_go_on() and attempt.replicas.retries.take()
+            if upstream is not None and not again:
+                return await self._with_second_opinion(attempt, Answer(replica, upstream))
+            attempt.ended(replica, failed=True)
             if upstream is not None:
                 await _drop(upstream)
-            elif not (again and replicas.retries.take()):
+            elif not again:
                 raise _failed(failure)
-            self._figures.retries.add(record.service.namespace, record.service.name, reason)
+            self._count_retry(attempt, reason)
         raise _failed(None)
 
+    async def _with_second_opinion(self, attempt: Attempt, first: Answer) -> Answer:
+        """What another replica answers, where the first one knows neither the key nor what is asked for.
 
-def _retry_reason(upstream: Upstream | None, failure: Exception | None) -> str:
-    """Why a further replica may take the request; empty: none may."""
-    if upstream is None:
-        return "lost" if isinstance(failure, EngineLost) else "unreachable"
-    if upstream.status not in (429, 503):
-        return ""
-    outcome = upstream.headers.get("x-uellm-outcome") or ""
-    return outcome if outcome in _UNSERVED else ""
+        Until that is known the first one is avoided. If the other one does not know it either, that was the client's.
+        """
+        reason = _UNKNOWING.get(first.upstream.status)
+        if reason is None or not attempt.may_go_on() or not attempt.replicas.doubts.take():
+            return first
+        other = attempt.choose()
+        if other is None:
+            return first
+        attempt.ended(first.replica, failed=True)
+        self._count_retry(attempt, reason)
+        try:
+            upstream = await attempt.send(other)
+        except (EngineUnreachable, EngineLost):
+            attempt.ended(other, failed=True)
+            attempt.replicas.forgive(first.replica)
+            return first
+        except BaseException:
+            first.upstream.abort()
+            raise
+        if upstream.status < 400:
+            first.upstream.abort()
+            return Answer(other, upstream)
+        attempt.record.replica = first.replica.name
+        attempt.replicas.forgive(first.replica)
+        attempt.ended(other, failed=failed_there(upstream))
+        upstream.abort()
+        return first
+
+    def _count_retry(self, attempt: Attempt, reason: str) -> None:
+        self._figures.count_retry(attempt.record.service, reason)
 
 
 async def _drop(upstream: Upstream) -> None:

@@ -16,8 +16,8 @@ ASK_EVERY_S = 10.0
 """How often a replica is asked for while requests wait."""
 SPREAD = 1.2
 """Retry times are up to this much longer than the start, so that clients do not come back together."""
-
-
+MOST_RETRY_S = 55.0
+"""The official clients ignore a longer retry time, or give up."""
 HOLD_S = 300.0
 
 
@@ -64,23 +64,26 @@ class Holding:
     async def hold(self, service: Service, replicas: Replicas, deadline_s: float | None, size_bytes: int) -> None:
         """Wait until there is a replica, or none will start any more. Raises Refusal: too many wait, or too long.
 
-        `deadline_s`: how long the request may wait by its class; None: its class does not say.
+        `deadline_s`: how long the request may wait by its class; None: its class does not say. Such a request waits
+        although the start is known to take longer, because clients retry a few times only.
         """
         if not service.starts:
             raise stopped(service)
-        allowed_s = self.limits.hold_s if deadline_s is None else deadline_s
         left_s = self._start_left_s(service)
-        if left_s is not None and left_s > allowed_s:
-            # The client comes back, and should then find a replica.
-            self._ask(service, replicas, until_s=_now_s() + SPREAD * left_s)
-            raise _starting(service, left_s)
-        self._admit(service.key, size_bytes, left_s)
+        if left_s is not None and deadline_s is not None and left_s > deadline_s:
+            raise self._comes_back(service, replicas, _starting(service, left_s), left_s)
+        if (full := self._full(service.key, size_bytes, left_s)) is not None:
+            raise self._comes_back(service, replicas, full, left_s)
+        allowed_s = self.limits.hold_s if deadline_s is None else deadline_s
+        self._keep(service.key, size_bytes)
         try:
             self._ask(service, replicas, until_s=0.0)
             async with asyncio.timeout(allowed_s):
                 await replicas.some()
         except TimeoutError:
-            raise _too_long(service, allowed_s, self._start_left_s(service), late=deadline_s is not None) from None
+            left_s = self._start_left_s(service)
+            refusal = _too_long(service, allowed_s, left_s, late=deadline_s is not None)
+            raise self._comes_back(service, replicas, refusal, left_s) from None
         finally:
             self._release(service.key, size_bytes)
 
@@ -89,15 +92,29 @@ class Holding:
         for task in self._asking.values():
             task.cancel()
 
-    def _admit(self, key: ServiceKey, size_bytes: int, left_s: float | None) -> None:
+    def _comes_back(self, service: Service, replicas: Replicas, refusal: Refusal, left_s: float | None) -> Refusal:
+        """The refusal. If its client comes back it should find a replica, so one is asked for until then."""
+        if refusal.retry_after_s is not None:
+            wait_s = max(refusal.retry_after_s, left_s or 0.0)
+            self._ask(service, replicas, until_s=_now_s() + SPREAD * wait_s)
+        return refusal
+
+    def _full(self, key: ServiceKey, size_bytes: int, left_s: float | None) -> Refusal | None:
+        """The refusal of a request that cannot be kept; None: it can."""
         limits = self.limits
-        if (
-            self.requests[key] >= limits.requests
-            or self._bytes[key] + size_bytes > limits.service_bytes
-            or self.held_bytes + size_bytes > limits.bytes
-        ):
-            message = f"{key.name} has no replica yet and {self.requests[key]} requests wait for one; retry later"
-            raise Refusal(RequestOutcome.QUEUE_FULL, message, retry_after_s=_spread_s(left_s))
+        if self.requests[key] >= limits.requests:
+            why = f"{self.requests[key]} requests wait for one"
+        elif self._bytes[key] + size_bytes > limits.service_bytes or self.held_bytes + size_bytes > limits.bytes:
+            why = (
+                f"this body of {size_bytes} bytes cannot be kept until it has: bodies of {self._bytes[key]} bytes wait "
+                f"for it, {limits.service_bytes} may for one service and {limits.bytes} for all"
+            )
+        else:
+            return None
+        message = f"{key.name} has no replica yet and {why}; retry later"
+        return Refusal(RequestOutcome.QUEUE_FULL, message, retry_after_s=_spread_s(left_s))
+
+    def _keep(self, key: ServiceKey, size_bytes: int) -> None:
         self.requests[key] += 1
         self._bytes[key] += size_bytes
 
@@ -145,7 +162,10 @@ def _now_s() -> float:
 
 
 def _spread_s(left_s: float | None) -> float:
-    return spread_s(RETRY_ENGINE_S) if left_s is None else spread_s((max(left_s, 1.0), SPREAD * max(left_s, 1.0)))
+    if left_s is None:
+        return spread_s(RETRY_ENGINE_S)
+    most_s = min(SPREAD * max(left_s, 1.0), MOST_RETRY_S)
+    return spread_s((most_s / SPREAD, most_s))
 
 
 def stopped(service: Service) -> Refusal:
@@ -156,7 +176,7 @@ def stopped(service: Service) -> Refusal:
 
 
 def _starting(service: Service, left_s: float) -> Refusal:
-    message = f"a replica of {service.key.name} is starting, which takes about {left_s:.0f} s more; retry then"
+    message = f"a replica of {service.key.name} is starting, which takes about {left_s:.0f} s more; retry later"
     return Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=_spread_s(left_s))
 
 

@@ -55,9 +55,9 @@ class Gateway(ServingProxy):
         """`view_of` makes the view that keeps a fleet up to date."""
         super().__init__(options.listen, options.metrics_listen)
         self._options = options
-        self.fleet = Fleet()
+        self.figures = GatewayMetrics(lambda key: key in self.fleet.catalog.services)
+        self.fleet = Fleet(self.figures.forget)
         self.view = view_of(self.fleet)
-        self.figures = GatewayMetrics()
         self._keys = KeyDirectory(options.keys)
         self.holding = Holding(options.holding, self._want)
         self.forwarding = Forwarding(self.fleet, self.holding, self.figures)
@@ -96,7 +96,7 @@ class Gateway(ServingProxy):
         await self.drain.wait(self._options.grace_s)
 
     async def _want(self, service: Service) -> None:
-        self.figures.wanted.add(service.key.namespace, service.key.name)
+        self.figures.count_wanted(service.key)
         await self.view.want(service)
 
     async def _watch_keys(self) -> None:

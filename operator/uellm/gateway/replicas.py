@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from uellm.api.replica_load import ReplicaLoad
+from uellm.gateway.catalog import Match, Told
 from uellm.gateway.loads import LoadReader
 from uellm.gateway.retry_budget import RetryBudget
 from uellm.http import EngineAddress, EnginePool
@@ -47,6 +48,12 @@ class Replica:
         )
         self.reading: asyncio.Task[None] | None = None
         """Reads its load."""
+        self.names: tuple[str, ...] = ()
+        """What it answers to, as it has told; empty: it has not."""
+
+    def serves(self, match: Match) -> bool:
+        """Whether it answers to the name. One that has not told its names counts as serving those of the spec."""
+        return match.service.fixed_names or match.name in (self.names or match.service.names)
 
     def read_nothing(self) -> None:
         """Stop to read its load."""
@@ -58,13 +65,17 @@ class Replica:
 class Replicas:
     """All replicas of one service."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_told: Callable[[], None] = lambda: None) -> None:
+        """`on_told` is called when a replica tells other names than before."""
+        self._on_told = on_told
         self._by_name: dict[str, Replica] = {}
         self._leaving: list[Replica] = []
         self._changed: set[asyncio.Future[None]] = set()
         self._awaited = True
         self._router = Router()
         self.retries = RetryBudget()
+        self.doubts = RetryBudget()
+        """For answers that may be one replica's alone. Clients cause them as well, and must not use up the retries."""
         self.ratio = Ratio()
 
     def __len__(self) -> int:
@@ -93,14 +104,23 @@ class Replicas:
         if self._by_name:
             self._wake()
 
-    def choose(self, request: RoutedRequest, tried: Collection[str] = ()) -> Replica | None:
-        """The replica for a request, which counts as sent there; None: there is none that was not tried."""
+    @property
+    def told(self) -> Told:
+        """The names that they tell."""
+        return frozenset(replica.names for replica in self._by_name.values())
+
+    def choose(self, request: RoutedRequest, match: Match, tried: Collection[str] = ()) -> Replica | None:
+        """The replica for a request, which counts as sent there; None: there is none that was not tried.
+
+        Replicas that do not answer to the request's name are left out.
+        """
         now_s = asyncio.get_running_loop().time()
-        able = [name for name in self._by_name if name not in tried]
+        able = self._able(match, tried)
         if not able:
             return None
+        others = self._by_name.keys() - able
         # All may drain; one of them may still take a request, or says itself that it does not.
-        name = (self._router.choose(request, now_s, tried) if len(able) > 1 else None) or able[0]
+        name = (self._router.choose(request, now_s, others) if len(able) > 1 else None) or able[0]
         self._router.sent(name, request, now_s)
         return self._by_name[name]
 
@@ -116,9 +136,16 @@ class Replicas:
         now_s = asyncio.get_running_loop().time()
         self._router.ended(replica.name, request, now_s, failed=failed, unanswered=unanswered)
 
-    def has_other(self, tried: Collection[str]) -> bool:
+    def forgive(self, replica: Replica) -> None:
+        """The last failure there was none of the replica's."""
+        self._router.forgive(replica.name)
+
+    def has_other(self, match: Match, tried: Collection[str]) -> bool:
         """Whether a request could go to a replica that was not tried."""
-        return any(name not in tried for name in self._by_name)
+        return bool(self._able(match, tried))
+
+    def _able(self, match: Match, tried: Collection[str]) -> list[str]:
+        return [name for name, each in self._by_name.items() if name not in tried and each.serves(match)]
 
     def serve(self, *, awaited: bool) -> None:
         """Whether the service exists and gets a replica, by itself or when it is asked for one."""
@@ -148,16 +175,16 @@ class Replicas:
             replica.pool.close()
 
     def _read_loads(self) -> None:
-        """Loads matter only where there is a choice."""
         for replica in self._by_name.values():
-            if len(self._by_name) < 2:
-                replica.read_nothing()
-            elif replica.reading is None and replica.address.metrics_port is not None:
+            if replica.reading is None and replica.address.metrics_port is not None:
                 replica.reading = asyncio.create_task(self._reader(replica, replica.address.metrics_port).run())
 
     def _reader(self, replica: Replica, port: int) -> LoadReader:
         def report(load: ReplicaLoad) -> None:
             self._router.report(replica.name, load, asyncio.get_running_loop().time())
+            if load.names != replica.names:
+                replica.names = load.names
+                self._on_told()
 
         address = EngineAddress(replica.address.host, port)
         return LoadReader(address, lambda: self._router.known_prefixes(replica.name), report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from uellm.gateway.catalog import TargetClass
-from uellm.prompt import Prompt, Ratio, of_request
+from uellm.prompt import Prompt, Ratio, of_request, with_adapter
 from uellm.routing import RoutedRequest
 from uellm.vllm_routes import SCHEDULED, RouteKind
 
@@ -13,8 +13,13 @@ MAX_PARSED_BYTES = 1024 * 1024
 """Longer bodies are not parsed, for that would hold up all streams; their prompts' lengths follow from their size."""
 
 
-def routed_request(path: str, body: bytes, chosen: TargetClass | None, ratio: Ratio, now_s: float) -> RoutedRequest:
-    """The request as the router sees it. `path`: one of `uellm.vllm_routes`; any other: the body is not parsed."""
+def routed_request(
+    path: str, body: bytes, chosen: TargetClass | None, ratio: Ratio, now_s: float, adapter: str = ""
+) -> RoutedRequest:
+    """The request as the router sees it. `path`: one of `uellm.vllm_routes`; any other: the body is not parsed.
+
+    `adapter`: the one that it names; empty for the model itself.
+    """
     prompt = _prompt(path, body) or Prompt(characters=len(body))
     targets = chosen or TargetClass("")
     return RoutedRequest(
@@ -23,7 +28,7 @@ def routed_request(path: str, body: bytes, chosen: TargetClass | None, ratio: Ra
         ttft_s=targets.ttft_s,
         tpot_s=targets.tpot_s,
         e2e_s=targets.e2e_s,
-        prefix=prompt.prefix,
+        prefix=tuple(with_adapter(block, adapter) for block in prompt.prefix) if adapter else prompt.prefix,
     )
 
 

@@ -62,7 +62,7 @@ class StaticView:
         for each in _read(path).services:
             key = ServiceKey(each.namespace, each.name)
             names = (each.served_name or each.name, *each.aliases)
-            fleet.put(Service(key, names, replicas=len(each.replicas)))
+            fleet.put(Service(key, names, replicas=len(each.replicas), fixed_names=True))
             addresses = [Address.parse(text, f"{path}: replicas of {key}") for text in each.replicas]
             fleet.place(key, [ReplicaAddress(a.host, a.port, each.metrics_port) for a in addresses])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from uellm.gateway.catalog import ServiceKey
@@ -56,16 +57,18 @@ class GatewayRecord(RequestRecord):
 class GatewayMetrics:
     """Everything that is counted. Gauges are added by whoever knows their values."""
 
-    def __init__(self) -> None:
+    def __init__(self, exists: Callable[[ServiceKey], bool]) -> None:
+        """`exists`: whether there is such a service. What ends later counts as of none."""
+        self._exists = exists
         self.faults = Faults(
             "uellm_gateway_faults_total", "Faults of the gateway's own bookkeeping; no answer is lost."
         )
         service = ("namespace", "service")
         self.requests = Counter(
-            "uellm_gateway_requests_total", "Requests that ended, by service and outcome.", *service, "outcome"
+            "uellm_gateway_requests_total", "Requests that ended, by service and outcome.", *service, "outcome", few=1
         )
         self.retries = Counter(
-            "uellm_gateway_retries_total", "Requests sent to a further replica, by reason.", *service, "reason"
+            "uellm_gateway_retries_total", "Requests sent to a further replica, by reason.", *service, "reason", few=1
         )
         self.wanted = Counter("uellm_gateway_wanted_total", "Times that a first replica was asked for.", *service)
         self.held = Histogram(
@@ -86,13 +89,29 @@ class GatewayMetrics:
 
     def count(self, record: GatewayRecord) -> None:
         """Count a request that ended, and log it. Raises nothing: its client has its answer."""
-        key = record.service
         with self.faults.guard("metrics", record.id):
-            self.requests.add(key.namespace, key.name, str(record.outcome))
+            service = self._labels(record.service)
+            self.requests.add(*service, str(record.outcome))
             if record.held_s is not None:
-                self.held.observe(record.held_s, key.namespace, key.name)
+                self.held.observe(record.held_s, *service)
             if record.sent_s is not None:
                 self.own.observe(record.sent_s - (record.held_s or 0.0))
         with self.faults.guard("log", record.id):
             if ACCESS_LOG.isEnabledFor(logging.INFO):
                 ACCESS_LOG.info("%s", record.to_json())
+
+    def count_retry(self, key: ServiceKey, reason: str) -> None:
+        """Count a request that is sent to a further replica."""
+        self.retries.add(*self._labels(key), reason)
+
+    def count_wanted(self, key: ServiceKey) -> None:
+        """Count that a first replica is asked for."""
+        self.wanted.add(*self._labels(key))
+
+    def forget(self, key: ServiceKey) -> None:
+        """Drop the series of a service that is gone, so that they are not in the way of those of a new one."""
+        for metric in (self.requests, self.retries, self.wanted, self.held):
+            metric.forget(key.namespace, key.name)
+
+    def _labels(self, key: ServiceKey) -> tuple[str, str]:
+        return (key.namespace, key.name) if self._exists(key) else (NO_SERVICE.namespace, NO_SERVICE.name)

@@ -83,6 +83,11 @@ class Ratio:
         self._tokens = self._tokens * self._keep + text * weight
 
 
+def with_adapter(number: int, adapter: str) -> int:
+    """A number that stands for a prompt's beginning, apart for each adapter: their answers and KV caches differ."""
+    return number ^ zlib.crc32(adapter.encode()) if adapter else number
+
+
 def of_chat(body: Mapping[str, Any]) -> Prompt:
     """A body with `messages`, and maybe `system` and `tools` (chat completions, Anthropic's messages)."""
     messages = body.get("messages")

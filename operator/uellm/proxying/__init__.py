@@ -2,6 +2,7 @@
 
 outcome    how a request can end, and our own answers in OpenAI's error form
 routes     the path of a request, its id, and the headers that are passed on
+targets    targets that a request brings itself
 record     what is known of a request
 handler    the frame of a request handler: one answer, one outcome, one record
 relay      an answer on its way to the client

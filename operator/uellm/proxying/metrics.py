@@ -13,7 +13,8 @@ from typing import Protocol
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 MAX_SERIES = 1024
-"""Series of one metric at most; further label combinations are counted under the label value `other`."""
+"""Series of one metric at most; further label combinations are counted under the label value `other`, except for labels
+of few values."""
 
 SECONDS_BUCKETS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0),
@@ -42,14 +43,21 @@ class Metric(Protocol):
 class Counter:
     """A number that only grows, by labels."""
 
-    def __init__(self, name: str, text: str, *labels: str) -> None:
+    def __init__(self, name: str, text: str, *labels: str, few: int = 0) -> None:
+        """`few`: so many of the last labels have few values, and keep them beyond the bound on series."""
         self.name, self.text, self.labels = name, text, labels
+        self._few = few
         self._values: dict[Labels, float] = {} if labels else {(): 0.0}
 
     def add(self, *values: str, by: float = 1.0) -> None:
         """Count one more, or `by` more, under these label values."""
-        key = bounded(values, self._values)
+        key = bounded(values, self._values, self._few)
         self._values[key] = self._values.get(key, 0.0) + by
+
+    def forget(self, *first: str) -> None:
+        """Drop the series whose labels begin with these values."""
+        for key in _beginning(self._values, first):
+            del self._values[key]
 
     def value(self, *values: str) -> float:
         """What was counted under these label values."""
@@ -120,6 +128,11 @@ class Histogram:
         counts[bisect_left(self._bounds, value)] += 1
         self._sums[key] = self._sums.get(key, 0.0) + value
 
+    def forget(self, *first: str) -> None:
+        """Drop the series whose labels begin with these values."""
+        for key in _beginning(self._sums, first):
+            del self._sums[key], self._counts[key]
+
     def lines(self) -> Iterator[str]:
         """Its lines, HELP and TYPE included."""
         yield from _head(self.name, self.text, "histogram")
@@ -133,9 +146,16 @@ class Histogram:
             yield _sample(f"{self.name}_count", self.labels, key, total)
 
 
-def bounded(values: Labels, known: Mapping[Labels, object]) -> Labels:
-    """The label values, or `other` for each of them if the metric has reached `MAX_SERIES`."""
-    return values if values in known or len(known) < MAX_SERIES else ("other",) * len(values)
+def bounded(values: Labels, known: Mapping[Labels, object], few: int = 0) -> Labels:
+    """The label values, or `other` for each but the last `few` of them if the metric has reached `MAX_SERIES`."""
+    if values in known or len(known) < MAX_SERIES:
+        return values
+    others = len(values) - few
+    return ("other",) * others + values[others:]
+
+
+def _beginning(known: Mapping[Labels, object], first: Labels) -> list[Labels]:
+    return [key for key in known if key[: len(first)] == first]
 
 
 def exposition(metrics: list[Metric]) -> str:

@@ -24,6 +24,11 @@ OBJECTIVES = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 MEANT_FOR = "x-uellm-service"
 """From the gateway to a sidecar: namespace and name of the service that the request is for."""
 
+WAITED_MS = "x-uellm-waited-ms"
+"""From the gateway to a sidecar, beside `MEANT_FOR`: milliseconds since the request came to the gateway. They count in
+its targets."""
+
+_MILLISECONDS = re.compile(r"[0-9]{1,8}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
 
@@ -59,6 +64,18 @@ def end_to_end(headers: Headers, replaced: Pairs = ()) -> list[tuple[bytes, byte
         }
         dropped = dropped | options | {name.lower() for name, _ in replaced}
     return [(name, value) for name, value in headers.raw if name.lower() not in dropped]
+
+
+def waited_s(headers: HeaderLookup, service: str) -> float:
+    """Seconds that a request had waited at the gateway when it was sent to a replica of `service`.
+
+    0 without the gateway's other header. A client that reaches the sidecar itself may set both, which gains it no more
+    than a shorter target of its own.
+    """
+    text = headers.get(WAITED_MS) or ""
+    if not service or headers.get(MEANT_FOR) != service or not _MILLISECONDS.fullmatch(text):
+        return 0.0
+    return int(text) / 1e3
 
 
 def request_id(headers: Headers) -> str:

@@ -127,3 +127,8 @@ class ReplicaBooks:
             self._failures += 1
         elif not unanswered:
             self._failures = 0
+
+    def forgive(self) -> None:
+        """Take the last failure back."""
+        self._failures = max(self._failures - 1, 0)
+        self._avoid_until_s = 0.0

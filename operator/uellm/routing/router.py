@@ -93,6 +93,11 @@ class Router:
         if replica in self._replicas:
             self._replicas[replica].on_ended(request, now_s, failed=failed, unanswered=unanswered)
 
+    def forgive(self, replica: str) -> None:
+        """The last failure there was none of the replica's."""
+        if replica in self._replicas:
+            self._replicas[replica].forgive()
+
     def replica(self, name: str) -> ReplicaBooks | None:
         """The books of a replica, to read; None for an unknown one."""
         return self._replicas.get(name)

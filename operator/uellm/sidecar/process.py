@@ -130,8 +130,13 @@ class Sidecar(ServingProxy):
 
     def load(self, known_prefixes: int) -> ReplicaLoad:
         """The replica's load. Names of the engine's process begin with this sidecar's own, which a restart changes."""
-        load = self.dispatcher.load(known_prefixes)
-        return replace(load, incarnation=f"{self._name}-{load.incarnation}", draining=self.drain.draining)
+        load, model = self.dispatcher.load(known_prefixes), self.settings.current.model
+        return replace(
+            load,
+            incarnation=f"{self._name}-{load.incarnation}",
+            draining=self.drain.draining,
+            names=(model, *self.adapters.served) if model else (),
+        )
 
     async def stop(self, *, linger: bool) -> bool:
         """Refuse what is new, for good, and wait for what is in hand; whether all of it was done in time.

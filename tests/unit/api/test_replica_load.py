@@ -18,6 +18,7 @@ LOAD = ReplicaLoad(
     incarnation="a-1",
     ready=False,
     draining=True,
+    names=("llama", "sql"),
     step=StepTime(5e-3, 4e-5, 4e-8, 1e-5, 5e-4),
     measured=True,
     chunk_tokens=2048,

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 from yarl import URL
 
-from helpers.fake_engine import FakeEngine
+from helpers.fake_engine import FakeEngine, eventually
 from uellm.gateway.catalog import Service, ServiceKey
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.process import Gateway, GatewayOptions
 from uellm.gateway.replicas import ReplicaAddress
+from uellm.http import EngineAddress
 from uellm.proxying.keys import Keys
 from uellm.proxying.process import Address
+from uellm.sidecar.process import Sidecar, SidecarOptions
 
 CHAT = "/v1/chat/completions"
 ANYWHERE = Address("127.0.0.1", 0)
@@ -66,6 +70,11 @@ class Harness:
 
     def place(self, service: Service, *ports: int) -> None:
         self.gateway.fleet.place(service.key, [ReplicaAddress("127.0.0.1", port) for port in ports])
+
+    def place_sidecars(self, service: Service, *sidecars: Sidecar) -> None:
+        """With their loads."""
+        addresses = [ReplicaAddress("127.0.0.1", sidecar.port, sidecar.metrics_port) for sidecar in sidecars]
+        self.gateway.fleet.place(service.key, addresses)
 
     def url(self, path: str) -> URL:
         """An address that the client sends unchanged."""
@@ -150,5 +159,43 @@ async def engines() -> AsyncIterator[Callable[..., Awaitable[FakeEngine]]]:
             await fake.start()
             stack.push_async_callback(fake.stop)
             return fake
+
+        yield start
+
+
+@pytest.fixture
+async def sidecars(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Sidecar]]]:
+    """Starts sidecars in front of engines."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            engine: EngineAddress,
+            *,
+            keys: str = "",
+            service: str = "",
+            model: str = "",
+            adapters: Sequence[str] = (),
+            **options: Any,
+        ) -> Sidecar:
+            folder = tmp_path / str(engine.port)
+            folder.mkdir()
+            document: dict[str, Any] = {"classes": [{"name": "interactive", "ttft": "1s"}]}
+            if service:
+                document["service"] = service
+            if model:
+                document |= {"model": model, "engine": {"loadsAdapters": True}}
+                document["adapters"] = [{"name": name, "path": f"/adapters/{name}"} for name in adapters]
+            if keys:
+                (folder / "keys").mkdir()
+                (folder / "keys" / "key").write_text(keys)
+                document["auth"] = {"keysDirectory": str(folder / "keys")}
+            (folder / "sidecar.yaml").write_text(yaml.safe_dump(document))
+            given = {"engine_poll_s": 0.02, "engine_poll_away_s": 0.02, "lame_duck_s": 0.0} | options
+            sidecar = Sidecar(
+                SidecarOptions(ANYWHERE, engine, folder / "sidecar.yaml", metrics_listen=ANYWHERE, **given)
+            )
+            await stack.enter_async_context(sidecar)
+            await eventually(lambda: sidecar.engine.ready)
+            return sidecar
 
         yield start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import openai
 import pytest
 
 from helpers.fake_engine import FakeEngine, eventually
@@ -67,12 +68,30 @@ async def test_more_than_the_bound_are_refused_with_a_time_to_retry(launch, engi
     assert [status for status, _ in await asyncio.gather(*asking)] == [200, 200]
 
 
-@pytest.mark.parametrize("limits", [HoldLimits(service_bytes=100), HoldLimits(bytes=100)])
-async def test_the_bytes_that_wait_are_bounded(launch, limits) -> None:
+@pytest.mark.parametrize(
+    ("limits", "bounds"),
+    [
+        (HoldLimits(service_bytes=100), "100 may for one service and 134217728 for all"),
+        (HoldLimits(bytes=100), "33554432 may for one service and 100 for all"),
+    ],
+)
+async def test_a_body_that_cannot_be_kept_is_refused_and_a_replica_asked_for_all_the_same(
+    launch, engines, limits, bounds
+) -> None:
     harness = await launch(holding=limits)
-    harness.serve("llama", wakes=True, replicas=0)
-    async with harness.post(b'{"model":"llama","x":"' + b"x" * 100 + b'"}') as response:
+    service = harness.serve("llama", wakes=True, replicas=0)
+    large = b'{"model":"llama","x":"' + b"x" * 100 + b'"}'
+    async with harness.post(large) as response:
         assert response.status == 429
+        assert 5 <= int(response.headers["Retry-After"]) <= 15
+        message = (await response.json())["error"]["message"]
+    assert message == (
+        "llama has no replica yet and this body of 124 bytes cannot be kept until it has: "
+        f"bodies of 0 bytes wait for it, {bounds}; retry later"
+    )
+    await eventually(lambda: harness.view.wanted == [service.key])
+    harness.place(service, (await engines()).port)
+    assert (await harness.ask(large))[0] == 200
 
 
 async def test_a_class_that_rejects_late_requests_waits_for_its_deadline_alone(launch) -> None:
@@ -89,6 +108,21 @@ async def test_a_class_that_rejects_late_requests_waits_for_its_deadline_alone(l
     assert message == "no replica of llama started within 0.05 s"
 
 
+async def test_a_target_of_the_requests_own_takes_the_place_of_its_classs(launch, engines) -> None:
+    harness = await launch(holding=HoldLimits(hold_s=60))
+    now = TargetClass("now", ttft_s=0.05, e2e_s=0.05, rejects_late=True)
+    service = harness.serve("llama", wakes=True, replicas=0, classes=(now,))
+    async with harness.post(X_Slo_Ttft_Ms="20") as response:
+        assert response.status == 504
+        assert (await response.json())["error"]["message"] == "no replica of llama started within 0.02 s"
+    patient = harness.ask(X_Llm_D_Slo_Ttft_Ms="60000")
+    async with harness.post(X_Llm_D_Slo_Ttft_Ms="soon") as response:
+        assert response.status == 504, "the sidecar would refuse it: it counts as none"
+    assert not patient.done()
+    harness.place(service, (await engines()).port)
+    assert (await patient)[0] == 200
+
+
 async def test_others_wait_for_the_longest_time_that_is_allowed(launch) -> None:
     harness = await launch(holding=HoldLimits(hold_s=0.05))
     harness.serve("llama", wakes=True, replicas=0, startup_s=0.01)
@@ -98,15 +132,38 @@ async def test_others_wait_for_the_longest_time_that_is_allowed(launch) -> None:
     assert harness.outcomes() == {"engine_unavailable": 1}
 
 
-async def test_a_request_that_the_start_would_keep_too_long_is_told_when_to_come_back(launch) -> None:
+async def test_a_request_whose_deadline_the_start_cannot_keep_is_told_at_once_when_to_come_back(launch) -> None:
     harness = await launch(holding=HoldLimits(hold_s=30))
-    service = harness.serve("llama", wakes=True, replicas=0, startup_s=120.0)
+    now = TargetClass("now", ttft_s=30.0, rejects_late=True)
+    service = harness.serve("llama", wakes=True, replicas=0, startup_s=180.0, classes=(now,))
     async with harness.post() as response:
         assert response.status == 503
-        assert 120 <= int(response.headers["Retry-After"]) <= 145
+        assert 45 <= int(response.headers["Retry-After"]) <= 55, "clients ignore a longer time"
         message = (await response.json())["error"]["message"]
-    assert message == "a replica of llama is starting, which takes about 120 s more; retry then"
+    assert message == "a replica of llama is starting, which takes about 180 s more; retry later"
     await eventually(lambda: harness.view.wanted == [service.key])
+
+
+async def test_a_request_without_a_deadline_waits_however_long_the_start_takes(harness, engines) -> None:
+    service = harness.serve("llama", wakes=True, replicas=0, startup_s=480.0)
+    url = f"http://127.0.0.1:{harness.gateway.port}/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key="none") as client:
+        asking = asyncio.create_task(client.chat.completions.create(model="llama", messages=[]))
+        await eventually(lambda: harness.gateway.holding.requests[service.key] == 1)
+        harness.place(service, (await engines()).port)
+        await asyncio.wait_for(asking, 5)
+
+
+async def test_after_the_longest_time_it_is_told_a_time_to_retry_that_clients_obey(launch) -> None:
+    harness = await launch(holding=HoldLimits(hold_s=0.05))
+    service = harness.serve("llama", wakes=True, replicas=0, startup_s=480.0)
+    async with harness.post() as response:
+        assert response.status == 503
+        assert 45 <= int(response.headers["Retry-After"]) <= 55
+        message = (await response.json())["error"]["message"]
+    assert message == "no replica of llama started within 0.05 s; retry later"
+    left_s = harness.gateway.holding._until_s[service.key] - asyncio.get_running_loop().time()
+    assert left_s > 480, "it is asked for until the client can have its answer"
 
 
 async def test_a_client_that_leaves_while_it_waits_frees_its_place(harness) -> None:
@@ -209,13 +266,14 @@ async def test_where_it_may_not_the_request_waits_and_the_sidecar_checks(harness
 
 async def test_a_replica_is_asked_for_until_the_client_comes_back_that_was_told_when(launch, monkeypatch) -> None:
     monkeypatch.setattr("uellm.gateway.holding.ASK_EVERY_S", 0.01)
-    harness = await launch(holding=HoldLimits(hold_s=0.01))
-    service = harness.serve("llama", wakes=True, replicas=0, startup_s=0.2)
+    harness = await launch()
+    now = TargetClass("now", ttft_s=0.01, rejects_late=True)
+    service = harness.serve("llama", wakes=True, replicas=0, startup_s=20.0, classes=(now,))
     assert (await harness.ask())[0] == 503
     await eventually(lambda: len(harness.view.wanted) > 3)
     async with harness.post() as response:
         message = (await response.json())["error"]["message"]
-    assert message.startswith("a replica of llama is starting, which takes about 0 s more")
+    assert message.startswith("a replica of llama is starting, which takes about")
     harness.place(service, 1)
     await eventually(lambda: not harness.gateway.holding._asking)
     asked = len(harness.view.wanted)

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from helpers.fake_engine import FakeEngine, Received, eventually
+from uellm.gateway.catalog import ServiceKey
 from uellm.gateway.retry_budget import RetryBudget
 from uellm.routing import books
 
@@ -85,6 +86,88 @@ async def test_other_failures_are_the_clients_to_see(harness, engines, status, o
     harness.serve("llama", engine.port, other.port)
     assert (await harness.ask())[0] == status
     assert len(engine.received) + len(other.received) == 1
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_a_replica_that_fails_at_once_and_so_seems_idle_does_not_get_all_requests(
+    harness, engines, status
+) -> None:
+    broken, good = await engines(), await engines()
+    broken.script, good.script = refusing("", status), FakeEngine.on_word
+    harness.serve("llama", broken.port, good.port)
+    asking = []
+    for sent in range(1, 9):
+        asking.append(harness.ask())
+        await eventually(lambda sent=sent: len(broken.received) + len(good.received) == sent)
+        await eventually(lambda: harness.gateway.drain.active == len(good.received))
+    assert len(broken.received) == 1
+    for received in good.received:
+        received.go_on.set()
+    statuses = [each[0] for each in await asyncio.gather(*asking)]
+    assert sorted(statuses) == [200] * 7 + [status]
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(501, ""), (504, "deadline_passed")])
+async def test_an_answer_that_tells_of_the_request_is_not_held_against_the_replica(
+    harness, engines, status, outcome
+) -> None:
+    engine, other = await engines(), await engines()
+    engine.script = refusing(outcome, status)
+    harness.serve("llama", engine.port, other.port)
+    for _ in range(6):
+        await harness.ask()
+    assert (len(engine.received), len(other.received)) == (3, 3)
+
+
+@pytest.mark.parametrize(("status", "reason"), [(401, "unauthorized"), (404, "not_found")])
+async def test_what_one_replica_does_not_know_yet_is_asked_of_another_one(harness, engines, status, reason) -> None:
+    """A new key or adapter reaches one pod earlier than the other."""
+    late, good = await engines(), await engines()
+    late.script = refusing("", status)
+    harness.serve("llama", late.port, good.port)
+    await ask_until_both_were_first(harness, 6)
+    assert len(late.received) == 1  # then it is avoided for a while
+    assert len(good.received) == 6
+    assert harness.gateway.figures.retries.value("default", "llama", reason) == 1
+
+
+@pytest.mark.parametrize("status", [401, 404])
+async def test_what_no_replica_knows_is_the_clients_mistake_and_no_replica_is_avoided_for_it(
+    harness, engines, status
+) -> None:
+    two = [await engines(), await engines()]
+    for engine in two:
+        engine.script = refusing("", status)
+    harness.serve("llama", *(engine.port for engine in two))
+    for _ in range(40):
+        assert (await harness.ask())[0] == status
+    sent = sum(len(engine.received) for engine in two)
+    assert 50 <= sent <= 59  # 40 requests, a burst of 10, a fifth of 40
+    for engine in two:
+        engine.script, engine.received = FakeEngine.echo, []
+    await ask_until_both_were_first(harness, 4)
+    assert [len(engine.received) for engine in two] == [2, 2]
+    two[0].script = refusing("draining")
+    await ask_until_both_were_first(harness)  # mistakes have used up none of the retries
+
+
+@pytest.mark.parametrize("second", [dying, refusing("draining"), refusing("", 500)])
+async def test_where_the_other_replica_fails_the_first_answer_is_the_clients(harness, engines, second) -> None:
+    """The first request goes to the first one by name, and all later ones not to the one that failed."""
+    two = sorted([await engines(), await engines()], key=lambda engine: f"127.0.0.1:{engine.port}")
+    two[0].script, two[1].script = refusing("", 404), second
+    harness.serve("llama", *(engine.port for engine in two))
+    async with asyncio.timeout(5):
+        async with harness.post() as response:
+            assert response.status == 404
+            assert await response.json() == {"who": "/v1/chat/completions"}
+    assert [len(engine.received) for engine in two] == [1, 1]
+    assert (await harness.ask())[0] == 404
+    assert (
+        not harness.gateway.fleet.replicas(ServiceKey("default", "llama"))
+        ._router.replica(f"127.0.0.1:{two[0].port}")
+        .outstanding
+    )
 
 
 async def test_where_every_replica_refuses_the_last_refusal_is_the_answer(harness, engines) -> None:

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from helpers.fake_engine import FakeEngine, eventually
+
 BODY = b'{ "messages" : [],\n"model":  "%b", "x": 1.50 }'
 
 
@@ -140,6 +142,37 @@ async def test_what_names_no_model_is_not_served(harness, method: str, path: str
     async with harness.client.request(method, harness.url(path)) as response:
         assert response.status == 404
         assert "is not served here" in (await response.json())["error"]["message"]
+
+
+async def test_the_series_of_services_that_are_gone_make_room_for_new_ones(harness, engines, monkeypatch) -> None:
+    monkeypatch.setattr("uellm.proxying.metrics.MAX_SERIES", 3)
+    engine = await engines()
+    for number in range(9):
+        service = harness.serve(f"llama-{number}", engine.port)
+        assert (await harness.ask(f"llama-{number}"))[0] == 200
+        await eventually(lambda n=number: f'service="llama-{n}"' in "".join(harness.gateway.figures.requests.lines()))
+        harness.gateway.fleet.drop(service.key)
+    assert "llama-" not in await harness.figures()
+    engine.script = FakeEngine.on_word
+    service = harness.serve("llama", engine.port)
+    asking = harness.ask()
+    await eventually(lambda: len(engine.received) == 10)
+    harness.gateway.fleet.drop(service.key)
+    engine.received[-1].go_on.set()
+    assert (await asking)[0] == 200
+    await eventually(lambda: harness.gateway.figures.requests.value("-", "-", "completed") == 1)
+    assert 'service="llama"' not in await harness.figures()
+
+
+async def test_beyond_the_bound_on_series_the_outcome_is_kept(harness, engines, monkeypatch) -> None:
+    monkeypatch.setattr("uellm.proxying.metrics.MAX_SERIES", 1)
+    engine = await engines()
+    for name in ("one", "other"):
+        harness.serve(name, engine.port)
+        assert (await harness.ask(name))[0] == 200
+    await eventually(lambda: harness.gateway.figures.requests.value("other", "other", "completed") == 1)
+    await harness.ask("none")
+    await eventually(lambda: harness.gateway.figures.requests.value("other", "other", "model_not_found") == 1)
 
 
 async def test_health_needs_no_service(harness) -> None:

@@ -4,53 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anthropic
 import openai
 import pytest
-import yaml
 
 from helpers.fake_engine import FakeEngine, eventually
 from helpers.smuggling import CORPUS, REWRITTEN, Recorder
 from uellm.gateway.catalog import Service, ServiceKey
 from uellm.gateway.replicas import ReplicaAddress
 from uellm.http import EngineAddress, RequestLimits
-from uellm.proxying.process import Address
-from uellm.sidecar.process import Sidecar, SidecarOptions
-
-ANYWHERE = Address("127.0.0.1", 0)
-Start = Callable[..., Awaitable[Sidecar]]
-
-
-@pytest.fixture
-async def sidecars(tmp_path: Path) -> AsyncIterator[Start]:
-    """Starts sidecars in front of engines."""
-    async with AsyncExitStack() as stack:
-
-        async def start(engine: EngineAddress, *, keys: str = "", service: str = "", **options: Any) -> Sidecar:
-            folder = tmp_path / str(engine.port)
-            folder.mkdir()
-            document: dict[str, Any] = {"classes": [{"name": "interactive", "ttft": "1s"}]}
-            if service:
-                document["service"] = service
-            if keys:
-                (folder / "keys").mkdir()
-                (folder / "keys" / "key").write_text(keys)
-                document["auth"] = {"keysDirectory": str(folder / "keys")}
-            (folder / "sidecar.yaml").write_text(yaml.safe_dump(document))
-            given = {"engine_poll_s": 0.02, "engine_poll_away_s": 0.02, "lame_duck_s": 0.0} | options
-            sidecar = Sidecar(
-                SidecarOptions(ANYWHERE, engine, folder / "sidecar.yaml", metrics_listen=ANYWHERE, **given)
-            )
-            await stack.enter_async_context(sidecar)
-            await eventually(lambda: sidecar.engine.ready)
-            return sidecar
-
-        yield start
+from uellm.proxying.routes import MEANT_FOR, WAITED_MS, waited_s
+from uellm.sidecar.process import Sidecar
 
 
 def serve(harness: Any, name: str, *sidecars: Sidecar, namespace: str = "default") -> Service:
@@ -87,6 +54,45 @@ async def test_a_pod_of_another_service_that_has_got_the_address_of_one_that_is_
     assert "X-Uellm-Service" not in served.headers
     harness.serve("own", there.port)
     assert (await harness.ask("own"))[0] == 200, "a service of a file may have any name"
+
+
+async def test_the_time_that_a_request_waited_at_the_gateway_counts_in_its_targets(harness, engines, sidecars) -> None:
+    engine = await engines()
+    sidecar = await sidecars(EngineAddress("127.0.0.1", engine.port), service="default/llama")
+    service = harness.serve("llama", uid="of the cluster", wakes=True, replicas=0)
+    met = sidecar.figures.attainment
+    asking = harness.ask(X_Llm_D_Slo_Ttft_Ms="50", X_Uellm_Waited_Ms="99999999")
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 1)
+    await asyncio.sleep(0.1)
+    harness.place(service, sidecar.port)
+    assert (await asking)[0] == 200
+    async with harness.post(X_Llm_D_Slo_Ttft_Ms="50000", X_Uellm_Waited_Ms="99999999") as response:
+        assert response.status == 200
+        assert int(response.headers["x-uellm-queue-ms"]) < 10_000
+    report = met.report(asyncio.get_running_loop().time(), ("interactive",))
+    (found,) = report.classes
+    assert (found.requests, found.met) == (2, 1)
+    (line,) = [line for line in (await sidecar.proxy.metrics()).splitlines() if "uellm_e2e_seconds_sum" in line]
+    assert 0.1 <= float(line.split()[-1]) < 50.0
+    assert not [name for each in engine.received for name in each.headers if name.lower().startswith("x-uellm")]
+
+
+@pytest.mark.parametrize(
+    ("waited", "meant", "service", "seconds"),
+    [
+        ("1500", "a/x", "a/x", 1.5),
+        ("1500", None, "a/x", 0.0),
+        ("1500", "a/y", "a/x", 0.0),
+        ("1500", "", "", 0.0),
+        ("-1", "a/x", "a/x", 0.0),
+        ("1e3", "a/x", "a/x", 0.0),
+        ("9" * 9, "a/x", "a/x", 0.0),
+        (None, "a/x", "a/x", 0.0),
+    ],
+)
+def test_only_the_gateways_word_counts_for_how_long_it_waited(waited, meant, service, seconds) -> None:
+    headers = {WAITED_MS: waited, MEANT_FOR: meant}
+    assert waited_s(headers, service) == seconds
 
 
 @pytest.mark.parametrize("sent", CORPUS.values(), ids=CORPUS)

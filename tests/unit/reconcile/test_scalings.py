@@ -255,6 +255,22 @@ def test_a_woken_replica_that_never_starts_is_given_up_once_nobody_waits_any_mor
     assert here.minutes(3, 0.0) == 0
 
 
+@pytest.mark.parametrize("skew_s", [-3600, -61, -30, 30, 61, 3600])
+def test_one_that_waits_is_heard_however_wrong_the_clock_of_the_gateways_node_is(world, skew_s):
+    here = world(0, 3)
+    here.look()
+    here.minutes(IDLE_S / 60 + 1, 0.0)
+    for _ in range(2):  # the gateway writes every 10 s
+        here.now += timedelta(seconds=10)
+        written = timestamp(here.now + timedelta(seconds=skew_s))
+        here.document["metadata"]["annotations"] = {"uellm.io/wanted-at": written}
+        here.look()
+    assert here.made == 1
+
+    assert here.minutes(IDLE_S / 60 - 1, 0.0) == 1
+    assert here.minutes(4, 0.0) == 0, "nobody waits any more"
+
+
 @pytest.mark.parametrize("wish", ["2026-11-29T11:00:00Z", "2027-01-01T00:00:00Z", "soon", ""])
 def test_an_old_wish_one_of_the_future_and_one_that_is_no_time_wake_nobody(world, wish):
     here = world(0, 3)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from uellm.api import LLMService
 from uellm.api.attainment_report import LoadMeasurement
-from uellm.api.names import WANTED_AT_ANNOTATION, WANTED_FOR_S
 from uellm.api.scalars import share
 from uellm.autoscaling import Autoscaler, Bounds, ReplicaDecision, ReplicaEngine, ShareOfClass
 from uellm.planner.request import SloClass
@@ -29,7 +28,7 @@ from uellm.reconcile.pods.measurements import TimedLoad
 from uellm.reconcile.pods.pod_state import is_ready
 from uellm.reconcile.scaling.load import interval, measured_step, startup_s
 from uellm.reconcile.scaling.scaling import Scaling, chosen_before, within
-from uellm.reconcile.times import moment
+from uellm.reconcile.scaling.wishes import Wishes
 from uellm.step_time import StepTime
 from uellm.text import counted
 
@@ -88,10 +87,12 @@ class Scalings:
 
     def __init__(self) -> None:
         self._memories: dict[Key, _Memory] = {}
+        self._wishes = Wishes()
 
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self._memories.pop(key, None)
+        self._wishes.forget(key)
 
     def advance(self, observed: Observed, loads: Mapping[str, TimedLoad], now: datetime) -> Scaling | None:
         """The number of replicas; None where the operator does not choose it."""
@@ -100,7 +101,7 @@ class Scalings:
             self.forget(observed.key)
             return None
         bounds = autoscaling.min_replicas, autoscaling.max_replicas
-        before = _before(observed, bounds)
+        before, wanted = _before(observed, bounds), self._wishes.waits(observed, now)
         took_s = _startup_s(observed, observed.service, now)
         plan = observed.incumbent
         if plan is None or observed.suspended:
@@ -119,7 +120,7 @@ class Scalings:
         if len(told) < len(pods):
             memory.since = now
             return _decided_by_some(observed, memory, bounds, before, took_s, now, silent=len(pods) - len(told))
-        if bounds[0] == 0 and not _awake(memory, observed, autoscaling.idle_timeout_s, before, now):
+        if bounds[0] == 0 and not _awake(memory, autoscaling.idle_timeout_s, before, now, wanted=wanted):
             return Scaling(0, "ScaledToZero", "no pods run, because no requests came", took_s)
         return _decided(observed, memory, bounds, before, took_s, now)
 
@@ -213,9 +214,8 @@ def _held(before: int, took_s: float | None) -> Scaling:
     return Scaling(before, "NotReported", message, took_s)
 
 
-def _awake(memory: _Memory, observed: Observed, idle_s: float, before: int, now: datetime) -> bool:
-    """Whether a service that may run no pods is to run some."""
-    wanted = is_wanted(observed, now)
+def _awake(memory: _Memory, idle_s: float, before: int, now: datetime, *, wanted: bool) -> bool:
+    """Whether a service that may run no pods is to run some. `wanted`: somebody waits at the gateway."""
     if wanted:
         memory.busy_at = memory.asked_at = now
     # A load that is not read anew says nothing of the time since.
@@ -267,13 +267,3 @@ def _explained(
         message = f"{queued} of {counted(replicas, 'replica')} wait in a queue, or for another scheduling gate"
         return Scaling(replicas, "ScalingLimited", message, took_s)
     return Scaling(replicas, "AsNeeded", f"{counted(replicas, 'replica')} by load and targets", took_s)
-
-
-def is_wanted(observed: Observed, now: datetime) -> bool:
-    """Whether somebody has just waited for a replica at the gateway."""
-    text = (observed.document["metadata"].get("annotations") or {}).get(WANTED_AT_ANNOTATION)
-    try:
-        age_s = (now - moment(str(text or ""))).total_seconds()
-    except ValueError:
-        return False
-    return -WANTED_FOR_S <= age_s < WANTED_FOR_S

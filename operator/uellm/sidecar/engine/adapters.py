@@ -68,6 +68,7 @@ class AdapterLoader:
         self._run_directory = run_directory
         self._check_every_s, self._first_retry_s, self.patience_s = check_every_s, first_retry_s, patience_s
         self._loaded: dict[str, SidecarAdapter] = {}
+        self._answered_to: set[str] = set()
         self._failed: dict[str, tuple[SidecarAdapter, str]] = {}
         self._retry: dict[str, tuple[float, float]] = {}
         """When a failed one is tried again, and after how long then."""
@@ -86,6 +87,11 @@ class AdapterLoader:
         """The adapters that are served as the configuration has them, and those that are still to be unloaded."""
         wanted = {each.name: each for each in self._settings.current.adapters}
         return tuple(name for name, each in self._loaded.items() if wanted.get(name, each) == each)
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """Every adapter that the engine answers to, also an older version of one that is to be replaced."""
+        return tuple(sorted(self._answered_to))
 
     @property
     def failed(self) -> tuple[tuple[str, str], ...]:
@@ -109,6 +115,7 @@ class AdapterLoader:
         if self._starting_since_s is None:
             self._starting_since_s = now_s
             self._loaded.clear()
+            self._answered_to.clear()
             self._retry.clear()
         if not await self._bring() or (self._unavailable and now_s - self._starting_since_s < self.patience_s):
             return False
@@ -136,6 +143,7 @@ class AdapterLoader:
             try:
                 served = await self._served()
                 self._answered, self._unavailable = True, False
+                self._answered_to = set(served)
                 wanted = self._settings.current.adapters
                 self._forget_all_but(wanted)
                 for adapter in wanted:
@@ -194,9 +202,11 @@ class AdapterLoader:
         status, answer = await self._call(self._pool, "POST", b"/v1/load_lora_adapter", body, LOAD_TIMEOUT_S)
         if status != 200:
             raise _FailedError(_reason(status, answer))
+        self._answered_to.add(name)
 
     async def _unload(self, name: str) -> None:
         body = {"lora_name": name}
+        self._answered_to.discard(name)
         status, answer = await self._call(self._pool, "POST", b"/v1/unload_lora_adapter", body, LOAD_TIMEOUT_S)
         if status in (200, 404):
             self._loaded.pop(name, None)

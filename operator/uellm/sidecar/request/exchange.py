@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 
 from uellm.http import EngineLost, Pairs, Reply, Upstream
+from uellm.prompt import with_adapter
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
 from uellm.proxying.relay import BLANK, Relay, streams_events
 from uellm.proxying.routes import end_to_end
@@ -53,7 +53,7 @@ class Exchange:
             lengths=found,
             max_tokens=call.max_tokens,
             tenant=call.tenant,
-            prefix=tuple(_with_adapter(block, record.adapter) for block in call.prompt.prefix) or None,
+            prefix=tuple(with_adapter(block, record.adapter) for block in call.prompt.prefix) or None,
             sequences=call.sequences,
             body_bytes=call.body_bytes,
         )
@@ -66,7 +66,7 @@ class Exchange:
         """Wait for the request's turn. Returns the body to send. Raises Refusal."""
         self._record.queue_s = None  # set by an earlier turn in which it did not reach the engine
         await self._dispatcher.turn(self._ticket)
-        self._record.queue_s = self._loop.time() - self._record.arrival_s
+        self._record.queue_s = self._loop.time() - self._record.arrival_s - self._record.waited_s
         return self.call.upstream_body(self.priority)
 
     @property
@@ -178,7 +178,7 @@ class Exchange:
         if self._lengths is None or call.kind is RouteKind.POOLING:
             return None, None
         found = call.prompt
-        template = _with_adapter(found.template, self._record.adapter)
+        template = with_adapter(found.template, self._record.adapter)
         question = LengthQuestion(self._record.route, call.tenant, template, call.prompt_tokens, found.text)
         prediction = self._lengths.predict(question)
         return prediction, prediction.lengths(call.max_tokens)
@@ -195,8 +195,3 @@ class Exchange:
         each, most = round(tokens / self.call.sequences), self.call.max_tokens
         truncated = most is not None and each >= most
         self._lengths.observe(self._prediction, max(1, each), truncated=truncated, asked=self._asked)
-
-
-def _with_adapter(number: int, adapter: str) -> int:
-    """A number that stands for a prompt's beginning, apart for each adapter: their answers and KV caches differ."""
-    return number ^ zlib.crc32(adapter.encode()) if adapter else number

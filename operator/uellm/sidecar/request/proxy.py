@@ -14,7 +14,7 @@ from uellm.proxying.keys import key_of
 from uellm.proxying.metrics import CONTENT_TYPE, exposition, with_older_names, with_waiting
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
 from uellm.proxying.relay import STALL_S, Relay
-from uellm.proxying.routes import MEANT_FOR, end_to_end, path_of, request_id
+from uellm.proxying.routes import MEANT_FOR, WAITED_MS, end_to_end, path_of, request_id, waited_s
 from uellm.sidecar.engine.connection import EngineConnection
 from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.dispatch import Dispatcher
@@ -31,7 +31,7 @@ from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.read import Terms, read, unread
 from uellm.sidecar.wire.slo import SCHEDULING, targets_of
 
-_NOT_PASSED_ON: Pairs = ((b"Content-Length", b""), *((name.encode(), b"") for name in (*SCHEDULING, MEANT_FOR)))
+_NOT_PASSED_ON: Pairs = tuple((name.encode(), b"") for name in ("Content-Length", *SCHEDULING, MEANT_FOR, WAITED_MS))
 """Headers that the transport sets itself, and those that the sidecar has obeyed."""
 _UNCOMPRESSED = (b"Accept-Encoding", b"identity")
 
@@ -138,6 +138,8 @@ class Proxy(RequestHandler[Record]):
         if way is Way.SCHEDULE:
             record.targets, record.route = targets_of(headers, settings.classes), path
             await self._read_body(request, record)
+            record.waited_s = waited_s(headers, settings.service)
+            record.arrival_s -= record.waited_s
             await self._scheduled(request, reply, record, record.targets)
         else:
             await self._read_body(request, record)

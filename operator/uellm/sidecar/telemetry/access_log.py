@@ -23,6 +23,8 @@ class Record(RequestRecord):
     """The targets that it was scheduled by. None: it was not scheduled."""
     adapter: str = ""
     """The LoRA adapter that it asks for; empty for the model itself."""
+    waited_s: float = 0.0
+    """How long it had been at the gateway, where it then arrived."""
     queue_s: float | None = None
     first_token_s: float | None = None
     """When the first token came."""
@@ -42,6 +44,11 @@ class Record(RequestRecord):
     def slo_class(self) -> str:
         """The class's name."""
         return NO_CLASS if self.targets is None else self.targets.name
+
+    @property
+    def sent_s(self) -> float | None:
+        """From arrival until sent to the engine."""
+        return None if self.queue_s is None else self.waited_s + self.queue_s
 
     @property
     def ttft_s(self) -> float | None:

@@ -71,7 +71,7 @@ def _ttft_s(record: Record, took_s: float) -> tuple[float, float]:
     if record.ttft_s is not None:
         return record.ttft_s, record.ttft_s
     # It was never sent; or its tokens are visible, and none has come.
-    sent_s = took_s if record.queue_s is None or not record.blind else record.queue_s
+    sent_s = took_s if record.sent_s is None or not record.blind else record.sent_s
     return sent_s, took_s
 
 
@@ -81,7 +81,7 @@ def _tpot_s(record: Record, took_s: float) -> tuple[float, float]:
     if record.first_token_s is not None or not record.blind:
         return 0.0, 0.0  # no token came after the first
     further = 1.0 if record.output_tokens is None else record.output_tokens / record.sequences - 1
-    return 0.0, (took_s - (record.queue_s or 0.0)) / further if further > 0 else 0.0
+    return 0.0, (took_s - (record.sent_s or 0.0)) / further if further > 0 else 0.0
 
 
 @dataclass

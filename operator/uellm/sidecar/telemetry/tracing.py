@@ -93,6 +93,7 @@ class RequestSpan:
         from opentelemetry.trace import StatusCode
 
         span = self._span
+        self._start_ns -= round(record.waited_s * 1e9)  # the record's times count from the arrival at the gateway
         span.update_name(f"{record.method} {record.route}")
         attributes: dict[str, str | int | float | None] = {
             "http.request.method": record.method,
@@ -106,8 +107,8 @@ class RequestSpan:
             "uellm.predicted_tokens": record.predicted_tokens,
         }
         span.set_attributes({name: value for name, value in attributes.items() if value is not None})
-        if record.queue_s is not None:
-            span.add_event("sent to the engine", timestamp=self._at_ns(record.arrival_s + record.queue_s))
+        if record.sent_s is not None:
+            span.add_event("sent to the engine", timestamp=self._at_ns(record.arrival_s + record.sent_s))
         if record.first_token_s is not None:
             span.add_event("first token", timestamp=self._at_ns(record.first_token_s))
         if record.status >= 500 or not record.status or record.outcome in _FAILED:

@@ -5,27 +5,21 @@ llm-d's header names are accepted, and the older ones that it took over: `x-gate
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import blake2b
 
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.proxying.routes import OBJECTIVES, SLO_CLASS, HeaderLookup
+from uellm.proxying.targets import TPOT_MS, TTFT_MS, target_s
 from uellm.sidecar.scheduling import Targets
 
-TTFT_MS = ("x-llm-d-slo-ttft-ms", "x-slo-ttft-ms")
-TPOT_MS = ("x-llm-d-slo-tpot-ms", "x-slo-tpot-ms")
 FAIRNESS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
 
 SCHEDULING = (SLO_CLASS, *OBJECTIVES, *TTFT_MS, *TPOT_MS, *FAIRNESS)
 """All of them. They end at the sidecar."""
 
-MAX_MS = 24 * 3600 * 1000.0
 MAX_TENANT = 128
-# What clients in Go write; Python's own numbers would also have underscores, blanks and other digits.
-_NUMBER = re.compile(r"[0-9]{1,16}(\.[0-9]{1,16})?([eE][+-]?[0-9]{1,3})?")
 
 
 def targets_of(headers: HeaderLookup, classes: Mapping[str, Targets]) -> Targets:
@@ -37,7 +31,7 @@ def targets_of(headers: HeaderLookup, classes: Mapping[str, Targets]) -> Targets
     """
     named = _class_of(headers, classes)
     chosen = named or next(iter(classes.values()))
-    ttft_s, tpot_s = _seconds(headers, TTFT_MS), _seconds(headers, TPOT_MS)
+    ttft_s, tpot_s = target_s(headers, TTFT_MS), target_s(headers, TPOT_MS)
     if ttft_s is None and tpot_s is None:
         return chosen
     if named is None:
@@ -53,19 +47,6 @@ def _class_of(headers: HeaderLookup, classes: Mapping[str, Targets]) -> Targets 
         known = ", ".join(classes)
         raise Refusal(RequestOutcome.BAD_REQUEST, f"{SLO_CLASS} names no class of this service; it has: {known}")
     return classes[name]
-
-
-def _seconds(headers: HeaderLookup, names: tuple[str, ...]) -> float | None:
-    name = next((each for each in names if headers.get(each) is not None), names[0])
-    text = headers.get(name)
-    if text is None:
-        return None
-    value = float(text) if _NUMBER.fullmatch(text) else math.nan
-    if not 0 < value <= MAX_MS:
-        raise Refusal(
-            RequestOutcome.BAD_REQUEST, f"{name} must be a number of milliseconds above 0 and at most {MAX_MS:.0f}"
-        )
-    return value / 1e3
 
 
 def tenant_of(headers: HeaderLookup, key: str | None) -> str:
