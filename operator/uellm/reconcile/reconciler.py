@@ -277,7 +277,7 @@ class Reconciler:
 
 
 def _wanted(revision: str, desired: DesiredState) -> WantedConfig:
-    return WantedConfig(revision, config_digest(desired), tuple(each.name for each in desired.adapters))
+    return WantedConfig(revision, config_digest(desired), tuple(each.name for each in desired.adapters.of(revision)))
 
 
 def _surplus(observed: Observed, desired: DesiredState) -> tuple[Kind, ...]:
