@@ -70,7 +70,7 @@ class ModelSource(Model):
     `@sha256:...`, too, and `#path` is the model's directory in it."""
     revision: Annotated[str, StringConstraints(pattern=REVISION, max_length=128)] = "main"
     """Branch, tag or commit of an `hf://` model. Where the model is looked up, the engine is started with the commit
-    that a branch or tag stood for."""
+    that a branch or tag stood for then, until this or the URI changes."""
     served_name: Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)] = (
         None
     )
