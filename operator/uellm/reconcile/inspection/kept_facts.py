@@ -27,7 +27,8 @@ MODEL_FILE, CONFIG_FILE, TENSORS_FILE = "model.json", "config.json", "tensors.js
 
 
 def facts_configmap(document: Mapping[str, Any], facts: ModelFacts, source: str, model: str = "") -> dict[str, Any]:
-    """The ConfigMap, owned by the LLMService `document`. `source`, `model`: digests of the question, and of its model."""
+    """The ConfigMap, owned by the LLMService `document`. `source`: the digest of the question; `model`: that of its
+    model."""
     config, packed = compact(facts.config).decode(), packed_headers(facts)
     about = {"version": VERSION, "source": source, "commit": facts.commit, "files": facts.files}
     if model:
