@@ -220,7 +220,8 @@ class Autoscaling(Model):
     )
 
     min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """The least number. 0: a service without requests runs no pods, and the gateway starts one for the next request."""
+    """The least number. 0: a service without requests runs no pods, and the gateway starts one for the next request.
+    Where no gateway serves the namespace, it is 1."""
     max_replicas: Annotated[int, Field(ge=1, le=1000)]
     """The largest number."""
     idle_timeout: Annotated[

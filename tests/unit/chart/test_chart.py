@@ -597,6 +597,25 @@ def test_the_profilers_pod_makes_the_directory_of_the_node_that_engines_keep_mod
     assert "initContainers" not in profiler_of(render())[0]["spec"]
 
 
+@pytest.mark.parametrize(
+    ("gateway", "told"),
+    [
+        ({}, None),
+        ({"enabled": False}, ""),
+        ({"enabled": False, "namespaces": ["team-a"]}, ""),
+        ({"namespaces": ["team-a", "team-b"]}, "team-a,team-b"),
+    ],
+)
+def test_the_operator_knows_whose_services_the_gateway_wakes(
+    render: Render, gateway: dict[str, Any], told: str | None
+) -> None:
+    objects = of_kind(render({"gateway": gateway}), "Deployment")
+    (operator,) = (each for each in objects if each["metadata"]["name"] == "uellm-operator")
+    args = operator["spec"]["template"]["spec"]["containers"][0]["args"]
+    found = [each.partition("=")[2] for each in args if each.startswith("--gateway-namespaces")]
+    assert found == ([] if told is None else [told])
+
+
 @pytest.mark.parametrize(("others", "mode"), [((), 0o1777), (("notes.txt",), 0o755)], ids=["empty", "holds others"])
 def test_only_an_empty_directory_is_opened_to_all_whenever_the_profiler_starts(
     render: Render, tmp_path: Path, others: tuple[str, ...], mode: int
