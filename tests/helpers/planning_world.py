@@ -83,11 +83,11 @@ class PlanningWorld:
         self.put(LLMSERVICE, document)
         return document
 
-    def deployed(self, name, *, replicas=1):
-        """The Deployment of the service's current spec."""
+    def deployed(self, name, *, replicas=1, inputs=""):
+        """The Deployment of the service's current spec. `inputs`: digest of the plan that it carries out."""
         observed = self.observed(name)
         deployment = self.make.deployment(replicas)
-        revision = self.make.revision(observed.spec_mark)
+        revision = self.make.revision(observed.spec_mark, inputs)
         self.revisions[name] = {revision.name: revision}
         metadata = {**deployment["metadata"], "name": f"{name}-engine"}
         owner = {"kind": "LLMService", "name": name, "uid": f"uid-{name}", "controller": True}

@@ -70,7 +70,7 @@ class ModelSource(Model):
     `@sha256:...`, too, and `#path` is the model's directory in it."""
     revision: Annotated[str, StringConstraints(pattern=REVISION, max_length=128)] = "main"
     """Branch, tag or commit of an `hf://` model. Where the model is looked up, the engine is started with the commit
-    that a branch or tag stood for."""
+    that a branch or tag stood for then, until this or the URI changes."""
     served_name: Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)] = (
         None
     )
@@ -220,7 +220,8 @@ class Autoscaling(Model):
     )
 
     min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """The least number. 0: a service without requests runs no pods, and the gateway starts one for the next request."""
+    """The least number. 0: a service without requests runs no pods, and the gateway starts one for the next request.
+    Where no gateway serves the namespace, it is 1."""
     max_replicas: Annotated[int, Field(ge=1, le=1000)]
     """The largest number."""
     idle_timeout: Annotated[

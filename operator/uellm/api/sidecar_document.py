@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -182,6 +182,33 @@ class SidecarAdapter(Model):
         return {name: value for name, value in super().to_dict().items() if value}
 
 
+class SidecarRevisionAdapters(Model):
+    """The LoRA adapters of the pods of one revision, while it takes the place of another one."""
+
+    model_config = _LENIENT
+
+    revision: str
+    """Its name."""
+    adapters: Annotated[tuple[SidecarAdapter, ...], Field(max_length=256)] = ()
+    """What its pods serve in place of `adapters`."""
+
+
+class ToldAdapters(NamedTuple):
+    """Which LoRA adapters the sidecars of a service are told of."""
+
+    adapters: tuple[SidecarAdapter, ...] = ()
+    """In pods of every revision that is not named below."""
+    of_revisions: tuple[SidecarRevisionAdapters, ...] = ()
+    """In pods of one revision."""
+
+    def of(self, revision: str) -> tuple[SidecarAdapter, ...]:
+        """Those of a pod of the revision."""
+        return next((each.adapters for each in self.of_revisions if each.revision == revision), self.adapters)
+
+
+NO_ADAPTERS = ToldAdapters()
+
+
 class EngineDocument(Model):
     """`engine.yaml`."""
 
@@ -226,6 +253,8 @@ class SidecarDocument(Model):
     """Namespace and name of the LLMService. What the gateway means for another one is refused."""
     adapters: Annotated[tuple[SidecarAdapter, ...], Field(max_length=256)] = ()
     """LoRA adapters, where the engine has room for them."""
+    revision_adapters: Annotated[tuple[SidecarRevisionAdapters, ...], Field(max_length=64)] = ()
+    """Those of pods of single revisions, in place of `adapters`."""
     http: SidecarHttp = SidecarHttp()
     """Connections and bodies."""
     auth: SidecarAuth = SidecarAuth()
@@ -246,9 +275,16 @@ class SidecarDocument(Model):
 
     def to_dict(self) -> dict[str, Any]:
         """The document without empty sections and without unset fields in its sections."""
-        optional = ("model", "engine", "service", "adapters", "http", "auth", "prediction", "allowedRoutes")
-        document = {**super().to_dict(), "adapters": [each.to_dict() for each in self.adapters]}
-        return _sparse(document, self, ("engine", "http", "auth", "prediction"), optional=optional)
+        optional = ("model", "engine", "service", "adapters", "revisionAdapters", "http", "auth", "prediction")
+        document = {
+            **super().to_dict(),
+            "adapters": [each.to_dict() for each in self.adapters],
+            "revisionAdapters": [
+                {"revision": each.revision, "adapters": [adapter.to_dict() for adapter in each.adapters]}
+                for each in self.revision_adapters
+            ],
+        }
+        return _sparse(document, self, ("engine", "http", "auth", "prediction"), optional=(*optional, "allowedRoutes"))
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:

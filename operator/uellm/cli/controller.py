@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="directory of every GPU node for the models of services with spec.model.cache.nodeLocal (default: none)",
     )
     parser.add_argument(
+        "--gateway-namespaces",
+        metavar="NAMES",
+        help="namespaces whose services the gateway serves, separated by commas; empty: there is no gateway. In others "
+        "no service goes to zero, because nothing would wake it (default: all)",
+    )
+    parser.add_argument(
         "--measuring",
         default=environment(MEASURING_VARIABLE),
         metavar="JSON",
@@ -89,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         health_port=port,
         remember_node_classes=args.remember_node_classes,
         node_cache=_node_cache(args),
+        gateway_namespaces=_gateway_namespaces(args.gateway_namespaces),
         measuring=_measuring(args),
     )
     _collect_garbage_seldom()
@@ -118,6 +125,10 @@ def _node_cache(args: argparse.Namespace) -> NodeCache | None:
     if not path.startswith("/"):
         raise BadInput("--node-cache", f"{path} is no absolute path")
     return NodeCache(path, args.inspector_image)
+
+
+def _gateway_namespaces(names: str | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(filter(None, (name.strip() for name in names.split(","))))
 
 
 def _own_namespace() -> str:

@@ -76,6 +76,8 @@ class ControllerOptions:
     """Make a GPUNodeClass of every kind of node that is seen."""
     node_cache: NodeCache | None = None
     """Where nodes keep models; None for nowhere."""
+    gateway_namespaces: frozenset[str] | None = None
+    """Those whose services the gateway serves; None for all."""
     measuring: MeasuringSettings | None = None
     """Of the pods that measure GPUs; None for none."""
 
@@ -133,7 +135,15 @@ class _Operator:
             fetch_from_node=sidecars.node_copy,
         )
         reconciler = Reconciler(
-            self._cache, planning, collectors, applier, self._options.images, inspections, downloads, node_pools=pools
+            self._cache,
+            planning,
+            collectors,
+            applier,
+            self._options.images,
+            inspections,
+            downloads,
+            node_pools=pools,
+            gateway_namespaces=self._options.gateway_namespaces,
         )
         queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile, metrics)
         watcher = Watcher(self._cache, queue.mark, planning.waiting)

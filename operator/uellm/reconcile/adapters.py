@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from uellm.api import LLMService
 from uellm.api.adapter import AdapterSpec
-from uellm.api.sidecar_document import SidecarAdapter
+from uellm.api.sidecar_document import SidecarAdapter, SidecarRevisionAdapters, ToldAdapters
 from uellm.hub import ModelFacts
 from uellm.hub.copy_state import copy_path
 from uellm.reconcile.adapter_claims import HF, adapter_path, source_of
@@ -60,30 +60,60 @@ def _entry(service: LLMService, adapter: AdapterSpec, commit: str) -> SidecarAda
     return SidecarAdapter(name=adapter.name, source=source, repository=repository, commit=commit or adapter.revision)
 
 
-def still_wanted(service: LLMService, told: Iterable[SidecarAdapter]) -> tuple[SidecarAdapter, ...]:
-    """Of what the sidecars were told, the adapters that the service still has."""
+def still_wanted(service: LLMService, told: ToldAdapters) -> ToldAdapters:
+    """Of what the sidecars were told, the adapters whose names the service still has.
+
+    One whose source was changed is served from the former one until the new one is known and there.
+    """
+    wanted = {each.name for each in service.spec.model.adapters}
+
+    def kept(adapters: tuple[SidecarAdapter, ...]) -> tuple[SidecarAdapter, ...]:
+        return tuple(each for each in adapters if each.name in wanted)
+
+    of_revisions = (
+        SidecarRevisionAdapters(revision=each.revision, adapters=kept(each.adapters)) for each in told.of_revisions
+    )
+    return ToldAdapters(kept(told.adapters), tuple(of_revisions))
+
+
+def handed_over(
+    told: ToldAdapters, wanted: tuple[SidecarAdapter, ...], revision: str, others: Collection[str]
+) -> ToldAdapters:
+    """What to tell while pods of the revisions `others` are replaced by those of `revision`; none: all are.
+
+    An adapter is of one base model, and needs the room that its pods have: each pod goes on with those that it has, and
+    pods of the new revision start with those that are `wanted`.
+    """
+    if not others:
+        return ToldAdapters(wanted)
+    former = tuple(each for each in told.of_revisions if each.revision in others and each.revision != revision)
+    if wanted == told.adapters:
+        return ToldAdapters(wanted, former)
+    return ToldAdapters(told.adapters, (*former, SidecarRevisionAdapters(revision=revision, adapters=wanted)))
+
+
+def are_told(service: LLMService, told: ToldAdapters) -> bool:
+    """Whether sidecars, those of the last revision at least, are told of exactly the service's adapters."""
     wanted = {(each.name, source_of(each)) for each in service.spec.model.adapters}
-    return tuple(each for each in told if (each.name, each.source) in wanted)
+    lists = (told.adapters, *(each.adapters for each in told.of_revisions))
+    return any(wanted == {(each.name, each.source) for each in adapters} for adapters in lists)
 
 
-def are_told(service: LLMService, told: Iterable[SidecarAdapter]) -> bool:
-    """Whether the sidecars are told of exactly the service's adapters."""
-    wanted = {(each.name, source_of(each)) for each in service.spec.model.adapters}
-    return wanted == {(each.name, each.source) for each in told}
-
-
-def read_told(configmap: Mapping[str, Any] | None, file: str) -> tuple[SidecarAdapter, ...]:
+def read_told(configmap: Mapping[str, Any] | None, file: str) -> ToldAdapters:
     """The adapters in a `sidecar.yaml`; none where it cannot be read."""
     return _read(((configmap or {}).get("data") or {}).get(file) or "")
 
 
 # Every pass asks, and reading YAML takes milliseconds.
 @lru_cache(maxsize=1024)
-def _read(text: str) -> tuple[SidecarAdapter, ...]:
-    if "adapters" not in text:
-        return ()
+def _read(text: str) -> ToldAdapters:
+    if "dapters" not in text:
+        return ToldAdapters()
     try:
         document = yaml.safe_load(text)
-        return tuple(map(SidecarAdapter.model_validate, document.get("adapters") or ()))
+        return ToldAdapters(
+            tuple(map(SidecarAdapter.model_validate, document.get("adapters") or ())),
+            tuple(map(SidecarRevisionAdapters.model_validate, document.get("revisionAdapters") or ())),
+        )
     except (yaml.YAMLError, ValidationError, AttributeError, TypeError):
-        return ()
+        return ToldAdapters()

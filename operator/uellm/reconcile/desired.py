@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from uellm.api.sidecar_document import SidecarAdapter
+from uellm.api.sidecar_document import ToldAdapters
 from uellm.kube.kinds import DEPLOYMENT
 from uellm.planner.handover.device_facts import joined, names_for_facts
 from uellm.planner.result import Plan
-from uellm.reconcile.adapters import are_known, entries, still_wanted
+from uellm.reconcile.adapters import are_known, entries, handed_over, still_wanted
 from uellm.reconcile.children import (
     DesiredState,
     Images,
@@ -31,7 +31,7 @@ from uellm.reconcile.download.on_nodes import node_copier
 from uellm.reconcile.dra.left_out import without
 from uellm.reconcile.drift import signed
 from uellm.reconcile.model_claim import NodeCache, is_on_nodes
-from uellm.reconcile.names import config_name
+from uellm.reconcile.names import config_name, revision_label, revision_name
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.adapters import adapter_slots
 from uellm.reconcile.pods.engine_readiness import living
@@ -66,17 +66,19 @@ def desired_state(
         devices_json=_devices_json(observed, plan),
         inputs=inputs,
         former=observed.former_config,
-        adapters=_adapters(observed, plan),
         compiled=observed.download.compiled,
         copier=_copier(observed, node_cache),
     )
     if (pinned := _pinned(observed, plan)) is not None:
         former_images = Images.from_json(observed.pinned_images or "") or images
         former = desired.former or _former(desired)
-        return dataclasses.replace(desired, pinned=pinned, images=former_images, former=former)
+        adapters = adapters_told(observed, plan, "")
+        return dataclasses.replace(desired, pinned=pinned, images=former_images, former=former, adapters=adapters)
     kept = kept_revision(observed, plan)
     revision = make_revision(desired) if kept is None else kept.marked(observed.spec_mark, inputs)
-    return dataclasses.replace(desired, revision=revision, claim_spec=_claim_spec(observed, revision))
+    adapters = adapters_told(observed, plan, revision.name)
+    claim_spec = _claim_spec(observed, revision)
+    return dataclasses.replace(desired, revision=revision, claim_spec=claim_spec, adapters=adapters)
 
 
 def left_alone(observed: Observed, surge: Surge) -> list[dict[str, Any]]:
@@ -152,16 +154,31 @@ def reloaded(observed: Observed) -> DesiredState:
     )
 
 
-def _adapters(observed: Observed, plan: Plan) -> tuple[SidecarAdapter, ...]:
-    """What the sidecars are told: the service's adapters, once they are known, are there, and the engines have room."""
+def adapters_told(observed: Observed, plan: Plan, revision: str) -> ToldAdapters:
+    """What the sidecars are told: the service's adapters, once they are known, are there, and the engines have room.
+
+    `revision`: of the pods that are wanted.
+    """
     assert observed.service is not None
     if not observed.service.spec.model.adapters:
-        return ()
+        return ToldAdapters()
+    told = still_wanted(observed.service, observed.told_adapters)
     known = observed.model.obstacle is None and are_known(observed.service, observed.facts)
     room = adapter_slots(observed.service, observed.facts, plan.adapters)
     if known and room == plan.adapters and observed.download.complete:
-        return entries(observed.service, observed.facts)
-    return still_wanted(observed.service, observed.told_adapters)
+        return handed_over(told, entries(observed.service, observed.facts), revision, _others(observed, revision))
+    return told
+
+
+def _others(observed: Observed, revision: str) -> frozenset[str]:
+    """The revisions, besides the one that is wanted, of which there are pods or of which some may be made."""
+    if not revision:
+        return frozenset()  # pods of a release without revisions stay as they are
+    found = {revision_label(pod) for pod in living(observed.pods)} - {revision}
+    if observed.deployment is not None:
+        deployed = revision_label(observed.deployment["spec"]["template"])
+        found |= {deployed} if deployed != revision or observed.replaces_pods() else set()
+    return frozenset(found)
 
 
 def _images(observed: Observed, current: Images) -> Images:

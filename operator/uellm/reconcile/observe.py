@@ -11,7 +11,7 @@ from uellm.api import LLMService, parse_service
 from uellm.api.attainment_report import ClassMeasurement, StepMeasurement
 from uellm.api.names import REVISION_LABEL
 from uellm.api.running_report import RunningReport
-from uellm.api.sidecar_document import SidecarAdapter
+from uellm.api.sidecar_document import ToldAdapters
 from uellm.errors import BadInput
 from uellm.hub import ModelFacts
 from uellm.kube.kinds import (
@@ -155,7 +155,7 @@ class Observed:
         return self.model.facts
 
     @property
-    def told_adapters(self) -> tuple[SidecarAdapter, ...]:
+    def told_adapters(self) -> ToldAdapters:
         """The LoRA adapters that its sidecars are told of."""
         return read_told(self.configmaps.get(config_name(self.key.name)), SIDECAR_FILE)
 
@@ -218,7 +218,7 @@ class Observed:
         """What pods of a release without revisions read, for as long as there may be any."""
         live = self.configmaps.get(config_name(self.key.name))
         rolled_out = all(REVISION_LABEL in (pod["metadata"].get("labels") or {}) for pod in self.pods)
-        if live is None or (rolled_out and not self.is_former and not self._replaces_pods()):
+        if live is None or (rolled_out and not self.is_former and not self.replaces_pods()):
             return None
         return FormerConfig.of(live.get("data") or {})
 
@@ -264,16 +264,16 @@ class Observed:
         """Since when the longest-waiting pod has found no node (RFC 3339), or None."""
         return min(filter(None, (unschedulable_since(pod) for pod in self.pods)), default=None)
 
-    def child(self, kind: Kind, name: str) -> Object | None:
-        """An existing child, or None."""
-        named = {CONFIGMAP: self.configmaps, RESOURCECLAIMTEMPLATE: self.claim_templates}.get(kind)
-        return self.children.get(kind) if named is None else named.get(name)
-
-    def _replaces_pods(self) -> bool:
+    def replaces_pods(self) -> bool:
         """True while pods of an older template exist or may come back."""
         status, metadata = (self.deployment or {}).get("status") or {}, (self.deployment or {}).get("metadata") or {}
         seen = int(status.get("observedGeneration") or 0) >= int(metadata.get("generation") or 0)
         return not seen or int(status.get("replicas") or 0) != int(status.get("updatedReplicas") or 0)
+
+    def child(self, kind: Kind, name: str) -> Object | None:
+        """An existing child, or None."""
+        named = {CONFIGMAP: self.configmaps, RESOURCECLAIMTEMPLATE: self.claim_templates}.get(kind)
+        return self.children.get(kind) if named is None else named.get(name)
 
     def _annotation(self, name: str) -> str | None:
         annotations = (self.deployment or {}).get("metadata", {}).get("annotations") or {}

@@ -85,14 +85,18 @@ class Reconciler:
         *,
         clock: Callable[[], datetime] = utc_now,
         node_pools: NodePools | None = None,
+        gateway_namespaces: frozenset[str] | None = None,
     ) -> None:
-        """`node_pools`: Karpenter's, to explain why no node joins; None: they are not observed."""
+        """`node_pools`: Karpenter's, to explain why no node joins; None: they are not observed.
+
+        `gateway_namespaces`: those whose services the gateway serves, and wakes; None for all.
+        """
         self._cache = cache
         self._planning = planning
         self._collectors = collectors
         self._revisions = KnownRevisions()
         self._settled = SettledPasses()
-        self._scalings = Scalings()
+        self._scalings = Scalings(gateway_namespaces)
         self._surges = Surges()
         self._applier = applier
         self._kubelet_events = KubeletEvents(applier.pod_events)
@@ -282,7 +286,7 @@ class Reconciler:
 
 
 def _wanted(revision: str, desired: DesiredState) -> WantedConfig:
-    return WantedConfig(revision, config_digest(desired), tuple(each.name for each in desired.adapters))
+    return WantedConfig(revision, config_digest(desired), tuple(each.name for each in desired.adapters.of(revision)))
 
 
 def _surplus(observed: Observed, desired: DesiredState) -> tuple[Kind, ...]:

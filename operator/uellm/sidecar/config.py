@@ -27,6 +27,7 @@ from uellm.api.sidecar_document import (
     SidecarClass,
     SidecarDocument,
     SidecarStepSeconds,
+    ToldAdapters,
     content_digest,
 )
 from uellm.errors import BadInput
@@ -40,10 +41,15 @@ class SidecarConfig(SidecarDocument):
     """The document as the scheduler takes it."""
 
     def of_pod(self, pod: EngineDocument) -> SidecarConfig:
-        """With the sections of the pod's own file. An engine orders by priority only where the queue has an order."""
+        """With the sections of the pod's own file, and the adapters of its revision.
+
+        An engine orders by priority only where the queue has an order.
+        """
         accepts_priority = pod.engine.accepts_priority and self.scheduling.policy != "FCFS"
         engine = pod.engine.model_copy(update={"accepts_priority": accepts_priority})
-        return self.model_copy(update={"model": pod.model, "engine": engine, "auth": pod.auth})
+        adapters = ToldAdapters(self.adapters, self.revision_adapters).of(pod.revision)
+        own = {"model": pod.model, "engine": engine, "auth": pod.auth, "adapters": adapters}
+        return self.model_copy(update=own)
 
     def targets(self) -> Mapping[str, Targets]:
         """Every class by name, as the scheduler takes it; the default class first."""

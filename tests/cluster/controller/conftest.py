@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import yaml
 
 from helpers.controller_process import Process
 from helpers.models import LLAMA_8B
@@ -26,6 +25,7 @@ from uellm.kube import LLMSERVICE, Conflict, Kind, Kube
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
+from uellm.reconcile.adapters import read_told
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS, Cache
 from uellm.reconcile.children import Images
@@ -218,8 +218,8 @@ class Operator:
         assert config is not None
         text = config["data"]["sidecar.yaml"]
         report = {"revision": labels["uellm.io/revision"], "configDigest": content_digest(text.encode())}
-        adapters = [each["name"] for each in yaml.safe_load(text).get("adapters", ())]
-        return {**report, "adapters": adapters}
+        told = read_told(config, "sidecar.yaml").of(labels["uellm.io/revision"])
+        return {**report, "adapters": [each.name for each in told]}
 
     async def _inspected(self, address: str) -> Mapping[str, Any] | None:
         return self.answers.get(address)

@@ -62,9 +62,12 @@ class World:
         if found:
             await self.answer(ModelFacts("", {}, None, 0, found))
 
-    async def told(self):
+    async def sidecar_file(self):
         config = await self.kube.get(CONFIGMAP, "llama-config", self.namespace)
-        return {each["name"]: each for each in yaml.safe_load(config["data"]["sidecar.yaml"]).get("adapters", ())}
+        return yaml.safe_load(config["data"]["sidecar.yaml"])
+
+    async def told(self):
+        return {each["name"]: each for each in (await self.sidecar_file()).get("adapters", ())}
 
     async def revision(self, llama):
         return (await llama.status())["revision"]
@@ -172,6 +175,54 @@ async def test_an_adapter_that_is_refused_leaves_the_others_served_and_says_why(
     assert await llama.condition("Ready") == ("False", reason, message)
     assert (await llama.condition("Stalled"))[0] == "True"
     assert (set(await world.told()), await world.revision(llama)) == ({"sql"}, first)
+
+
+def sources(adapters):
+    return {each["name"]: each["source"] for each in adapters}
+
+
+async def test_a_wrong_letter_in_a_revision_leaves_the_adapter_served(world):
+    llama = await serving(world, adapter("sql"))
+    wrong = [{"name": "sql", "uri": "hf://org/sql", "revision": "v33"}]
+    await llama.change(lambda spec: spec["model"].update(adapters=wrong))
+    await world.operator.settle("llama")
+    assert (await world.told())["sql"]["source"] == "hf://org/sql@main"
+    await world.answer(LookUpRefusal("NoSuchRevision", "adapter sql: https://hub/org/sql has no v33"))
+    assert (await llama.condition("Ready"))[:2] == ("False", "NoSuchRevision")
+    assert (await world.told())["sql"]["source"] == "hf://org/sql@main"
+
+    await llama.change(lambda spec: spec["model"]["adapters"][0].update(revision="v3"))
+    await world.operator.settle("llama")
+    await world.answer(ModelFacts("", {}, None, 0, (adapter("sql", revision="v3"),)))
+    await world.eventually(lambda: is_ready(world, llama))
+    assert (await world.told())["sql"]["source"] == "hf://org/sql@v3"
+
+
+async def test_pods_of_a_former_model_keep_their_adapter_until_they_are_replaced(world):
+    llama = await serving(world, adapter("sql"))
+
+    def retrained(spec):
+        spec["model"].update(uri="file:///models/next")
+        spec["model"]["adapters"][0].update(revision="next")
+        # There is one GPU: the pod of the new revision waits, and the old one stays.
+        spec["rollout"] = {"maxSurge": 1, "maxUnavailable": 0}
+
+    former = await world.revision(llama)
+    await llama.change(retrained)
+    await world.operator.settle("llama")
+    assert sources((await world.sidecar_file())["adapters"]) == {"sql": "hf://org/sql@main"}
+    await world.answer(ModelFacts("", {}, None, 0, (adapter("sql", revision="next"),)))
+    current = await world.revision(llama)
+    assert current != former
+    told = await world.sidecar_file()
+    assert sources(told["adapters"]) == {"sql": "hf://org/sql@main"}
+    [own] = told["revisionAdapters"]
+    assert (own["revision"], sources(own["adapters"])) == (current, {"sql": "hf://org/sql@next"})
+
+    await llama.change(lambda spec: spec.update(rollout={"maxSurge": 0, "maxUnavailable": 1}))
+    await world.eventually(lambda: is_ready(world, llama))
+    told = await world.sidecar_file()
+    assert (sources(told["adapters"]), "revisionAdapters" in told) == ({"sql": "hf://org/sql@next"}, False)
 
 
 async def test_ready_waits_until_every_pod_has_loaded_them_and_tells_the_engines_reason(world):

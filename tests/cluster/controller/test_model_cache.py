@@ -93,6 +93,12 @@ class World:
         await self.operator.settle("llama")
         self.operator.answers = {}
 
+    async def hold(self, *finalizers):
+        """Let the claim stay for as long as these finalizers are there."""
+        metadata = {"name": "llama-weights", "namespace": self.namespace, "finalizers": list(finalizers)}
+        claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata}
+        await self.kube.apply(claim, manager="tests")
+
     async def claim(self, name="llama-weights"):
         return await self.kube.get(PVC, name, self.namespace)
 
@@ -200,6 +206,32 @@ async def test_another_storage_class_is_told_in_one_line(world):
     status, reason, message = await llama.condition("Ready")
     assert (status, reason) == ("False", "ClaimDiffers")
     assert message.startswith(f"claim llama-weights has storage class {world.made['storageClassName']}, and ")
+
+
+async def test_another_storage_class_is_had_by_suspending_and_deleting_the_claim(world, eventually):
+    llama = await world.serving()
+    former = (await world.claim())["metadata"]["uid"]
+    # As the engine's pods hold it, however quickly the test's pods come and go.
+    await world.hold("uellm.test/held")
+    await world.kube.delete(PVC, "llama-weights", world.namespace)
+    await world.operator.settle("llama")
+    status, reason, message = await llama.condition("ModelAccessible")
+    assert (status, reason) == ("False", "ClaimDeleted")
+    assert "set spec.suspend until it is gone" in message
+    assert await world.pods() == []
+
+    await llama.change(lambda spec: spec.update(suspend=True))
+    await llama.change(lambda spec: spec["model"]["cache"].update(storageClassName="other"))
+    await world.operator.settle("llama")
+    assert (await llama.deployment())["spec"]["replicas"] == 0
+    await world.hold()
+
+    async def made_anew():
+        await world.operator.settle("llama")
+        found = await world.claim()
+        return found["metadata"]["uid"] != former and found
+
+    assert (await eventually(made_anew))["spec"]["storageClassName"] == "other"
 
 
 async def test_a_volume_that_is_full_is_told_and_tried_again_when_the_spec_changes(world):

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ from helpers.hub_server import hub_server
 from helpers.models import LLAMA_8B
 from helpers.sizes import GIB
 from uellm.hub import LookUpRefusal, ModelFacts
+from uellm.hub.adapter import AdapterFacts
 from uellm.hub.document import to_document
 from uellm.kube import POD
 from uellm.kube.kinds import CONFIGMAP
+from uellm.reconcile.inspection.kept_facts import facts_configmap
 
 COMMIT, LATER_COMMIT = "c0ffee" + "0" * 34, "beef" + "0" * 36
 CONFIG = {**LLAMA_8B, "max_position_embeddings": 8192, "tie_word_embeddings": False}
@@ -205,6 +208,37 @@ async def test_an_operator_that_dies_before_the_facts_are_written_is_continued_b
     await world.answer(FACTS)
     assert (await llama.condition("Planned"))[0] == "True"
     assert "create Pod" not in world.operator.kube.writes
+
+
+SQL = {"name": "sql", "uri": "hf://org/sql"}
+OF_MODEL = AdapterFacts("sql", "hf://org/sql@main", LATER_COMMIT, 16, 1000, "", 2, ())
+
+
+@pytest.mark.parametrize("release", ["this", "earlier"])
+async def test_an_adapter_that_is_added_is_asked_about_with_the_model_at_its_commit(world, release):
+    llama = await world.serving()
+    if release == "earlier":
+        live = await world.configmap()
+        source = json.loads(live["data"]["model.json"])["source"]
+        kept = {name: live["metadata"][name] for name in ("name", "namespace", "labels", "ownerReferences")}
+        await world.kube.delete(CONFIGMAP, "llama-model", world.namespace)
+        await world.kube.create({**facts_configmap(await llama.get(), FACTS, source), "metadata": kept})
+    world.operator = world.restart()
+    await world.operator.settle("llama")
+    await llama.change(lambda spec: spec["model"].update(adapters=[SQL]))
+    await world.operator.settle("llama")
+    pod = await world.answer(replace(FACTS, adapters=(OF_MODEL,)))
+    arguments = pod["spec"]["containers"][0]["args"]
+    assert [each for each in arguments if "hf://" in each] == [
+        f"hf://org/llama@{COMMIT}",
+        "--adapter=sql=hf://org/sql@main",
+    ]
+    assert (await planned_engine(llama))["revision"] == COMMIT
+    assert await world.pods() == []
+
+    await llama.change(lambda spec: spec["model"].update(revision="v2"))
+    await world.operator.settle("llama")
+    assert "hf://org/llama@v2" in (await world.running())["spec"]["containers"][0]["args"]
 
 
 async def damage(world, how):

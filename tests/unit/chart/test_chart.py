@@ -597,6 +597,46 @@ def test_the_profilers_pod_makes_the_directory_of_the_node_that_engines_keep_mod
     assert "initContainers" not in profiler_of(render())[0]["spec"]
 
 
+@pytest.mark.parametrize(
+    ("gateway", "told"),
+    [
+        ({}, None),
+        ({"enabled": False}, ""),
+        ({"enabled": False, "namespaces": ["team-a"]}, ""),
+        ({"namespaces": ["team-a", "team-b"]}, "team-a,team-b"),
+    ],
+)
+def test_the_operator_knows_whose_services_the_gateway_wakes(
+    render: Render, gateway: dict[str, Any], told: str | None
+) -> None:
+    objects = of_kind(render({"gateway": gateway}), "Deployment")
+    (operator,) = (each for each in objects if each["metadata"]["name"] == "uellm-operator")
+    args = operator["spec"]["template"]["spec"]["containers"][0]["args"]
+    found = [each.partition("=")[2] for each in args if each.startswith("--gateway-namespaces")]
+    assert found == ([] if told is None else [told])
+
+
+@pytest.mark.parametrize(("others", "mode"), [((), 0o1777), (("notes.txt",), 0o755)], ids=["empty", "holds others"])
+def test_only_an_empty_directory_is_opened_to_all_whenever_the_profiler_starts(
+    render: Render, tmp_path: Path, others: tuple[str, ...], mode: int
+) -> None:
+    (container,) = profiler_of(render({"modelCache": {"path": "/mnt/models", "limit": "500Gi"}}))[0]["spec"][
+        "initContainers"
+    ]
+    place = tmp_path / "models"
+    place.mkdir(mode=0o755)
+    for name in others:
+        (place / name).touch()
+    program, option, script, limit = container["command"]
+    for start in range(3):
+        subprocess.run([program, option, script.replace("/models", str(place)), limit], check=True)
+        assert (place.stat().st_mode & 0o7777, start) == (mode, start)
+    assert (place / ".limit").read_text() == "500Gi"
+    place.chmod(0o750)  # by an administrator
+    subprocess.run([program, option, script.replace("/models", str(place)), limit], check=True)
+    assert place.stat().st_mode & 0o7777 == 0o750
+
+
 @pytest.mark.parametrize("values", [{"measuring": {"enabled": False}}, {"profiler": {"enabled": False}}])
 def test_where_nobody_measures_nothing_of_it_is_there(render: Render, values: dict[str, Any]) -> None:
     objects = render(values)

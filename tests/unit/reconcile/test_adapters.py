@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
+import yaml
 
 from helpers.models import SMALLEST_LLAMA
 from uellm.api import parse_service
+from uellm.api.sidecar_document import ToldAdapters
 from uellm.errors import PlanError
 from uellm.hub import ModelFacts
 from uellm.hub.adapter import AdapterFacts
+from uellm.kube.kinds import DEPLOYMENT
 from uellm.planner.adapter_slots import AdapterSlots
 from uellm.reconcile.adapter_claims import adapter_claims, adapter_path
-from uellm.reconcile.adapters import are_known, are_told, entries, read_told, still_wanted
+from uellm.reconcile.adapters import are_known, are_told, entries, handed_over, read_told, still_wanted
+from uellm.reconcile.children.configmap import sidecar_document
+from uellm.reconcile.desired import adapters_told, reloaded
+from uellm.reconcile.inspection.model_state import found as found_facts
 from uellm.reconcile.inspection.question import question_of
+from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.adapters import adapter_slots, base_warnings
 from uellm.reconcile.planning.request import architecture_of, plan_request
 
@@ -70,17 +79,105 @@ def test_adapters_are_known_when_the_facts_are_of_their_names_and_sources(make):
 
 
 def test_what_the_service_no_longer_has_is_no_longer_told(make):
-    told = entries(service(make, SQL, CHAT), facts(adapter()))
+    told = ToldAdapters(entries(service(make, SQL, CHAT), facts(adapter())))
     fewer = service(make, CHAT)
-    assert [each.name for each in still_wanted(fewer, told)] == ["chat"]
+    assert [each.name for each in still_wanted(fewer, told).adapters] == ["chat"]
     assert not are_told(fewer, told)
     assert are_told(fewer, still_wanted(fewer, told))
 
 
 @pytest.mark.parametrize("text", ["", "classes: []", "adapters: 5", "adapters: [5]", "adapters: [{", "[adapters]"])
 def test_a_file_without_adapters_tells_none(text):
-    assert read_told({"data": {"sidecar.yaml": text}}, "sidecar.yaml") == ()
-    assert read_told(None, "sidecar.yaml") == ()
+    assert read_told({"data": {"sidecar.yaml": text}}, "sidecar.yaml") == ToldAdapters()
+    assert read_told(None, "sidecar.yaml") == ToldAdapters()
+
+
+@pytest.mark.parametrize("change", [{"revision": "v33"}, {"uri": "hf://org/sql-next"}])
+def test_a_changed_source_is_served_from_the_former_one_until_the_new_one_is_known(make, change):
+    before = service(make, SQL, CHAT)
+    told = ToldAdapters(entries(before, facts(adapter())))
+    edited = service(make, {**SQL, **change}, CHAT)
+    assert still_wanted(edited, told) == told
+    assert not are_told(edited, told)
+    assert are_told(before, told)
+
+
+NEXT = {**SQL, "uri": "hf://org/sql-next"}
+
+
+@pytest.fixture
+def versions(make):
+    """What is told of an adapter, and of the same one after a retraining."""
+    return entries(service(make, SQL), facts(adapter())), entries(service(make, NEXT), None)
+
+
+def test_during_a_rollout_each_pod_goes_on_with_its_own_adapters(make, versions):
+    old, new = versions
+    told = handed_over(ToldAdapters(old), new, "r2", {"r1"})
+    assert (told.of("r1"), told.of("r2")) == (old, new)
+    assert are_told(service(make, NEXT), told)
+    assert handed_over(told, new, "r2", {"r1"}) == told
+    assert handed_over(told, new, "r2", ()) == ToldAdapters(new)
+
+
+def test_an_adapter_that_made_room_necessary_is_told_to_the_pods_that_have_it(versions):
+    _, new = versions
+    told = handed_over(ToldAdapters(), new, "r2", {"r1"})
+    assert (told.of("r1"), told.of("r2")) == ((), new)
+
+
+def test_a_third_revision_takes_over_while_two_have_pods_and_the_first_may_come_back(versions):
+    old, new = versions
+    half = handed_over(ToldAdapters(old), new, "r2", {"r1"})
+    third = handed_over(half, (*old, *new), "r3", {"r1", "r2"})
+    assert [third.of(name) for name in ("r1", "r2", "r3")] == [old, new, (*old, *new)]
+    back = handed_over(half, old, "r1", {"r2"})
+    assert [back.of(name) for name in ("r1", "r2")] == [old, new]
+
+
+def test_what_is_told_of_revisions_is_read_back_from_the_file(make, versions):
+    old, new = versions
+    told = handed_over(ToldAdapters(old), new, "r2", {"r1"})
+    text = yaml.safe_dump(sidecar_document(service(make, NEXT), told).to_dict())
+    assert read_told({"data": {"sidecar.yaml": text}}, "sidecar.yaml") == told
+
+
+class TestThePass:
+    """From the state of the cluster to what the sidecars are told."""
+
+    @pytest.fixture
+    def observed(self, make, versions):
+        def build(spec, *, deployed="r1", **state):
+            document = make.service(model=spec)
+            known = yaml.safe_dump(sidecar_document(parse_service(document), ToldAdapters(versions[0])).to_dict())
+            config = {"metadata": {"name": "llama-config"}, "data": {"sidecar.yaml": known}}
+            pods = [make.pod("a")]
+            pods[0]["metadata"]["labels"]["uellm.io/revision"] = "r1"
+            children = {DEPLOYMENT: make.deployment(revision=deployed)}
+            parts = {"configmaps": {"llama-config": config}, "children": children, "pods": tuple(pods)}
+            return Observed(document, parse_service(document), **parts, **state)
+
+        return build
+
+    def test_an_edit_that_is_not_carried_out_yet_tells_the_pods_what_they_were_told(self, observed, versions):
+        found = observed({"uri": "hf://org/model", "adapters": [NEXT]})
+        assert reloaded(found).adapters == ToldAdapters(versions[0])
+
+    @pytest.mark.parametrize("deployed", ["r1", "r2"])
+    def test_new_adapters_are_told_to_no_pod_of_another_revision(self, make, observed, versions, deployed):
+        spec = {"uri": "hf://org/model", "adapters": [NEXT], "config": CONFIG}
+        known = found_facts(ModelFacts("", {}, None, 0, (adapter(source="hf://org/sql-next@v2"),)))
+        found = observed(spec, deployed=deployed, model=known)
+        plan = dataclasses.replace(make.plan(), adapters=AdapterSlots(4, 8))
+        told = adapters_told(found, plan, "r2")
+        assert told.of("r1") == versions[0]
+        assert [each.source for each in told.of("r2")] == ["hf://org/sql-next@v2"]
+
+    def test_adapters_that_replace_no_pod_are_told_to_all_at_once(self, make, observed):
+        known = found_facts(ModelFacts("", {}, None, 0, (adapter(source="hf://org/sql-next@v2"),)))
+        found = observed({"uri": "hf://org/model", "adapters": [NEXT], "config": CONFIG}, model=known)
+        told = adapters_told(found, dataclasses.replace(make.plan(), adapters=AdapterSlots(4, 8)), "r1")
+        assert told == ToldAdapters(entries(found.service, found.facts))
 
 
 def test_slots_that_suffice_are_kept_also_when_the_last_adapter_is_gone(make):

@@ -13,7 +13,7 @@ from uellm.hub.adapter import AdapterFacts
 from uellm.hub.copy_state import Copied, Progress
 from uellm.hub.freeing import Kept
 from uellm.reconcile.conditions import Condition
-from uellm.reconcile.download.claim import claim_differs, claim_manifest
+from uellm.reconcile.download.claim import claim_manifest, claim_obstacle
 from uellm.reconcile.download.download_state import NOT_BEGUN, NOT_NEEDED, copied
 from uellm.reconcile.download.kept_copy import copy_configmap, read_copy
 from uellm.reconcile.download.order import order_of
@@ -113,11 +113,25 @@ def test_no_claim_is_made_beside_one_that_exists(make):
 def test_a_claim_whose_class_was_changed_is_told_in_one_line(make):
     made = document(make, cache=OWN)
     wanted = claim_manifest(made, parse_service(made))
-    assert claim_differs(wanted, {"spec": {**wanted["spec"], "volumeName": "pv-1"}}) is None
-    assert claim_differs(wanted, {"spec": {**wanted["spec"], "storageClassName": "slow"}}) == (
+    assert claim_obstacle(wanted, {**wanted, "spec": {**wanted["spec"], "volumeName": "pv-1"}}) is None
+    assert claim_obstacle(wanted, {**wanted, "spec": {**wanted["spec"], "storageClassName": "slow"}}) == (
         "ClaimDiffers",
         "claim llama-weights has storage class slow, and spec.model.cache.storageClassName is fast, to which a claim "
-        "cannot be changed: delete the claim, whose files are downloaded anew then, or restore the field",
+        "cannot be changed: restore the field, or set spec.suspend, delete the claim and resume when it is gone; its "
+        "files are downloaded anew then",
+    )
+
+
+@pytest.mark.parametrize("differs", [{}, {"storageClassName": "slow"}])
+def test_a_claim_that_is_being_deleted_is_told_whether_or_not_it_differs(make, differs):
+    made = document(make, cache=OWN)
+    wanted = claim_manifest(made, parse_service(made))
+    metadata = {**wanted["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    obstacle = claim_obstacle(wanted, {"metadata": metadata, "spec": {**wanted["spec"], **differs}})
+    assert obstacle == (
+        "ClaimDeleted",
+        "claim llama-weights is being deleted, and no pod that moves can start from it; it goes when no pod mounts it "
+        "any more: set spec.suspend until it is gone; its files are downloaded anew then",
     )
 
 

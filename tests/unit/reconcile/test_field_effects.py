@@ -9,6 +9,7 @@ import pytest
 
 from uellm.api import parse_service
 from uellm.api.crd import DEFINITIONS, render
+from uellm.api.sidecar_document import ToldAdapters
 from uellm.reconcile.adapters import entries
 from uellm.reconcile.children.configmap import sidecar_document
 from uellm.reconcile.field_effects import FIELD_EFFECTS, rolling_digest
@@ -172,6 +173,11 @@ def service(spec: dict[str, Any]):
     return parse_service({"apiVersion": "uellm.io/v1alpha1", "kind": "LLMService", "metadata": metadata, "spec": spec})
 
 
+def told(of):
+    """What its sidecars are told."""
+    return sidecar_document(of, ToldAdapters(entries(of, None)))
+
+
 @pytest.mark.parametrize(("path", "effect"), FIELD_EFFECTS.items(), ids=list(FIELD_EFFECTS))
 def test_a_field_does_what_its_row_says(path, effect):
     start = start_of(path)
@@ -180,7 +186,7 @@ def test_a_field_does_what_its_row_says(path, effect):
         assert path in ("placement.allocation", "model.cache.nodeLocal"), "which have one value alone"
         return
     rolls = rolling_digest(after) != rolling_digest(before)
-    reloads = sidecar_document(after, entries(after, None)) != sidecar_document(before, entries(before, None))
+    reloads = told(after) != told(before)
     assert (rolls, reloads) == (effect == "rolls", effect == "reloads")
 
 

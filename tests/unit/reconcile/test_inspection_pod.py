@@ -7,9 +7,11 @@ import copy
 import pytest
 
 from uellm.api import parse_service
+from uellm.hub import DraftFacts, ModelFacts
 from uellm.reconcile.inspection.pod import inspection_pod
-from uellm.reconcile.inspection.question import question_of
+from uellm.reconcile.inspection.question import KnownCommits, question_of
 
+SPECULATION = '{"method": "draft_model", "model": "org/small", "num_speculative_tokens": 2}'
 TOKEN = {"name": "hub", "key": "token"}
 VOLUMES = [
     {"name": "disk", "hostPath": {"path": "/data"}},
@@ -51,6 +53,44 @@ def test_a_given_configuration_leaves_nothing_to_ask(make):
 def test_a_name_is_asked_at_its_revision(make):
     assert question(make).arguments == ("hf://org/model@main",)
     assert question(make, revision="v2").arguments == ("hf://org/model@v2",)
+
+
+def test_an_added_adapter_is_asked_about_with_the_model_at_the_commit_that_is_known(make):
+    before = question(make)
+    after = question(make, adapters=[{"name": "sql", "uri": "hf://org/sql"}])
+    assert (after.source != before.source, after.model) == (True, before.model)
+    known = KnownCommits("c0ffee")
+    assert after.at(known).arguments == ("hf://org/model@c0ffee", "--adapter=sql=hf://org/sql@main")
+    made = document(make, adapters=[{"name": "sql", "uri": "hf://org/sql"}])
+    asked = inspection_pod(made, parse_service(made), after, "operator:1", known=known)
+    assert asked["spec"]["containers"][0]["args"][1] == "hf://org/model@c0ffee"
+    assert asked["metadata"]["labels"]["uellm.io/source"] == after.source
+
+
+def test_another_revision_or_hub_is_another_model(make):
+    env = [{"name": "HF_ENDPOINT", "value": "https://mirror"}]
+    others = [question(make, revision="v2"), question(make, uri="hf://org/other"), question(make, env=env)]
+    assert len({question(make).model, *(each.model for each in others)}) == 4
+    assert question(make).model == question(make, tokenSecretRef=TOKEN).model
+
+
+def test_a_directory_and_a_model_that_is_not_asked_about_have_no_commit(make):
+    adapters = [{"name": "sql", "uri": "hf://org/sql"}]
+    known = KnownCommits("c0ffee")
+    given = question(make, config={}, adapters=adapters)
+    on_claim = question(make, uri="pvc://models/llama")
+    assert (given.at(known), on_claim.at(known)) == (given, on_claim)
+
+
+def test_a_draft_is_asked_at_its_known_commit_and_keeps_its_name(make):
+    made = make.service(model={"uri": "hf://org/model"}, engine={"args": ["--speculative-config", SPECULATION]})
+    asked = question_of(parse_service(made))
+    at = asked.at(KnownCommits("c0ffee", "hf://org/small@main", "beef"))
+    assert at.arguments == ("hf://org/model@c0ffee", "--draft=hf://org/small@beef")
+    assert asked.at(KnownCommits("c0ffee", "hf://org/other@main", "beef")).arguments[1] == asked.arguments[1]
+    facts = ModelFacts("c0ffee", {}, None, draft=DraftFacts("hf://org/small@beef", ModelFacts("beef", {}, None)))
+    told = asked.answered(facts)
+    assert (told.draft.source, told.draft.facts.commit, told.commit) == ("hf://org/small@main", "beef", "c0ffee")
 
 
 def test_the_variables_that_matter_are_those_of_the_engine_and_the_template_wins(make):

@@ -11,7 +11,8 @@ import pytest
 
 from uellm.hub import DraftFacts, ModelFacts
 from uellm.models import Tensor
-from uellm.reconcile.inspection.kept_facts import facts_configmap, read_facts
+from uellm.reconcile.inspection.kept_facts import facts_configmap, names_model, read_commits, read_facts
+from uellm.reconcile.inspection.question import KnownCommits
 
 FACTS = ModelFacts("c0ffee", {"hidden_size": 8, "name": "é"}, {"a": Tensor("BF16", (4, 2))}, 3)
 
@@ -48,6 +49,29 @@ def test_a_draft_is_kept_with_its_headers(make):
     told["draft"]["commit"] = "another"
     kept["data"]["model.json"] = json.dumps(told)
     assert read_facts(kept, "source") is None
+
+
+def test_the_commits_are_known_of_the_same_model_whatever_else_was_asked(make):
+    draft = DraftFacts("hf://org/small@main", replace(FACTS, commit="beef"))
+    kept = json.loads(json.dumps(facts_configmap(make.service(), replace(FACTS, draft=draft), "source", "model")))
+    assert read_facts(kept, "source").commit == "c0ffee"
+    assert read_commits(kept, "model") == KnownCommits("c0ffee", "hf://org/small@main", "beef")
+    assert read_commits(kept, "another model") == KnownCommits()
+    kept["data"]["model.json"] = kept["data"]["model.json"].replace("c0ffee", "facade")
+    assert read_commits(kept, "model") == KnownCommits()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"model":"model"}'])
+def test_no_commit_is_known_from_what_cannot_be_read(make, content):
+    kept = facts_configmap(make.service(), FACTS, "source", "model")
+    kept["data"]["model.json"] = content
+    assert read_commits(kept, "model") == KnownCommits()
+
+
+def test_facts_of_an_earlier_release_do_not_say_of_which_model_they_are(make, kept):
+    assert not names_model(kept)
+    assert read_commits(kept, "model") == KnownCommits()
+    assert names_model(facts_configmap(make.service(), FACTS, "source", "model"))
 
 
 def test_the_answer_to_another_question_is_none(kept):

@@ -69,6 +69,14 @@ def test_adapters_that_sidecars_are_told_of_are_needed(make):
     assert needed_copies(service(make), known, owner("r1"), [], []) - {""} == {A, C}
 
 
+def test_adapters_of_both_revisions_of_a_rollout_are_needed(make):
+    sql = {"name": "sql", "source": "hf://org/sql@main"}
+    of_new = {"revision": "r2", "adapters": [{**sql, "path": f"/models/{D}"}]}
+    told = yaml.safe_dump({"adapters": [{**sql, "path": f"/models/{C}"}], "revisionAdapters": [of_new]})
+    known = {**revisions(r1=f"/models/{A}"), "llama-config": {"data": {"sidecar.yaml": told}}}
+    assert needed_copies(service(make), known, owner("r1"), [], []) - {""} == {A, C, D}
+
+
 def test_nothing_is_known_where_a_revision_is_missing_or_cannot_be_read(make):
     assert needed_copies(service(make), {}, owner("r1"), [], []) is None
     broken = {"llama-r1": {"data": {"plan.json": "{}"}}}

@@ -7,10 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from uellm.kube.kinds import NODE
+from uellm.kube.kinds import LLMSERVICE, NODE, POD
 from uellm.reconcile.names import Key
 from uellm.reconcile.planning.records import IMPROVE_EVERY_S
 from uellm.reconcile.planning.stranded import stranded_in_s
+from uellm.reconcile.revisions import inputs_of
 
 
 async def test_services_planned_at_the_same_time_share_no_gpu(world):
@@ -251,3 +252,80 @@ async def test_a_node_whose_profile_nobody_keeps_keeps_the_plan_whose_pods_run_t
     world.deployed("one")
     world.cache.set_stale_profiles({"a": "its profile is old"})
     assert (await world.plan("one")).plan.nodes == ("a",)
+
+
+class TestThePlaceOfPodsThatRun:
+    """An edit is under way or was refused, and a pod that served is evicted meanwhile: its place stays promised."""
+
+    @pytest.fixture
+    async def edited(self, world, make):
+        """A service of two GPUs on node a, after which its spec is changed and its pod is evicted."""
+
+        async def edit(*gpus, replicas=1, **changed):
+            world.node("a", *("uid-p",) * 2, *(None,) * (len(gpus) - 2))
+            plan = make.plan(nodes=("a",))
+            world.service("one", plan=plan)
+            world.deployed("one", inputs=inputs_of(plan))
+            world.pod("one", "p", make.pod(node="a"))
+            world.planning.promises.restore()
+            await world.plan("one")
+            document = world.service("one", plan=plan, replicas=replicas, **changed)
+            document["metadata"]["generation"] = 2
+            world.put(LLMSERVICE, document)
+            world.cache.remove(POD, make.pod("p") | {"metadata": {"name": "p", "namespace": "ns", "uid": "uid-p"}})
+            world.node("a", *(None,) * len(gpus))
+            return Key("ns", "one")
+
+        return edit
+
+    @pytest.mark.parametrize(
+        ("changed", "reason"),
+        [
+            ({"slo": {"classes": "many"}}, "InvalidSpec"),
+            ({"engine": {"env": [{"name": "CUDA_VISIBLE_DEVICES", "value": "1"}]}}, "InvalidOverride"),
+        ],
+    )
+    async def test_it_is_kept_while_the_edit_is_refused(self, world, edited, changed, reason):
+        await edited(0, 1, **changed)
+        assert (await world.plan("one")).failure.reason == reason
+        world.service("two")
+        assert (await world.plan("two")).failure.reason == "NoFit"
+
+    async def test_no_more_replicas_are_promised_than_the_deployment_has(self, world, edited):
+        await edited(0, 1, replicas=2, slo={"classes": "many"})
+        await world.plan("one")
+        world.node("b", None, None)
+        world.service("two")
+        assert (await world.plan("two")).plan.nodes == ("b",)
+
+    async def test_it_is_kept_while_a_smaller_plan_waits_to_be_carried_out(self, world, make, edited):
+        key = await edited(0, 1, 2, engine={"args": ["--seed", "7"]})
+        world.planning.promises.enter(key, make.plan(layers=(8,), nodes=("a",), devices=("a-g0",)))
+        world.service("two")
+        assert (await world.plan("two")).failure.reason == "NoFit"
+
+    async def test_a_larger_plan_has_its_own_promise(self, world, make, edited):
+        key = await edited(0, 1, 2, 3, engine={"args": ["--seed", "7"]})
+        devices = ("a-g0", "a-g1", "a-g2")
+        world.planning.promises.enter(key, make.plan(layers=(4, 2, 2), nodes=("a",), devices=devices))
+        world.service("two")
+        assert (await world.plan("two")).failure.reason == "NoFit"
+
+    async def test_it_is_free_once_the_smaller_plan_is_carried_out(self, world, make, edited):
+        key = await edited(0, 1, 2, engine={"args": ["--seed", "7"]})
+        smaller = make.plan(layers=(8,), nodes=("a",), devices=("a-g0",))
+        world.planning.promises.enter(key, smaller)
+        document = world.service("one", plan=smaller, engine={"args": ["--seed", "7"]})
+        document["metadata"]["generation"] = 2
+        world.put(LLMSERVICE, document)
+        world.deployed("one", inputs=inputs_of(smaller))
+        world.planning.promises.runs(world.observed("one"))
+        world.service("two")
+        assert (await world.plan("two")).plan.nodes == ("a",)
+
+    async def test_it_is_free_when_the_service_is_gone(self, world, edited):
+        key = await edited(0, 1, slo={"classes": "many"})
+        await world.plan("one")
+        world.planning.forget(key)
+        world.service("two")
+        assert (await world.plan("two")).plan.nodes == ("a",)

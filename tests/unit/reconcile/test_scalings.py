@@ -281,6 +281,47 @@ def test_an_old_wish_one_of_the_future_and_one_that_is_no_time_wake_nobody(world
     assert here.look().replicas == 0
 
 
+@pytest.mark.parametrize("namespaces", [frozenset(), frozenset({"team-a"})])
+def test_where_no_gateway_could_wake_it_one_replica_stays_and_says_why(world, namespaces):
+    here = world(0, 3)
+    here.scalings = Scalings(namespaces)
+    here.look()
+
+    assert here.minutes(IDLE_S / 60 + 5, 0.0) == 1
+    condition = here.look().condition
+    assert (condition.status, condition.reason) == ("False", "NoGateway")
+    assert condition.message == (
+        "1 replica by load and targets, and never none: no gateway serves namespace ns, so no request could start a "
+        "first replica: set gateway.enabled and gateway.namespaces of the chart, or minReplicas to 1; spec.replicas is "
+        "not looked at"
+    )
+
+
+def test_a_gateway_of_the_services_namespace_lets_it_go_to_zero(world):
+    here = world(0, 3)
+    here.scalings = Scalings(frozenset({"ns"}))
+    here.look()
+
+    assert here.minutes(IDLE_S / 60 + 5, 0.0) == 0
+
+
+def test_a_service_at_zero_whose_gateway_is_taken_away_starts_a_replica(world):
+    here = world(0, 3)
+    here.look()
+    assert here.minutes(IDLE_S / 60 + 5, 0.0) == 0
+    here.scalings = Scalings(frozenset())  # the operator is restarted with other arguments
+
+    assert here.look().replicas == 1
+
+
+def test_without_a_gateway_missing_gpus_are_told_before_that(world):
+    here = world(0, 4)
+    here.scalings = Scalings(frozenset())
+    here.pods = [here.make.unschedulable("a")]
+
+    assert here.look().reason == "ScalingLimited"
+
+
 def test_missing_gpus_are_told(world):
     here = world(2, 4)
     here.pods = [here.make.unschedulable("a"), here.make.unschedulable("b")]

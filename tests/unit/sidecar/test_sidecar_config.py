@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from uellm.api.sidecar_document import EngineDocument
 from uellm.errors import BadInput
 from uellm.sidecar.config import ConfigFile, load
 from uellm.sidecar.request.dispatch import Dispatcher
@@ -27,6 +28,17 @@ STEP = {"floor": 5.5e-3, "perPrefillToken": 45e-6, "perKvToken": 44e-9, "perSequ
 def steps(**changes: object) -> str:
     told = ", ".join(f"{name}: {value}" for name, value in {**STEP, **changes}.items())
     return f"classes: []\nengine: {{stepSeconds: {{{told}, later: 1}}}}"
+
+
+@pytest.mark.parametrize(("revision", "source"), [("r1", "old"), ("r2", "new"), ("", "old")])
+def test_a_pod_serves_the_adapters_of_its_revision_where_some_are_named_for_it(tmp_path, revision, source):
+    text = """
+            classes: []
+            adapters: [{name: sql, source: old}]
+            revisionAdapters: [{revision: r2, adapters: [{name: sql, source: new}]}]
+            """
+    config = load(written(tmp_path, text)).of_pod(EngineDocument(revision=revision))
+    assert [each.source for each in config.adapters] == [source]
 
 
 def test_every_key_is_read(tmp_path):

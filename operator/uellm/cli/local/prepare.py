@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from uellm.api import LLMService, parse_service, read_documents
+from uellm.api.sidecar_document import ToldAdapters
 from uellm.cli.adapters import with_adapters, with_draft
 from uellm.cli.hub import model_facts
 from uellm.cli.local.machine import LocalMachine
@@ -78,7 +79,7 @@ def prepare(path: str, machine: LocalMachine) -> Prepared:
         images,
         replicas=1,
         spec_mark="",
-        adapters=entries(service, model),
+        adapters=ToldAdapters(entries(service, model)),
     )
     revision = make_revision(desired)
     nodes = {offer.node.name: offer.node for offer in machine.offers}

@@ -9,11 +9,12 @@ import yaml
 
 from uellm.api.llmservice import LLMService
 from uellm.api.sidecar_document import (
-    SidecarAdapter,
+    NO_ADAPTERS,
     SidecarClass,
     SidecarDocument,
     SidecarHttp,
     SidecarQueue,
+    ToldAdapters,
     content_digest,
 )
 from uellm.pod_interface import SIDECAR_FILE
@@ -44,7 +45,7 @@ def config_digest(desired: DesiredState) -> str:
     return content_digest(config_files(desired)[SIDECAR_FILE].encode())
 
 
-def sidecar_document(service: LLMService, adapters: tuple[SidecarAdapter, ...] = ()) -> SidecarDocument:
+def sidecar_document(service: LLMService, told: ToldAdapters = NO_ADAPTERS) -> SidecarDocument:
     """`sidecar.yaml`: what the sidecar needs to know about the service, and the LoRA adapters to serve."""
     spec = service.spec
     return SidecarDocument(
@@ -52,7 +53,8 @@ def sidecar_document(service: LLMService, adapters: tuple[SidecarAdapter, ...] =
         default_class=spec.slo.effective_default_class,
         scheduling=SidecarQueue.model_validate(spec.scheduling.to_dict()),
         service=f"{service.namespace}/{service.name}",
-        adapters=adapters,
+        adapters=told.adapters,
+        revision_adapters=told.of_revisions,
         http=SidecarHttp.model_validate(spec.http.model_dump(by_alias=True, exclude_defaults=True, mode="json")),
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uellm.api.llmservice import LLMService
-from uellm.api.sidecar_document import SidecarAdapter
+from uellm.api.sidecar_document import NO_ADAPTERS, ToldAdapters
 from uellm.reconcile.children.rollout import NO_SURGE, Surge
 from uellm.reconcile.children.stand_in import NO_STAND_IN, StandIn
 from uellm.reconcile.rendered_plan import RenderedPlan
@@ -107,7 +107,7 @@ class DesiredState:
     """What its pods claim, without GPUs that have become unusable; None where they claim none."""
     pinned: PinnedTemplate | None = None
     """The pod template of pods of a release without revisions, where they are to be left alone."""
-    adapters: tuple[SidecarAdapter, ...] = ()
+    adapters: ToldAdapters = NO_ADAPTERS
     """LoRA adapters that the sidecars are told of."""
     compiled: str = ""
     """Where engines may write what they compile, below the directory of the volume of the model; empty for nowhere."""

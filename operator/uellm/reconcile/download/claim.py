@@ -9,6 +9,8 @@ from uellm.api import LLMService
 from uellm.reconcile.names import child_metadata, weights_name
 from uellm.reconcile.obstacle import Obstacle
 
+CLAIM_DELETED = "ClaimDeleted"
+
 
 def claim_manifest(document: Mapping[str, Any], service: LLMService) -> dict[str, Any] | None:
     """The claim, owned by the LLMService `document`; None where the service needs none of ours."""
@@ -29,17 +31,23 @@ def claim_manifest(document: Mapping[str, Any], service: LLMService) -> dict[str
     }
 
 
-def claim_differs(manifest: Mapping[str, Any], live: Mapping[str, Any]) -> Obstacle | None:
-    """Why the claim that there is cannot become the one that is wanted; None where it can."""
+def claim_obstacle(manifest: Mapping[str, Any], live: Mapping[str, Any]) -> Obstacle | None:
+    """Why the claim that there is cannot become, or stay, the one that is wanted; None where it can."""
     name, wanted, has = manifest["metadata"]["name"], manifest["spec"], live["spec"]
+    if "deletionTimestamp" in live["metadata"]:
+        return Obstacle(
+            CLAIM_DELETED,
+            f"claim {name} is being deleted, and no pod that moves can start from it; it goes when no pod mounts it "
+            "any more: set spec.suspend until it is gone; its files are downloaded anew then",
+        )
     fields = {"accessModes": "access modes", "storageClassName": "storage class"}
     for field, words in fields.items():
         if field in wanted and wanted[field] != has.get(field):
             return Obstacle(
                 "ClaimDiffers",
                 f"claim {name} has {words} {_shown(has.get(field))}, and spec.model.cache.{field} is "
-                f"{_shown(wanted[field])}, to which a claim cannot be changed: delete the claim, whose files are "
-                "downloaded anew then, or restore the field",
+                f"{_shown(wanted[field])}, to which a claim cannot be changed: restore the field, or set "
+                "spec.suspend, delete the claim and resume when it is gone; its files are downloaded anew then",
             )
     return None
 

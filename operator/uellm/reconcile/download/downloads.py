@@ -20,7 +20,7 @@ from uellm.kube.kinds import DEPLOYMENT, POD, PVC
 from uellm.planner.result import Plan
 from uellm.reconcile.adapters import are_known
 from uellm.reconcile.apply import Applier, WriteRefused
-from uellm.reconcile.download.claim import claim_differs, claim_manifest
+from uellm.reconcile.download.claim import CLAIM_DELETED, claim_manifest, claim_obstacle
 from uellm.reconcile.download.download_state import NOT_BEGUN, NOT_NEEDED, DownloadState, copied, refused, undecided
 from uellm.reconcile.download.kept_copy import copy_configmap, read_copy
 from uellm.reconcile.download.needed import needed_copies
@@ -107,6 +107,8 @@ class Downloads:
             return NOT_BEGUN, None
         claim, obstacle = await self._claim(observed)
         if obstacle is not None:
+            if obstacle.reason == CLAIM_DELETED:
+                await self._remove(observed, observed.download_pods)  # which would hold it
             return refused(obstacle.reason, obstacle.message), WAIT_EVERY_S
         order = order_of(service, observed.facts, claim["metadata"]["uid"] if claim is not None else "")
         assert order is not None
@@ -136,7 +138,7 @@ class Downloads:
         if wanted is None:
             return None, None
         live = observed.children.get(PVC)
-        if live is not None and (obstacle := claim_differs(wanted, live)) is not None:
+        if live is not None and (obstacle := claim_obstacle(wanted, live)) is not None:
             return live, obstacle
         differing = self._applier.differing(observed, [signed(wanted)])
         obstacle = await self._applier.refusal(observed, differing)

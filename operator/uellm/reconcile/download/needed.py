@@ -36,7 +36,9 @@ def needed_copies(
     names = {revision_label(each) for each in (*labelled, *pods)} | {(document.get("status") or {}).get("revision")}
     model = document["spec"]["model"]
     found = {_path_on_claim(each.get("uri") or "") for each in (model, *(model.get("adapters") or ()))}
-    found |= {_below_mount(each.path or "") for each in read_told(configmaps.get(config_name(key.name)), SIDECAR_FILE)}
+    told = read_told(configmaps.get(config_name(key.name)), SIDECAR_FILE)
+    adapters = (*told.adapters, *(each for those in told.of_revisions for each in those.adapters))
+    found |= {_below_mount(each.path) for each in adapters}
     for name in filter(None, names):
         places = _models_of(configmaps.get(revision_name(key.name, name)))
         if places is None:

@@ -27,10 +27,10 @@ from uellm.reconcile.helper_pods.steps import (
     next_step,
 )
 from uellm.reconcile.image_volumes import ASK_AGAIN_S, ImageVolumes, no_image_volumes
-from uellm.reconcile.inspection.kept_facts import facts_configmap, read_facts
+from uellm.reconcile.inspection.kept_facts import facts_configmap, names_model, read_commits, read_facts
 from uellm.reconcile.inspection.model_state import GIVEN, INVALID, ModelState, found, refused, undecided, warned
 from uellm.reconcile.inspection.pod import inspection_pod
-from uellm.reconcile.inspection.question import Question, question_of
+from uellm.reconcile.inspection.question import KnownCommits, Question, question_of
 from uellm.reconcile.inspection.steps import after_silence, inspection_inputs
 from uellm.reconcile.model_claim import image_of
 from uellm.reconcile.names import Key, model_name
@@ -49,6 +49,8 @@ class _Record:
     """What is remembered of a service's model."""
 
     source: str
+    model: str
+    """Digest of which model it is."""
     facts: ModelFacts | None = None
     version: str = ""
     """Of the ConfigMap that was read last, or that was found to hold the facts."""
@@ -96,7 +98,7 @@ class Inspections:
         )
         step = next_step(seen, now)
         if step.ask is not None:
-            step = await self._asked(seen, record, step, step.ask, now)
+            step = await self._asked(question, seen, record, step, step.ask, now)
         if step.create:
             step = await self._created(observed, question, seen, step, now)
         record.attempt = step.attempt
@@ -110,16 +112,24 @@ class Inspections:
     async def _record(self, observed: Observed, question: Question) -> _Record:
         record = self._records.get(observed.key)
         if record is None or record.source != question.source:
-            record = self._records[observed.key] = _Record(question.source)
+            record = self._records[observed.key] = _Record(question.source, question.model)
         live = observed.configmaps.get(model_name(observed.key.name))
         if record.facts is None and live is not None and _version(live) != record.version:
             record.version = _version(live)
             # The headers of a large model take most of a second.
             record.facts = await asyncio.to_thread(read_facts, live, question.source)
+            if record.facts is not None and not names_model(live):
+                record.version = ""  # written anew, with what it is of
         return record
 
     async def _asked(
-        self, seen: HelperInputs[ModelState], record: _Record, step: HelperStep[ModelState], pod: Pod, now: datetime
+        self,
+        question: Question,
+        seen: HelperInputs[ModelState],
+        record: _Record,
+        step: HelperStep[ModelState],
+        pod: Pod,
+        now: datetime,
     ) -> HelperStep[ModelState]:
         document = await self._fetch(pod["status"]["podIP"])
         if not document:
@@ -130,8 +140,8 @@ class Inspections:
             answer = LookUpRefusal("InvalidAnswer", f"pod {pod['metadata']['name']}: {error}")
         if isinstance(answer, LookUpRefusal):
             return after_refusal(seen, answer, now)
-        record.facts, record.version = answer, ""
-        return HelperStep(found(answer), remove=tuple(seen.pods))
+        record.facts, record.version = question.answered(answer), ""
+        return HelperStep(found(record.facts), remove=tuple(seen.pods))
 
     async def _created(
         self,
@@ -143,7 +153,9 @@ class Inspections:
     ) -> HelperStep[ModelState]:
         assert observed.service is not None
         nodes = [node.facts.name for node in observed.nodes]
-        manifest = inspection_pod(observed.document, observed.service, question, self._image, nodes)
+        live = observed.configmaps.get(model_name(observed.key.name))
+        known = KnownCommits() if live is None else await asyncio.to_thread(read_commits, live, question.model)
+        manifest = inspection_pod(observed.document, observed.service, question, self._image, nodes, known)
         try:
             await self._applier.create_pod(observed, manifest)
         except (Forbidden, Invalid) as error:
@@ -155,7 +167,7 @@ class Inspections:
         live = observed.configmaps.get(model_name(observed.key.name))
         if record.facts is None or (live is not None and _version(live) == record.version):
             return None
-        manifest = signed(facts_configmap(observed.document, record.facts, record.source))
+        manifest = signed(facts_configmap(observed.document, record.facts, record.source, record.model))
         differing = self._applier.differing(observed, [manifest])
         if live is not None and not differing:
             record.version = _version(live)

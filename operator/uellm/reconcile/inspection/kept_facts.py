@@ -1,6 +1,7 @@
 """A model's facts as the ConfigMap `NAME-model`. Pure.
 
-    model.json      what they are of: the digest of the question, the commit, the number of files; and their own digest
+    model.json      what they are of: the digests of the question and of the model that it names, the commit, the number
+                    of files; and their own digest
     config.json     the configuration
     tensors.json.z  the packed headers, where there are any and they fit
 
@@ -19,15 +20,19 @@ from typing import Any
 from uellm.documents import VERSION, UnreadableDocument, parsed, reading
 from uellm.hub import ModelFacts
 from uellm.hub.document import compact, draft_entry, facts_from, packed_headers
+from uellm.reconcile.inspection.question import KnownCommits
 from uellm.reconcile.names import child_metadata, model_name
 
 MODEL_FILE, CONFIG_FILE, TENSORS_FILE = "model.json", "config.json", "tensors.json.z"
 
 
-def facts_configmap(document: Mapping[str, Any], facts: ModelFacts, source: str) -> dict[str, Any]:
-    """The ConfigMap, owned by the LLMService `document`. `source`: the digest of the question."""
+def facts_configmap(document: Mapping[str, Any], facts: ModelFacts, source: str, model: str = "") -> dict[str, Any]:
+    """The ConfigMap, owned by the LLMService `document`. `source`: the digest of the question; `model`: that of its
+    model."""
     config, packed = compact(facts.config).decode(), packed_headers(facts)
     about = {"version": VERSION, "source": source, "commit": facts.commit, "files": facts.files}
+    if model:
+        about["model"] = model
     if facts.adapters:
         about["adapters"] = [each.to_dict() for each in facts.adapters]
     if facts.draft is not None:
@@ -48,8 +53,7 @@ def read_facts(configmap: Mapping[str, Any], source: str) -> ModelFacts | None:
     data, binary = configmap.get("data") or {}, configmap.get("binaryData") or {}
     try:
         with reading(MODEL_FILE, parsed(MODEL_FILE, data.get(MODEL_FILE) or "")) as about:
-            config, text = data[CONFIG_FILE], binary.get(TENSORS_FILE)
-            packed = None if text is None else base64.b64decode(text, validate=True)
+            config, packed = data[CONFIG_FILE], _packed(binary)
             if about["source"] != source or about["digest"] != _digest(about, config, packed):
                 return None
             parts = parsed(CONFIG_FILE, config), about["commit"], about["files"], packed
@@ -58,10 +62,35 @@ def read_facts(configmap: Mapping[str, Any], source: str) -> ModelFacts | None:
         return None
 
 
+def read_commits(configmap: Mapping[str, Any], model: str) -> KnownCommits:
+    """The commits of a model, whatever else was asked with it; none where the facts are of another one."""
+    data = configmap.get("data") or {}
+    try:
+        with reading(MODEL_FILE, parsed(MODEL_FILE, data.get(MODEL_FILE) or "")) as about:
+            packed = _packed(configmap.get("binaryData") or {})
+            if about.get("model") != model or about["digest"] != _digest(about, data[CONFIG_FILE], packed):
+                return KnownCommits()
+            draft = about.get("draft") or {"source": "", "commit": ""}
+            return KnownCommits(about["commit"], draft["source"], draft["commit"])
+    except (UnreadableDocument, binascii.Error):
+        return KnownCommits()
+
+
+def names_model(configmap: Mapping[str, Any]) -> bool:
+    """Whether it says of which model the facts are; earlier releases did not write that."""
+    return '"model":' in ((configmap.get("data") or {}).get(MODEL_FILE) or "")
+
+
+def _packed(binary: Mapping[str, Any]) -> bytes | None:
+    text = binary.get(TENSORS_FILE)
+    return None if text is None else base64.b64decode(text, validate=True)
+
+
 def _digest(about: Mapping[str, Any], config: str, packed: bytes | None) -> str:
     draft = [about["draft"]] if "draft" in about else []
+    model = [about["model"]] if "model" in about else []
     told = json.dumps(
-        [about["source"], about["commit"], about["files"], config, *(about.get("adapters") or ()), *draft],
+        [about["source"], about["commit"], about["files"], config, *(about.get("adapters") or ()), *draft, *model],
         sort_keys=bool(draft),
     )
     return hashlib.sha256(told.encode() + b"\0" + (packed or b"")).hexdigest()

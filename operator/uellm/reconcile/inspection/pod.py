@@ -8,7 +8,7 @@ from typing import Any
 from uellm.api import LLMService
 from uellm.api.names import INSPECTION_LABEL
 from uellm.reconcile.helper_pods.manifest import HelperPod, helper_pod
-from uellm.reconcile.inspection.question import Question
+from uellm.reconcile.inspection.question import KnownCommits, Question
 from uellm.reconcile.model_claim import image_of
 from uellm.reconcile.names import inspection_prefix
 
@@ -23,21 +23,28 @@ RESOURCES = {
 
 MOST_NODES = 100
 """That are named in a pod."""
+_NONE_KNOWN = KnownCommits()
 
 
 def inspection_pod(
-    document: Mapping[str, Any], service: LLMService, question: Question, image: str, nodes: Sequence[str] = ()
+    document: Mapping[str, Any],
+    service: LLMService,
+    question: Question,
+    image: str,
+    nodes: Sequence[str] = (),
+    known: KnownCommits = _NONE_KNOWN,
 ) -> dict[str, Any]:
     """The pod that answers a question about the model of `document`, which is `service`, parsed.
 
     `nodes`: those with GPUs. A model that is an image is pulled where the pod is, so it is where an engine may be.
+    `known`: the commits at which the same model is asked about.
     """
     helper = HelperPod(
         name="inspect",
         label=INSPECTION_LABEL,
         prefix=inspection_prefix(service.name),
         source=question.source,
-        args=question.arguments,
+        args=question.at(known).arguments,
         resources=RESOURCES,
         environment=question.environment,
         volumes=question.volumes,

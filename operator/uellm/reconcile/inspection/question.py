@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from uellm.api import LLMService
 from uellm.api.adapter import AdapterSpec
+from uellm.hub import ModelFacts
 from uellm.reconcile.adapter_claims import adapter_claims, adapter_path, claim_of, source_of
 from uellm.reconcile.draft import DraftSource, draft_source
 from uellm.reconcile.drift import digest
@@ -17,6 +19,15 @@ from uellm.reconcile.obstacle import Obstacle
 
 _MODEL_VOLUME = "model"
 _OTHERS_ALONE = "--only-adapters"
+_DRAFT = "--draft="
+
+
+class KnownCommits(NamedTuple):
+    """The commits that a model and its draft were looked up at before."""
+
+    model: str = ""
+    draft_source: str = ""
+    draft: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,29 @@ class Question:
     def source(self) -> str:
         """Digest of all that the answer depends on."""
         return digest([self.arguments, self.environment, self.volumes, self.mounts])
+
+    @property
+    def model(self) -> str:
+        """Digest of which model is asked about, at which hub."""
+        endpoint = [each for each in self.environment if each["name"] == "HF_ENDPOINT"]
+        return digest([self.arguments[0], endpoint])
+
+    def at(self, known: KnownCommits) -> Question:
+        """The same at commits that are known: what a branch is now is asked only where another revision is named."""
+        first, *others = self.arguments
+        if known.model and first.startswith("hf://") and "@" in first:
+            first = f"{first.partition('@')[0]}@{known.model}"
+        if known.draft and (place := _DRAFT + known.draft_source) in others:
+            others[others.index(place)] = f"{place.partition('@')[0]}@{known.draft}"
+        return replace(self, arguments=(first, *others))
+
+    def answered(self, facts: ModelFacts) -> ModelFacts:
+        """The answer, with the draft's source as the question has it; it may have been asked at a commit."""
+        draft = facts.draft
+        asked = (each.removeprefix(_DRAFT) for each in self.arguments if each.startswith(f"{_DRAFT}hf://"))
+        if draft is None or (source := next(asked, draft.source)).partition("@")[0] != draft.source.partition("@")[0]:
+            return facts
+        return replace(facts, draft=draft._replace(source=source))
 
 
 def question_of(service: LLMService) -> Question | Obstacle | None:
@@ -113,7 +147,7 @@ def _with_draft(service: LLMService, found: Question | Obstacle | None, draft: D
     base = found or Question((service.spec.model.uri, _OTHERS_ALONE))
     if not draft.path:
         volumes, mounts = certificates(service)
-        argument, environment, on_volume = f"--draft={draft.source}", hub_environment(service), base.on_volume
+        argument, environment, on_volume = f"{_DRAFT}{draft.source}", hub_environment(service), base.on_volume
     else:
         volumes, mounts = _holding_draft(service, draft.path)
         if not mounts:
@@ -122,7 +156,7 @@ def _with_draft(service: LLMService, found: Question | Obstacle | None, draft: D
                 f"draft model: {draft.path} is on no volume that spec.template mounts into the engine's container, so "
                 "it cannot be read before the engine starts: put it on a volume, or name it by its repository",
             )
-        argument, environment, on_volume = f"--draft={draft.path},{mounts[0]['mountPath']}", base.environment, True
+        argument, environment, on_volume = f"{_DRAFT}{draft.path},{mounts[0]['mountPath']}", base.environment, True
     all_volumes = {each["name"]: each for each in (*base.volumes, *volumes)}
     all_mounts = {each["mountPath"]: each for each in (*base.mounts, *mounts)}
     kept = tuple(all_volumes.values()), tuple(all_mounts.values())

@@ -96,6 +96,11 @@ class Ledger:
             self.version += 1
             self._changed[key] = None
 
+    def touch(self, key: Key) -> None:
+        """What is counted for a service has changed, although its plan has not."""
+        self.version += 1
+        self._changed[key] = None
+
     def get(self, key: Key) -> Commitment | None:
         """A service's plan, or None."""
         return self._commitments.get(key)

@@ -95,6 +95,7 @@ class Planning:
         """
         if (error := self._errors.pop(observed.key, None)) is not None:
             raise error
+        self.promises.runs(observed)
         known = self._known.get(observed.key)
         if known is not None and self._is_unchanged(known, observed, now):
             choice, rendered = known.planned
@@ -134,7 +135,7 @@ class Planning:
 
     async def _plan(self, observed: Observed, now: datetime) -> Planned | None:
         if observed.service is None:
-            return self._failed(observed.key, Obstacle("InvalidSpec", observed.invalid))
+            return self._failed(observed, Obstacle("InvalidSpec", observed.invalid))
         try:
             check_environment(observed.service)
             if observed.model.obstacle is not None:
@@ -143,7 +144,7 @@ class Planning:
                 return self._without_facts(observed, missing)
             architecture = architecture_of(observed.service, observed.facts)
         except ReloadError as error:
-            return self._failed(observed.key, Obstacle(error.reason, str(error)))
+            return self._failed(observed, Obstacle(error.reason, str(error)))
         except PlanError as error:
             # Where the spec is as it was, an earlier release accepted it, and its pods may run.
             return self._without_facts(observed, Obstacle(error.reason, str(error)))
@@ -165,7 +166,7 @@ class Planning:
             return Planned(Choice(plan), None)
         if plan is not None and observed.deployment is not None and observed.model.is_awaited:
             return Planned(Choice(None, obstacle), None)
-        return self._failed(observed.key, obstacle)
+        return self._failed(observed, obstacle)
 
     async def _plan_now(self, observed: Observed, architecture: Architecture, now: datetime) -> Planned:
         request = self.promises.request(observed, architecture)
@@ -313,7 +314,7 @@ class Planning:
         if version != self.promises.version and self.promises.room_is_gone(observed, request, choice.plan):
             return None
         standing = Standing(observed.spec_digest, request, stranded, improve, placed, choice, now)
-        self._enter(observed.key, standing)
+        self._enter(observed, standing)
         if choice.plan is not None and rendered is not None:
             self._renderings[observed.key] = Rendering(choice.plan, request, rendered)
         return choice
@@ -330,14 +331,14 @@ class Planning:
             self._renderings[key] = rendering
         return rendering.rendered
 
-    def _enter(self, key: Key, standing: Standing) -> None:
-        self._standing[key] = standing
+    def _enter(self, observed: Observed, standing: Standing) -> None:
+        self._standing[observed.key] = standing
         if standing.choice.plan is not None:
-            self.promises.enter(key, standing.choice.plan)
+            self.promises.enter(observed.key, standing.choice.plan)
         else:
-            self.promises.end(key)
+            self.promises.end(observed.key, refused=observed.spec_changed)
 
-    def _failed(self, key: Key, failure: Obstacle) -> Planned:
-        self._standing.pop(key, None)
-        self.promises.end(key)
+    def _failed(self, observed: Observed, failure: Obstacle) -> Planned:
+        self._standing.pop(observed.key, None)
+        self.promises.end(observed.key, refused=observed.spec_changed)
         return Planned(Choice(None, failure), None)

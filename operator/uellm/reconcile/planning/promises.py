@@ -7,13 +7,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 
 from uellm.hardware import AUTO, DEVICE_PLUGIN, DRA
+from uellm.kube.kinds import DEPLOYMENT, LEADERWORKERSET
 from uellm.models import Architecture
 from uellm.planner.nodes.pools import drivers_known
 from uellm.planner.request import LeftOut, NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.kueue import may_displace
-from uellm.reconcile.names import Key, key_of
+from uellm.reconcile.names import Key, deployment_name, key_of, revision_label
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.choose import Choice
 from uellm.reconcile.planning.eligible_nodes import IneligibleNode, reachable, selectable, verdicts
@@ -35,9 +36,11 @@ from uellm.reconcile.planning.request import plan_request
 from uellm.reconcile.planning.rooms import Rooms
 from uellm.reconcile.planning.stranded import all_placed
 from uellm.reconcile.profiled_node import ProfiledNode
+from uellm.reconcile.revisions import kept_revision
 from uellm.reconcile.scaling.scaling import wanted_replicas
 from uellm.step_basis import Correction
 
+_WORKLOADS = (DEPLOYMENT, LEADERWORKERSET)
 _HELPED_BY_GPUS = ("NoFit", "NeedsExactDevices")
 _UNPUBLISHED = "no DRA driver publishes its GPUs"
 _CLAIMS_ONLY = "GPUs there can only be claimed: set spec.placement.allocation to DRA or Auto"
@@ -60,6 +63,10 @@ class Promises:
         """Of classes of nodes, by name."""
         self._doubts_of = -1
         """The version of the hardware that they are about."""
+        self._running: dict[Key, tuple[Plan, Commitment]] = {}
+        """The plans that Deployments carry out, and what they need."""
+        self._refused: set[Key] = set()
+        """Services whose pods stay as they are, because their spec was changed and is refused."""
         self._taking: set[Key] = set()
         """Services that fit on no free GPUs, and are planned on those that others hold."""
         self._another: dict[Key, tuple[tuple[int, int, int], str]] = {}
@@ -79,10 +86,35 @@ class Promises:
 
     def enter(self, key: Key, plan: Plan) -> None:
         """Promise the GPUs of a plan to a service."""
+        self._refused.discard(key)
         self._ledger.commit(key, commitment_to(plan, known_nodes(self._cache)))
 
-    def end(self, key: Key) -> None:
-        """The service has no plan: its pods keep their GPUs, and nothing is promised to further replicas."""
+    def runs(self, observed: Observed) -> None:
+        """Take note of the plan that the service's Deployment carries out: its pods may have to find a place again."""
+        plan, key = observed.incumbent, observed.key
+        if plan is None or observed.deployment is None or (revision := kept_revision(observed, plan)) is None:
+            return
+        if revision_label(observed.deployment["spec"]["template"]) != revision.name:
+            return
+        known = self._running.get(key)
+        if known is None or known[0] != plan:
+            commitment = commitment_to(plan, known_nodes(self._cache))
+            self._running[key] = plan, commitment
+            if known is not None or self._ledger.get(key) != commitment:
+                self._ledger.touch(key)
+
+    def end(self, key: Key, *, refused: bool = False) -> None:
+        """The service has no plan: its pods keep their GPUs, and nothing is promised to further replicas.
+
+        `refused`: its spec was changed. The Deployment stays, so the places of its replicas are promised to them.
+        """
+        if refused and key in self._running and self._deployed(key) is not None:
+            self._ledger.commit(key, self._running[key][1])
+            if key not in self._refused:
+                self._refused.add(key)
+                self._ledger.touch(key)
+            return
+        self._refused.discard(key)
         commitment = self._ledger.get(key)
         if commitment is not None and self._cache.pods(key):
             self._ledger.commit(key, commitment._replace(nodes=(), needs=()))
@@ -91,11 +123,13 @@ class Promises:
 
     def withdraw(self, key: Key) -> None:
         """Promise nothing to the service, whatever its pods hold."""
+        self._refused.discard(key)
         self._ledger.release(key)
 
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self.withdraw(key)
+        self._running.pop(key, None)
         self._taking.discard(key)
         self._another.pop(key, None)
 
@@ -217,7 +251,19 @@ class Promises:
         commitment, document = self._ledger.get(key), self._cache.service(key)
         if commitment is None or document is None:
             return None
-        return claim(commitment, wanted_replicas(document), self._cache.pods(key))
+        replicas, deployed = wanted_replicas(document), self._deployed(key)
+        if deployed is not None and key in self._refused:
+            replicas = min(replicas, deployed)
+        elif deployed is not None and (commitment.nodes or commitment.needs) and key in self._running:
+            # Until a new plan is carried out, a pod that is evicted comes back as it was.
+            commitment = max(commitment, self._running[key][1], key=lambda each: each.gpus * each.pods)
+        return claim(commitment, replicas, self._cache.pods(key))
+
+    def _deployed(self, key: Key) -> int | None:
+        """Replicas of the service's Deployment, or of its LeaderWorkerSet; None where there is neither."""
+        found = (self._cache.get(kind, deployment_name(key.name), key.namespace) for kind in _WORKLOADS)
+        workload = next(filter(None, found), None)
+        return None if workload is None else int(workload["spec"].get("replicas", 1))
 
     def _judged(self, observed: Observed) -> Mapping[str, IneligibleNode]:
         """The nodes on which the service's pods do not start."""

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from uellm.reconcile.conditions import Condition
+from uellm.reconcile.names import Key
 
 TYPE = "Scaling"
+NO_GATEWAY = "NoGateway"
 _NOT_LOOKED_AT = "spec.replicas is not looked at"
 
 
@@ -23,7 +25,7 @@ class Scaling(NamedTuple):
     @property
     def condition(self) -> Condition:
         """The condition Scaling; False where the number cannot follow the load."""
-        holds = {"ScalingLimited": "False", "NotReported": "Unknown"}.get(self.reason, "True")
+        holds = {"ScalingLimited": "False", NO_GATEWAY: "False", "NotReported": "Unknown"}.get(self.reason, "True")
         return Condition(TYPE, holds, self.reason, f"{self.message}; {_NOT_LOOKED_AT}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -32,6 +34,17 @@ class Scaling(NamedTuple):
         if self.startup_s is not None:
             entry["startupSeconds"] = round(self.startup_s)
         return entry
+
+
+def without_gateway(scaling: Scaling, key: Key) -> Scaling:
+    """The same where one replica stays, because nothing would ask for another one. A limit is told before that."""
+    if scaling.reason != "AsNeeded":
+        return scaling
+    message = (
+        f"{scaling.message}, and never none: no gateway serves namespace {key.namespace}, so no request could start a "
+        "first replica: set gateway.enabled and gateway.namespaces of the chart, or minReplicas to 1"
+    )
+    return scaling._replace(reason=NO_GATEWAY, message=message)
 
 
 def bounds_of(spec: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from uellm.api import LLMService
 from uellm.api.attainment_report import LoadMeasurement
+from uellm.api.llmservice import Autoscaling
 from uellm.api.scalars import share
 from uellm.autoscaling import Autoscaler, Bounds, ReplicaDecision, ReplicaEngine, ShareOfClass
 from uellm.planner.request import SloClass
@@ -27,7 +28,7 @@ from uellm.reconcile.pods.groups import replica_of
 from uellm.reconcile.pods.measurements import TimedLoad
 from uellm.reconcile.pods.pod_state import is_ready
 from uellm.reconcile.scaling.load import interval, measured_step, startup_s
-from uellm.reconcile.scaling.scaling import Scaling, chosen_before, within
+from uellm.reconcile.scaling.scaling import Scaling, chosen_before, within, without_gateway
 from uellm.reconcile.scaling.wishes import Wishes
 from uellm.step_time import StepTime
 from uellm.text import counted
@@ -85,7 +86,9 @@ class _Memory:
 class Scalings:
     """The decisions on all services."""
 
-    def __init__(self) -> None:
+    def __init__(self, gateway_namespaces: frozenset[str] | None = None) -> None:
+        """`gateway_namespaces`: those whose services the gateway wakes; None for all."""
+        self._gateway_namespaces = gateway_namespaces
         self._memories: dict[Key, _Memory] = {}
         self._wishes = Wishes()
 
@@ -100,13 +103,29 @@ class Scalings:
         if observed.service is None or autoscaling is None:
             self.forget(observed.key)
             return None
-        bounds = autoscaling.min_replicas, autoscaling.max_replicas
+        if autoscaling.min_replicas > 0 or self._is_woken(observed.key.namespace):
+            return self._advanced(observed, observed.service, autoscaling, autoscaling.min_replicas, loads, now)
+        return without_gateway(self._advanced(observed, observed.service, autoscaling, 1, loads, now), observed.key)
+
+    def _is_woken(self, namespace: str) -> bool:
+        return self._gateway_namespaces is None or namespace in self._gateway_namespaces
+
+    def _advanced(
+        self,
+        observed: Observed,
+        service: LLMService,
+        autoscaling: Autoscaling,
+        least: int,
+        loads: Mapping[str, TimedLoad],
+        now: datetime,
+    ) -> Scaling:
+        bounds = least, autoscaling.max_replicas
         before, wanted = _before(observed, bounds), self._wishes.waits(observed, now)
-        took_s = _startup_s(observed, observed.service, now)
+        took_s = _startup_s(observed, service, now)
         plan = observed.incumbent
         if plan is None or observed.suspended:
             return Scaling(before, "NotRunning", "the number is chosen once pods run", took_s)
-        memory = self._memory(observed, observed.service, plan, took_s or STARTUP_S, now)
+        memory = self._memory(observed, service, plan, took_s or STARTUP_S, now)
         memory.pass_at(now)
         pods = [pod for pod in living(observed.engines) if is_ready(pod)]
         told = {uid_of(pod): loads[uid_of(pod)] for pod in pods if uid_of(pod) in loads}
@@ -114,7 +133,7 @@ class Scalings:
             return _held(before, took_s)
         asked_s = (now - memory.asked_at).total_seconds()
         # A replica that does not start is not waited for without end: it holds GPUs that nobody uses.
-        patience_s = observed.service.spec.engine.startup_timeout_s
+        patience_s = service.spec.engine.startup_timeout_s
         starting = before > 0 and not pods and (asked_s < patience_s or copying(observed.pods) is not None)
         self._take(memory, told, len(pods), now, starting=starting)
         if len(told) < len(pods):

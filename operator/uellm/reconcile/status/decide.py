@@ -12,6 +12,7 @@ from uellm.hardware import class_place
 from uellm.planner.result import Plan
 from uellm.reconcile.adapters import are_told
 from uellm.reconcile.conditions import Condition, condition_entries, transitions
+from uellm.reconcile.download.claim import CLAIM_DELETED
 from uellm.reconcile.download.on_nodes import NO_NODE_CACHE
 from uellm.reconcile.dra.shortage import shortage
 from uellm.reconcile.observe import Observed
@@ -66,6 +67,7 @@ STALLING = frozenset(
         "Unwritable",
         "ChecksumMismatch",
         "ClaimDiffers",
+        CLAIM_DELETED,
         NO_NODE_CACHE,
     }
 )
