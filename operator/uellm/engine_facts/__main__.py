@@ -21,8 +21,6 @@ os.environ.update(
 )
 BLOCK_TOKENS = 16
 LONGEST_REASON = 500
-LENGTH = 1024
-"""Longest context of the build; no size follows from it."""
 SPELLED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "int32": "I32", "int64": "I64"}
 SPELLED |= {"int8": "I8", "uint8": "U8", "bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 
@@ -52,7 +50,6 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
             tokenizer=directory,
             skip_tokenizer_init=True,
             dtype="bfloat16",
-            max_model_len=LENGTH,
             enforce_eager=True,
         )
         whole = VllmConfig(

@@ -16,6 +16,8 @@ TOWERS = (
     *("vision", "visual", "image_", "audio", "vit.", "multi_modal_projector", "mm_projector", "patch_merger"),
     *("model.encoder.", "mlp1.", "speech", "sound", "whisper_encoder", "mlp_AR."),
 )
+BERT = "model.encoder.layer."
+"""Whisper's encoder has `layers`."""
 TEXT_MODELS = ("language_model.", "llm.")
 """Where a checkpoint has one of them, layers outside it are those of encoders, whatever these are called."""
 EMBEDDINGS = (
@@ -143,9 +145,9 @@ def loaded_bytes(name: str, tensor: Tensor, width: int) -> int:
 
 def _place(name: str) -> tuple[str, int]:
     """The place of a tensor: a layer's index, or embedding, head, norm, tower or other."""
-    if any(part in name for part in TOWERS):
-        return "tower", 0
     layer = LAYER.search(name)
+    if any(part in name for part in TOWERS) and not name.startswith(BERT):
+        return "tower", 0
     if layer:
         return "layer", int(layer[1])
     if name.endswith(EMBEDDINGS):

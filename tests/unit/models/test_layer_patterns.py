@@ -8,6 +8,7 @@ import pytest
 
 from uellm.errors import BadInput
 from uellm.models import Architecture, read_architecture, with_engine_facts
+from uellm.models.weights import RecentCache
 
 BASE = {
     "vocab_size": 512,
@@ -126,6 +127,34 @@ def test_the_engines_caches_replace_the_formulas() -> None:
     assert found.layer_weight_bytes == (2 * 192 * 64,) * 4
     with pytest.raises(BadInput, match=r"4 layers, but the engine has a cache for model\.layers\.4"):
         with_engine_facts(model, {"tensors": shapes, "caches": {"model.layers.4.self_attn.attn": cache}})
+
+
+def test_a_cache_of_fewer_tokens_is_kept_apart_from_the_one_of_the_longest_reach() -> None:
+    model = read(model_type="llama")
+    tensors = {
+        "model.embed_tokens.weight": ["BF16", [512, 64]],
+        **{f"model.layers.{index}.weight": ["BF16", [64]] for index in range(4)},
+    }
+    caches = {
+        "model.layers.1.attn": {"bytesPerToken": 100, "stateBytes": 0, "windowTokens": None},
+        "model.layers.1.conv_state": {"bytesPerToken": 900, "stateBytes": 0, "windowTokens": 4},
+        "model.layers.2.attn": {"bytesPerToken": 100, "stateBytes": 0, "windowTokens": 64},
+        "model.layers.2.conv_state": {"bytesPerToken": 900, "stateBytes": 0, "windowTokens": 4},
+    }
+    found = with_engine_facts(model, {"tensors": tensors, "caches": caches})
+    assert found.layer_kv_bytes_per_token == (0, 100, 100, 0)
+    assert found.layer_window_tokens == (None, None, 64, None)
+    assert found.layer_recent == ((), (RecentCache(900, 4),), (RecentCache(900, 4),), ())
+
+
+def test_the_layers_of_bert_are_no_encoder_of_images() -> None:
+    bert = {"model_type": "bert", "architectures": ["BertModel"], "type_vocab_size": 2}
+    tensors = {
+        "model.embeddings.word_embeddings.weight": ["BF16", [512, 64]],
+        **{f"model.encoder.layer.{index}.output.dense.weight": ["BF16", [64, 96]] for index in range(4)},
+    }
+    found = with_engine_facts(read(**bert), {"tensors": tensors, "caches": {}})
+    assert (found.tower_bytes, found.layer_weight_bytes) == (0, (2 * 64 * 96,) * 4)
 
 
 @pytest.mark.parametrize(
