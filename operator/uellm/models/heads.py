@@ -30,6 +30,8 @@ def head_of(name: str, config: Mapping[str, Any]) -> ModelHead:
         labels = config.get("id2label")
         given = len(labels) if isinstance(labels, Mapping) and labels else DEFAULT_CLASSES
         return ModelHead(False, Config(config).size("num_labels", default=given))
+    if name == "BgeM3EmbeddingModel":
+        return ModelHead(False, 1)  # a weight for each word, behind a dense layer for vectors of words
     if name in GUESSERS:
         return ModelHead(False, Config(config).size("vocab_size"))
     if name.endswith("ForMaskedLM") or (name.endswith(("Model", "EmbeddingModel")) and not name.endswith(WRITERS)):

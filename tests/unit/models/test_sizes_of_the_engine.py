@@ -251,3 +251,40 @@ def test_berts_embedder_of_sparse_vectors_has_a_head_over_the_vocabulary() -> No
     )
     # A dense layer, and a row and a bias for each word; its norm, 1,536 numbers, is left out.
     assert sparse.weight_bytes - plain.weight_bytes == 2 * (768 * 768 + 768 + 30528 * 768 + 30528)
+
+
+HRM = {"architectures": ["HrmTextForCausalLM"], "model_type": "hrm_text", "dtype": "bfloat16", "vocab_size": 151808}
+HRM |= {"hidden_size": 1536, "intermediate_size": 4096, "num_attention_heads": 12, "head_dim": 128}
+HRM |= {"H_cycles": 2, "L_cycles": 3, "num_layers_per_stack": 16, "num_hidden_layers": 128}
+
+
+def test_hrm_runs_two_stacks_of_layers_several_times_with_keys_and_values_of_each_run() -> None:
+    model = read_architecture(HRM)
+    assert (model.weight_bytes, model.kv_bytes_per_token, model.layers) == (2_895_645_696, 128 * 6144, 128)
+    # The lower stack has its weights at its first run, the upper one behind three of the lower one.
+    assert [index for index in range(128) if model.layer_weight_bytes[index]] == [*range(16), *range(48, 64)]
+    assert len(set(model.layer_flops_per_token)) == 1
+    with pytest.raises(BadInput, match=r"config\.H_cycles: makes more than 4096 layers"):
+        read_architecture({**HRM, "H_cycles": 100})
+
+
+def test_cosmos_3_edge_has_plain_mlps_and_a_projector_with_a_section_of_its_own() -> None:
+    whole = {
+        "architectures": ["Cosmos3EdgeForConditionalGeneration"],
+        "model_type": "cosmos3_edge",
+        "dtype": "bfloat16",
+    }
+    whole |= {"text_config": {"model_type": "cosmos3_edge_text"}}
+    model = read_architecture({**whole, "vision_config": {"model_type": "cosmos3_edge_vision"}})
+    assert (model.weight_bytes - model.tower_bytes, model.tower_bytes) == (3_892_547_584, 943_293_408)
+    with pytest.raises(BadInput, match=r"config\.projector_config: must be an object"):
+        read_architecture({**whole, "vision_config": {"model_type": "cosmos3_edge_vision"}, "projector_config": 3})
+
+
+def test_bges_embedder_has_a_dense_layer_and_a_weight_for_words() -> None:
+    bert = {"model_type": "xlm-roberta", "vocab_size": 30528, "hidden_size": 768, "intermediate_size": 3072}
+    bert |= {"num_hidden_layers": 1, "num_attention_heads": 12, "max_position_embeddings": 514, "dtype": "bfloat16"}
+    plain, bge = (
+        read_architecture({**bert, "architectures": [name]}) for name in ("XLMRobertaModel", "BgeM3EmbeddingModel")
+    )
+    assert bge.weight_bytes - plain.weight_bytes == 2 * (768 * 768 + 768 + 768 + 1)

@@ -237,6 +237,7 @@ TABLE: dict[str, Traits] = {
     "gemma2": GEMMA_SANDWICH,
     "gemma3_text": Traits(norms=4, mlp_bias=False, tied=True, window_pattern=6, query_key_norm="width"),
     "vaultgemma": Traits(norms=2, mlp_bias=False, tied=True, window_pattern=2),
+    "cosmos3_edge_text": Traits(gated=False),
     "muse_glimmer_text": Traits(norms=4, mlp_bias=False, output_gate=True, slides=True, window_pattern=4),
     "afmoe": Traits(
         norms=4,

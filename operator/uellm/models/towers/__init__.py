@@ -62,6 +62,7 @@ TOWERS: dict[str, Tower] = {
     "blip_2_vision_model": queries.blip2,
     **dict.fromkeys(("granite_speech_encoder", "granite_speech_plus_encoder"), queries.granite_speech),
     **dict.fromkeys(("minicpmv4_6_vision", "minicpmv4_7_vision"), mergers.minicpmv),
+    "cosmos3_edge_vision": mergers.cosmos3_edge,
     "muse_glimmer_vision": mergers.muse_glimmer,
     **dict.fromkeys(INKLING, mergers.inkling),
 }

@@ -1,17 +1,24 @@
-"""Image encoders that merge patches on their way: MiniCPM-V 4.6, MuseGlimmer, Inkling.
+"""Image encoders that merge patches on their way: MiniCPM-V 4.6, MuseGlimmer, Cosmos 3 Edge, Inkling.
 
-Sources: vllm/model_executor/models/minicpmv4_6.py, muse_glimmer.py, vllm/models/inkling/common/towers.py.
+Sources: minicpmv4_6.py, muse_glimmer.py, cosmos3_edge.py in vllm/model_executor/models; vllm/models/inkling/common.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import combinations, pairwise
 
 from uellm.errors import BadInput
 from uellm.models.fields import Config
 from uellm.models.towers.blocks import CHANNELS, block, linear
 
+COSMOS_PROJECTOR = {
+    "input_hidden_size": 1024,
+    "merger_intermediate_size": 11520,
+    "out_hidden_size": 1024,
+    "spatial_merge_size": 2,
+}  # the defaults of vLLM's own configuration class
 MERGED = 4  # patches of a window of two by two
 CHANNEL_TILE = 64
 MOST_PATCH, MOST_FRAMES, MOST_LAYERS = 256, 64, 64  # which bound the ways to fold a patch
@@ -38,6 +45,21 @@ def muse_glimmer(tower: Config, whole: Config, text: int) -> int:
     inner = whole.size("projector_hidden_size", default=tower.size("adapter_dim", default=4096))
     adapter = inner * merged + inner * inner + text * inner
     return embed + tower.layers() * block(hidden, ffn) + 2 * hidden + adapter
+
+
+def cosmos3_edge(tower: Config, whole: Config, text: int) -> int:
+    """Cosmos 3 Edge: SigLIP 2 on any number of patches, and an MLP over merged ones with a section of its own."""
+    hidden, ffn, patch = tower.size("hidden_size"), tower.size("intermediate_size"), tower.size("patch_size")
+    embed = CHANNELS * patch * patch * hidden + hidden + tower.size("num_patches") * hidden
+    given = whole.fields.get("projector_config") or {}
+    if not isinstance(given, Mapping):
+        raise BadInput(f"{whole.prefix}.projector_config", "must be an object")
+    own = Config(given, f"{whole.prefix}.projector_config", COSMOS_PROJECTOR)
+    inner, wide = own.size("input_hidden_size"), own.size("merger_intermediate_size")
+    merged = inner * own.size("spatial_merge_size") ** 2
+    norm = 2 * (merged if own.flag("use_postshuffle_norm", default=False) else inner)
+    projector = norm + linear(wide, merged) + linear(own.size("out_hidden_size"), wide)
+    return embed + tower.layers() * block(hidden, ffn) + 2 * hidden + projector
 
 
 def inkling(tower: Config, whole: Config, text: int) -> int:
