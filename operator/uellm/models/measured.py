@@ -70,7 +70,8 @@ def with_tensors(model: Architecture, tensors: Mapping[str, Tensor], *, held: bo
     Raises BadInput if a layer or the embedding is missing from the tensors.
     """
     tally = _tally(model, tensors, held=held)
-    gone = [index for index in range(model.layers) if index not in tally.layers]
+    built = [index for index in range(model.layers) if model.layer_weight_bytes[index]]  # others share their weights
+    gone = [index for index in built if index not in tally.layers]
     if gone:
         raise BadInput(
             "safetensors",
@@ -84,7 +85,7 @@ def with_tensors(model: Architecture, tensors: Mapping[str, Tensor], *, held: bo
     plain = model.quantization == "none"
     found = replace(
         model,
-        layer_weight_bytes=tuple(tally.layers[index] for index in range(model.layers)),
+        layer_weight_bytes=tuple(tally.layers.get(index, 0) for index in range(model.layers)),
         layer_expert_bytes=tuple(tally.experts.get(index, 0) for index in range(model.layers)),
         token_embedding_bytes=embedding,
         embedding_bytes=embedding + tally.places.get("other", 0),

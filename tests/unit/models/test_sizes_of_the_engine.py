@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from uellm.errors import BadInput
-from uellm.models import read_architecture
+from uellm.models import Tensor, read_architecture
 
 QWEN2 = {
     "model_type": "qwen2",
@@ -261,9 +261,14 @@ HRM |= {"H_cycles": 2, "L_cycles": 3, "num_layers_per_stack": 16, "num_hidden_la
 def test_hrm_runs_two_stacks_of_layers_several_times_with_keys_and_values_of_each_run() -> None:
     model = read_architecture(HRM)
     assert (model.weight_bytes, model.kv_bytes_per_token, model.layers) == (2_895_645_696, 128 * 6144, 128)
-    # The lower stack has its weights at its first run, the upper one behind three of the lower one.
-    assert [index for index in range(128) if model.layer_weight_bytes[index]] == [*range(16), *range(48, 64)]
-    assert len(set(model.layer_flops_per_token)) == 1
+    assert [index for index in range(128) if model.layer_weight_bytes[index]] == list(range(16))
+    assert sum(model.layer_flops_per_token) == 128 * model.layer_flops_per_token[0] / 2
+    shape = (6144, 1536)
+    tensors = {
+        f"model.{stack}_module.layers.{at}.gqkv.weight": Tensor("BF16", shape) for stack in "LH" for at in range(16)
+    }
+    read = read_architecture(HRM, tensors={**tensors, "model.embed_tokens.weight": Tensor("BF16", (151808, 1536))})
+    assert read.layer_weight_bytes == (2 * 2 * 6144 * 1536,) * 16 + (0,) * 112
     with pytest.raises(BadInput, match=r"config\.H_cycles: makes more than 4096 layers"):
         read_architecture({**HRM, "H_cycles": 100})
 

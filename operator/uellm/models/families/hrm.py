@@ -17,7 +17,10 @@ TRAITS = Traits(norm_weight=False, output_gate=True)
 
 
 def hrm_text(config: Config) -> Blueprint:
-    """One layer here is one run of a layer of a stack; the first run of each has the weights."""
+    """One layer here is one run of a layer of a stack. The first runs have the weights, those of both stacks.
+
+    Checkpoints number the layers of each stack from 0; the engine does not cut this class into pipeline stages.
+    """
     hidden, stack = config.size(*names.HIDDEN), config.layers("num_layers_per_stack")
     high, low = config.size("H_cycles"), config.size("L_cycles")
     steps = high * (low + 1)
@@ -25,12 +28,12 @@ def hrm_text(config: Config) -> Blueprint:
         raise BadInput(f"{config.prefix}.H_cycles", f"makes more than {MOST_LAYERS} layers of cycles and stacks")
     of, width = attention.heads_of(config, hidden), feed_forward.dense_width(config, TRAITS, hidden, 0)
     part = attention.grouped(config, TRAITS, hidden) + feed_forward.dense(config, TRAITS, hidden, width)
-    first = Layer(part.linears, part.other, part.kv_numbers, part.attention_flops)
-    again = replace(first, linears=(), other=0, flops_elsewhere=first.flops)
-    # The lower stack runs `low` times before each run of the upper one.
-    built = [step in (0, low) for step in range(steps)]
+    both = Layer(2 * part.linears, 2 * part.other, part.kv_numbers, part.attention_flops)
+    counted = replace(both, linears=(), other=0)  # the first run of the upper stack, behind `low` of the lower one
+    again = replace(counted, flops_elsewhere=both.flops / 2)
+    runs = [both if step == 0 else counted if step == low else again for step in range(steps)]
     return Blueprint(
-        layers=tuple(first if own else again for own in built for _ in range(stack)),
+        layers=tuple(run for run in runs for _ in range(stack)),
         layer_path="model.layers",
         hidden_size=hidden,
         intermediate_size=width,
