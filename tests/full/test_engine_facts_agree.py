@@ -57,6 +57,8 @@ LATENT = {
 MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_d_conv": 4}
 CONFIGS: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {"model_type": "llama"},
+    # No kinds of layers: the engine gives all of them the model's window.
+    "MistralForCausalLM": {"model_type": "mistral", "sliding_window": 512},
     "Qwen3ForCausalLM": {"model_type": "qwen3"},
     "Qwen3MoeForCausalLM": {"model_type": "qwen3_moe", **EXPERTS},
     "Qwen3NextForCausalLM": {
@@ -152,6 +154,7 @@ def test_weights_cache_and_state_are_the_engines(engine: dict[str, dict[str, Any
     model = read_architecture(WHOLE[name])
     found = with_engine_facts(model, engine[name])
     assert model.layer_kv_bytes_per_token == found.layer_kv_bytes_per_token
+    assert model.layer_window_tokens == found.layer_window_tokens
     assert model.layer_state_bytes == found.layer_state_bytes
     assert model.layer_weight_bytes == found.layer_weight_bytes
     assert document(found)["source"] == "engine"

@@ -122,6 +122,7 @@ def document(model: Architecture) -> dict[str, Any]:
         "layerKvBytesPerToken": list(model.layer_kv_bytes_per_token),
         "stateBytes": model.state_bytes,
         "layerStateBytes": list(model.layer_state_bytes),
+        "layerRecentBytesPerToken": [sum(each.bytes_per_token for each in caches) for caches in model.layer_recent],
         "kvDtypeBytes": model.kv_dtype_bytes,
         "exact": model.exact or model.measured,
         "layerWindowTokens": list(model.layer_window_tokens),
@@ -146,6 +147,10 @@ def table(model: Architecture) -> str:
     ]
     if model.state_bytes:
         lines.append(f"state          {size(model.state_bytes)} a sequence, whatever its length")
+    if model.layer_recent:
+        recent = sum(each.bytes_per_token for caches in model.layer_recent for each in caches)
+        most = max(each.tokens for caches in model.layer_recent for each in caches)
+        lines.append(f"recent tokens  {recent:,} bytes a token more, for the last {most:,} tokens at most")
     lines += ["", *_rows(model)]
     return "\n".join([*lines, *(f"note: {note}" for note in model.notes)])
 

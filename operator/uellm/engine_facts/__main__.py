@@ -21,8 +21,6 @@ os.environ.update(
 )
 BLOCK_TOKENS = 16
 LONGEST_REASON = 500
-LENGTH = 1024
-"""Longest context of the build; no size follows from it."""
 SPELLED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "int32": "I32", "int64": "I64"}
 SPELLED |= {"int8": "I8", "uint8": "U8", "bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 
@@ -40,8 +38,11 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
         initialize_model_parallel,
     )
     from vllm.model_executor.model_loader.utils import initialize_model
+    from vllm.model_executor.models import registry
     from vllm.utils.torch_utils import set_default_torch_dtype
 
+    # vLLM would look at each class in a process of its own, to keep CUDA out of this one.
+    registry._run_in_subprocess = lambda look: look()
     # The CPU build would keep the state of layers in 32 bits for kernels of its own.
     torch.cpu._is_avx512_bf16_supported = lambda: False
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
@@ -52,12 +53,14 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
             tokenizer=directory,
             skip_tokenizer_init=True,
             dtype="bfloat16",
-            max_model_len=LENGTH,
             enforce_eager=True,
         )
-        whole = VllmConfig(
-            model_config=model, cache_config=CacheConfig(block_size=BLOCK_TOKENS), device_config=DeviceConfig("cpu")
-        )
+        # As EngineArgs sets it: layers without a window of their own have that of the model.
+        kinds = getattr(model.hf_text_config, "layer_types", None) or ()
+        slides = all(kind == "sliding_attention" for kind in kinds)
+        window = model.get_sliding_window() if slides else None
+        cache = CacheConfig(block_size=BLOCK_TOKENS, sliding_window=window)
+        whole = VllmConfig(model_config=model, cache_config=cache, device_config=DeviceConfig("cpu"))
         with set_current_vllm_config(whole):
             try:
                 init_distributed_environment(1, 0, f"tcp://127.0.0.1:{_free_port()}", 0, "gloo")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from uellm.models.adapter_widths import AdapterWidths
 from uellm.models.kernels import Kernel
 from uellm.models.limits import SplitLimit
+from uellm.models.weights import RecentCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ class Architecture:
     """The same of the routed experts."""
     layer_adapter_widths: tuple[AdapterWidths, ...] = ()
     """From which the bytes of LoRA slots follow."""
+    layer_recent: tuple[tuple[RecentCache, ...], ...] = ()
+    """Caches of the last tokens, beside those of layer_kv_bytes_per_token; empty: no layer has one."""
     predicting_layers: int = 0
     """Layers for multi-token prediction, which the engine loads for speculation alone."""
     predicting_bytes: int = 0

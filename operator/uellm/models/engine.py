@@ -11,6 +11,7 @@ from uellm.errors import BadInput
 from uellm.models.architecture import Architecture
 from uellm.models.measured import with_tensors
 from uellm.models.safetensors import Tensor
+from uellm.models.weights import RecentCache
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d+)\.")
 NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
@@ -26,22 +27,36 @@ def with_engine_facts(model: Architecture, facts: Mapping[str, Any]) -> Architec
     if model.quantization == "none":
         tensors = {name: Tensor(dtype, tuple(shape)) for name, (dtype, shape) in facts["tensors"].items()}
         found = with_tensors(model, tensors, held=True)
-    kv, state = [0] * model.layers, [0] * model.layers
-    windows: list[int | None] = [None] * model.layers
+    state = [0] * model.layers
+    reaches: list[dict[int | None, int]] = [{} for _ in range(model.layers)]
     indices = _indices(facts["caches"], model)
     for name, cache in facts["caches"].items():
-        index = indices[name]
-        kv[index] += cache["bytesPerToken"]
+        index, window = indices[name], cache["windowTokens"]
         state[index] += cache["stateBytes"]
-        windows[index] = windows[index] or cache["windowTokens"]
+        if cache["bytesPerToken"]:
+            reaches[index][window] = reaches[index].get(window, 0) + cache["bytesPerToken"]
+    kept = [_kept(reach) for reach in reaches]
     fp8 = model.weight_dtype_bytes // model.kv_dtype_bytes
     return replace(
         found,
-        layer_kv_bytes_per_token=tuple(each // fp8 for each in kv),
+        layer_kv_bytes_per_token=tuple(kv // fp8 for kv, _, _ in kept),
         layer_state_bytes=tuple(state),
-        layer_window_tokens=tuple(windows),
+        layer_window_tokens=tuple(window for _, window, _ in kept),
+        layer_recent=tuple(recent for _, _, recent in kept) if any(recent for _, _, recent in kept) else (),
         source="engine",
     )
+
+
+def _kept(reaches: Mapping[int | None, int]) -> tuple[int, int | None, tuple[RecentCache, ...]]:
+    """Bytes of a token in a layer's caches of the longest reach, that reach, and the caches of fewer tokens.
+
+    `reaches`: bytes by window; None: the whole context.
+    """
+    if not reaches:
+        return 0, None, ()
+    widest = max(reaches, key=lambda window: float("inf") if window is None else window)
+    shorter = sorted((window, size) for window, size in reaches.items() if window is not None and window != widest)
+    return reaches[widest], widest, tuple(RecentCache(size, window) for window, size in shorter)
 
 
 def _indices(names: Iterable[str], model: Architecture) -> dict[str, int]:

@@ -16,6 +16,8 @@ TOWERS = (
     *("vision", "visual", "image_", "audio", "vit.", "multi_modal_projector", "mm_projector", "patch_merger"),
     *("model.encoder.", "mlp1.", "speech", "sound", "whisper_encoder", "mlp_AR."),
 )
+BERT = "model.encoder.layer."
+"""Whisper's encoder has `layers`."""
 TEXT_MODELS = ("language_model.", "llm.")
 """Where a checkpoint has one of them, layers outside it are those of encoders, whatever these are called."""
 EMBEDDINGS = (
@@ -68,7 +70,8 @@ def with_tensors(model: Architecture, tensors: Mapping[str, Tensor], *, held: bo
     Raises BadInput if a layer or the embedding is missing from the tensors.
     """
     tally = _tally(model, tensors, held=held)
-    gone = [index for index in range(model.layers) if index not in tally.layers]
+    built = [index for index in range(model.layers) if model.layer_weight_bytes[index]]  # others share their weights
+    gone = [index for index in built if index not in tally.layers]
     if gone:
         raise BadInput(
             "safetensors",
@@ -82,7 +85,7 @@ def with_tensors(model: Architecture, tensors: Mapping[str, Tensor], *, held: bo
     plain = model.quantization == "none"
     found = replace(
         model,
-        layer_weight_bytes=tuple(tally.layers[index] for index in range(model.layers)),
+        layer_weight_bytes=tuple(tally.layers.get(index, 0) for index in range(model.layers)),
         layer_expert_bytes=tuple(tally.experts.get(index, 0) for index in range(model.layers)),
         token_embedding_bytes=embedding,
         embedding_bytes=embedding + tally.places.get("other", 0),
@@ -143,9 +146,9 @@ def loaded_bytes(name: str, tensor: Tensor, width: int) -> int:
 
 def _place(name: str) -> tuple[str, int]:
     """The place of a tensor: a layer's index, or embedding, head, norm, tower or other."""
-    if any(part in name for part in TOWERS):
-        return "tower", 0
     layer = LAYER.search(name)
+    if any(part in name for part in TOWERS) and not name.startswith(BERT):
+        return "tower", 0
     if layer:
         return "layer", int(layer[1])
     if name.endswith(EMBEDDINGS):

@@ -63,6 +63,7 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         linear_kernel=_kernel(precision, plan, routed=False),
         expert_kernel=_kernel(precision, plan, routed=True),
         layer_adapter_widths=tuple(widths_of(layer.linears) for layer in layers),
+        layer_recent=tuple(layer.recent for layer in layers) if any(layer.recent for layer in layers) else (),
         predicting_layers=plan.predicting,
         # Each is built like the last layer, behind a projection of the hidden state and the next token's embedding.
         predicting_bytes=plan.predicting * (sizes[-1][0] + 2 * plan.hidden_size**2 * width),

@@ -11,6 +11,7 @@ from uellm.models.families.table import traits_of
 from uellm.models.finding import FLAT_WRAPPERS
 from uellm.models.tasks import Task, tasks_of
 from uellm.models.towers import TOWERS
+from uellm.models.towers.queries import QFORMER, QUERIED
 
 EXACT, APPROXIMATE, REFUSED = "exact", "approximate", "refused"
 WRAPPERS = ("multimodal", "late_interaction")
@@ -67,7 +68,8 @@ def _wrapper(name: str) -> Support:
     if not parts:
         why = "its config alone names its parts: exact where they are known here, and a note says what is not"
         return Support(name, APPROXIMATE, why)
-    unknown = [each for each in parts if not _is_exact(each)]
+    queried = any(TOWERS.get(each) in QUERIED for each in parts)
+    unknown = [each for each in parts if not (_is_exact(each) or (queried and each == QFORMER))]
     if unknown:
         return Support(name, APPROXIMATE, f"{', '.join(f'`{each}`' for each in unknown)} reckoned by its sizes")
     return Support(name, EXACT, ", ".join(f"`{each}`" for each in parts))

@@ -35,6 +35,15 @@ class WeightMatrix:
 
 
 @dataclass(frozen=True, slots=True)
+class RecentCache:
+    """A cache beside a layer's KV cache that keeps the last tokens of a sequence alone."""
+
+    bytes_per_token: int
+    """Whatever the data type."""
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """One decoder layer."""
 
@@ -55,6 +64,7 @@ class Layer:
     """Numbers of that state in 32 bits."""
     index_bytes: int = 0
     """Bytes that a token adds to the cache of an indexer, whatever the data type."""
+    recent: tuple[RecentCache, ...] = ()
     flops_elsewhere: float = 0.0
     """FLOPs of a token in matrices that the layer shares with an earlier one, which has their weights."""
 

@@ -8,6 +8,7 @@ import pytest
 
 from uellm.errors import BadInput
 from uellm.models import Architecture, read_architecture, with_engine_facts
+from uellm.models.weights import RecentCache
 
 BASE = {
     "vocab_size": 512,
@@ -128,6 +129,34 @@ def test_the_engines_caches_replace_the_formulas() -> None:
         with_engine_facts(model, {"tensors": shapes, "caches": {"model.layers.4.self_attn.attn": cache}})
 
 
+def test_a_cache_of_fewer_tokens_is_kept_apart_from_the_one_of_the_longest_reach() -> None:
+    model = read(model_type="llama")
+    tensors = {
+        "model.embed_tokens.weight": ["BF16", [512, 64]],
+        **{f"model.layers.{index}.weight": ["BF16", [64]] for index in range(4)},
+    }
+    caches = {
+        "model.layers.1.attn": {"bytesPerToken": 100, "stateBytes": 0, "windowTokens": None},
+        "model.layers.1.conv_state": {"bytesPerToken": 900, "stateBytes": 0, "windowTokens": 4},
+        "model.layers.2.attn": {"bytesPerToken": 100, "stateBytes": 0, "windowTokens": 64},
+        "model.layers.2.conv_state": {"bytesPerToken": 900, "stateBytes": 0, "windowTokens": 4},
+    }
+    found = with_engine_facts(model, {"tensors": tensors, "caches": caches})
+    assert found.layer_kv_bytes_per_token == (0, 100, 100, 0)
+    assert found.layer_window_tokens == (None, None, 64, None)
+    assert found.layer_recent == ((), (RecentCache(900, 4),), (RecentCache(900, 4),), ())
+
+
+def test_the_layers_of_bert_are_no_encoder_of_images() -> None:
+    bert = {"model_type": "bert", "architectures": ["BertModel"], "type_vocab_size": 2}
+    tensors = {
+        "model.embeddings.word_embeddings.weight": ["BF16", [512, 64]],
+        **{f"model.encoder.layer.{index}.output.dense.weight": ["BF16", [64, 96]] for index in range(4)},
+    }
+    found = with_engine_facts(read(**bert), {"tensors": tensors, "caches": {}})
+    assert (found.tower_bytes, found.layer_weight_bytes) == (0, (2 * 64 * 96,) * 4)
+
+
 @pytest.mark.parametrize(
     ("kinds", "mamba", "attention"),
     [
@@ -196,3 +225,38 @@ def test_a_window_that_is_switched_off_is_not_the_familys_default(given: dict, r
     model = read_architecture({"architectures": ["LlavaForConditionalGeneration"], "text_config": text})
     assert set(model.layer_window_tokens) == {reach}
     assert any("sliding_window" in note for note in model.notes) == (reach is not None)
+
+
+DELTA_NET = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16}
+DELTA_NET |= {"linear_value_head_dim": 16}
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "qwen3_5_text", "olmo_hybrid"])
+def test_every_fourth_layer_has_softmax_attention_where_nothing_says_which(family: str) -> None:
+    model = read(model_type=family, **DELTA_NET)
+    assert [bool(kv) for kv in model.layer_kv_bytes_per_token] == [False, False, False, True]
+
+
+def test_linear_attention_of_a_family_that_is_not_known_must_say_which_layers_have_it() -> None:
+    with pytest.raises(BadInput, match=r"config\.layer_types: is missing: which layers have softmax attention"):
+        read(model_type="llama", **DELTA_NET)
+
+
+@pytest.mark.parametrize(
+    ("family", "turn"), [("olmo3", 3), ("cohere2", 3), ("cwm", 0), ("graniteswa", 0), ("muse_glimmer_text", 3)]
+)
+def test_one_of_four_layers_attends_to_everything_where_nothing_says_which(family: str, turn: int) -> None:
+    model = read(model_type=family, sliding_window=16)
+    assert [window is None for window in model.layer_window_tokens] == [index == turn for index in range(4)]
+
+
+def test_granites_layers_without_experts_have_the_width_of_the_shared_one() -> None:
+    kinds = {"layer_types": ["full_attention"] * 4, "num_local_experts": 0}
+    wide = read(model_type="granitemoehybrid", **kinds, shared_intermediate_size=200)
+    assert wide.layer_weight_bytes == read(model_type="llama", intermediate_size=200).layer_weight_bytes
+
+
+def test_jambas_layers_with_one_expert_have_a_plain_mlp() -> None:
+    period = {"expert_layer_period": 2, "expert_layer_offset": 1, "attn_layer_period": 2, "attn_layer_offset": 1}
+    model = read(model_type="jamba", **period, mamba_d_state=16, num_experts=1, num_experts_per_tok=2)
+    assert (model.experts, set(model.layer_expert_bytes)) == (0, {0})

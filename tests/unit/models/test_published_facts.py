@@ -66,3 +66,12 @@ def test_an_fp8_kv_cache_that_the_checkpoint_declares_takes_one_byte_a_number() 
     config = BY_NAME["Qwen3-32B-FP8-Static"]
     plain = {**config, "quantization_config": {**config["quantization_config"], "kv_cache_scheme": None}}
     assert 2 * read_architecture(config).kv_bytes_per_token == read_architecture(plain).kv_bytes_per_token
+
+
+def test_deepseek_v4_keeps_a_window_and_what_its_compressors_read_beside_compressed_tokens() -> None:
+    model = read_architecture(BY_NAME["DeepSeek-V4-Flash"])
+    kept = [tuple((each.bytes_per_token, each.tokens) for each in caches) for caches in model.layer_recent]
+    assert kept[:2] == [(), ()]  # they have the window alone
+    # 584 bytes of a token of the window; a value and a score of 512 numbers, and of the indexer's 128, twice where
+    # groups overlap.
+    assert set(kept[2:]) == {((584, 128), (2 * 2 * 640 * 4, 8)), ((584, 128), (2 * 512 * 4, 128))}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from uellm.errors import BadInput
-from uellm.models import read_architecture
+from uellm.models import Tensor, read_architecture
 
 QWEN2 = {
     "model_type": "qwen2",
@@ -82,6 +82,11 @@ def encoder_numbers(model_type: str, section: str, fields: dict[str, Any], text:
         ("exaone4_5", "vision_config", "exaone4_5_vision", 4096, 2_671_868_672),
         ("paddleocr_vl", "vision_config", "paddleocr_vl_vision", 1024, 438_947_440),
         ("glm5_next", "vision_config", "glm5_next_vision", 4096, 460_072_448),
+        ("blip-2", "vision_config", "blip_2_vision_model", 768, 1_091_705_088),
+        ("granite_speech", "encoder_config", "granite_speech_encoder", 4096, 383_097_898),
+        ("minicpmv4_6", "vision_config", "minicpmv4_6_vision", 4096, 157_399_552),
+        ("minicpmv4_7", "vision_config", "minicpmv4_7_vision", 4096, 157_399_552),
+        ("muse_glimmer", "vision_config", "muse_glimmer_vision", 6656, 1_921_845_760),
     ],
 )
 def test_an_encoder_weighs_what_the_engine_builds(
@@ -152,3 +157,139 @@ def test_minicpm3_keeps_the_keys_and_values_of_every_head() -> None:
     model = read_architecture(MINICPM3)
     assert set(model.layer_kv_bytes_per_token) == {2 * 2 * 40 * 96}
     assert (model.kv_heads, model.kv_shared_by_tensor) == (40, True)
+
+
+EMBEDDING_GEMMA2 = {"architectures": ["EmbeddingGemma2Model"], "model_type": "embedding_gemma2", "dtype": "bfloat16"}
+
+
+def test_embedding_gemma_2_has_wide_heads_in_every_sixth_layer_and_no_table_for_each_layer() -> None:
+    text = {"model_type": "embedding_gemma2_text"}
+    model = read_architecture({**EMBEDDING_GEMMA2, "text_config": text})
+    assert (model.weight_bytes, model.kv_bytes_per_token, model.exact) == (542_005_248, 0, True)
+    named = {
+        **text,
+        "per_layer_config": {f"{at:02d}": {"head_dim": 512, "num_key_value_heads": 1} for at in (5, 11, 17, 23)},
+    }
+    assert read_architecture({**EMBEDDING_GEMMA2, "text_config": named}).layer_weight_bytes == model.layer_weight_bytes
+    wider = {**text, "embedding_dim": 1024}
+    assert (
+        read_architecture({**EMBEDDING_GEMMA2, "text_config": wider}).weight_bytes - model.weight_bytes == 2 * 256 * 512
+    )
+
+
+def test_muse_glimmer_has_four_norms_and_a_gate_as_wide_as_the_queries() -> None:
+    config = {
+        "architectures": ["MuseGlimmerForConditionalGeneration"],
+        "model_type": "muse_glimmer",
+        "dtype": "bfloat16",
+    }
+    model = read_architecture({**config, "text_config": {"model_type": "muse_glimmer_text"}})
+    assert sum(model.layer_weight_bytes) == 50_330_222_592
+    assert list(model.layer_window_tokens[:4]) == [2048, 2048, 2048, None]
+
+
+INKLING_TEXT = {
+    "model_type": "inkling_model",
+    "hidden_size": 512,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "swa_num_key_value_heads": 4,
+    "swa_head_dim": 32,
+    "num_hidden_layers": 6,
+    "local_layer_ids": [0, 1, 3, 4],
+    "sliding_window_size": 128,
+    "dense_mlp_idx": 2,
+    "dense_intermediate_size": 1024,
+    "intermediate_size": 256,
+    "n_routed_experts": 13,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 2,
+    "use_gate_bias": True,
+    "use_global_scale": True,
+    "use_embed_norm": True,
+    "d_rel": 16,
+    "rel_extent": 64,
+    "vocab_size": 1024,
+}
+INKLING = {"architectures": ["InklingForConditionalGeneration"], "model_type": "inkling_mm_model", "dtype": "bfloat16"}
+INKLING_IMAGES = {"decoder_dmodel": 512, "patch_size": 40, "temporal_patch_size": 2, "n_channels": 3, "n_layers": 4}
+INKLING_SOUND = {"decoder_dmodel": 512, "n_mel_bins": 80, "mel_vocab_size": 16, "use_audio_norm": True}
+
+
+def test_inkling_keeps_the_inputs_of_its_convolutions_beside_keys_and_values() -> None:
+    model = read_architecture({**INKLING, "text_config": INKLING_TEXT})
+    # Layers with a window have 4 KV heads of 32 numbers, the others 2 of 64.
+    assert model.layer_kv_bytes_per_token == (512,) * 6
+    assert model.layer_window_tokens == (128, 128, None, 128, 128, None)
+    # 2 x 32 + 2 x 512 / 4 numbers a head, and 2 x 64 + 2 x 512 / 2: padded to 512 and 1,024, for the last 4 tokens.
+    assert [[(each.bytes_per_token, each.tokens) for each in caches] for caches in model.layer_recent] == [
+        [(2 * 4 * 512, 4)] if window else [(2 * 2 * 1024, 4)] for window in model.layer_window_tokens
+    ]
+
+
+def test_inklings_encoders_are_built_where_their_width_is_given() -> None:
+    whole = {**INKLING, "text_config": INKLING_TEXT}
+    both = read_architecture({**whole, "vision_config": INKLING_IMAGES, "audio_config": INKLING_SOUND})
+    assert both.tower_bytes // 2 == 80 * 16 * 512 + 512 + 29_669_888
+    assert read_architecture({**whole, "vision_config": {"patch_size": 40}, "audio_config": {}}).tower_bytes == 0
+    with pytest.raises(BadInput, match=r"vision_config\.patch_size: must be at most 256"):
+        read_architecture({**whole, "vision_config": {**INKLING_IMAGES, "patch_size": 1 << 20}})
+
+
+def test_berts_embedder_of_sparse_vectors_has_a_head_over_the_vocabulary() -> None:
+    bert = {
+        "model_type": "bert",
+        "vocab_size": 30528,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "dtype": "bfloat16",
+    }
+    bert |= {"num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 512, "type_vocab_size": 2}
+    plain, sparse = (
+        read_architecture({**bert, "architectures": [name]}) for name in ("BertModel", "BertSpladeSparseEmbeddingModel")
+    )
+    # A dense layer, and a row and a bias for each word; its norm, 1,536 numbers, is left out.
+    assert sparse.weight_bytes - plain.weight_bytes == 2 * (768 * 768 + 768 + 30528 * 768 + 30528)
+
+
+HRM = {"architectures": ["HrmTextForCausalLM"], "model_type": "hrm_text", "dtype": "bfloat16", "vocab_size": 151808}
+HRM |= {"hidden_size": 1536, "intermediate_size": 4096, "num_attention_heads": 12, "head_dim": 128}
+HRM |= {"H_cycles": 2, "L_cycles": 3, "num_layers_per_stack": 16, "num_hidden_layers": 128}
+
+
+def test_hrm_runs_two_stacks_of_layers_several_times_with_keys_and_values_of_each_run() -> None:
+    model = read_architecture(HRM)
+    assert (model.weight_bytes, model.kv_bytes_per_token, model.layers) == (2_895_645_696, 128 * 6144, 128)
+    assert [index for index in range(128) if model.layer_weight_bytes[index]] == list(range(16))
+    assert sum(model.layer_flops_per_token) == 128 * model.layer_flops_per_token[0] / 2
+    shape = (6144, 1536)
+    tensors = {
+        f"model.{stack}_module.layers.{at}.gqkv.weight": Tensor("BF16", shape) for stack in "LH" for at in range(16)
+    }
+    read = read_architecture(HRM, tensors={**tensors, "model.embed_tokens.weight": Tensor("BF16", (151808, 1536))})
+    assert read.layer_weight_bytes == (2 * 2 * 6144 * 1536,) * 16 + (0,) * 112
+    with pytest.raises(BadInput, match=r"config\.H_cycles: makes more than 4096 layers"):
+        read_architecture({**HRM, "H_cycles": 100})
+
+
+def test_cosmos_3_edge_has_plain_mlps_and_a_projector_with_a_section_of_its_own() -> None:
+    whole = {
+        "architectures": ["Cosmos3EdgeForConditionalGeneration"],
+        "model_type": "cosmos3_edge",
+        "dtype": "bfloat16",
+    }
+    whole |= {"text_config": {"model_type": "cosmos3_edge_text"}}
+    model = read_architecture({**whole, "vision_config": {"model_type": "cosmos3_edge_vision"}})
+    assert (model.weight_bytes - model.tower_bytes, model.tower_bytes) == (3_892_547_584, 943_293_408)
+    with pytest.raises(BadInput, match=r"config\.projector_config: must be an object"):
+        read_architecture({**whole, "vision_config": {"model_type": "cosmos3_edge_vision"}, "projector_config": 3})
+
+
+def test_bges_embedder_has_a_dense_layer_and_a_weight_for_words() -> None:
+    bert = {"model_type": "xlm-roberta", "vocab_size": 30528, "hidden_size": 768, "intermediate_size": 3072}
+    bert |= {"num_hidden_layers": 1, "num_attention_heads": 12, "max_position_embeddings": 514, "dtype": "bfloat16"}
+    plain, bge = (
+        read_architecture({**bert, "architectures": [name]}) for name in ("XLMRobertaModel", "BgeM3EmbeddingModel")
+    )
+    assert bge.weight_bytes - plain.weight_bytes == 2 * (768 * 768 + 768 + 768 + 1)

@@ -11,6 +11,7 @@ import pytest
 from helpers.sizes import GIB
 from uellm.errors import PlanError
 from uellm.models import Architecture, read_architecture
+from uellm.models.weights import RecentCache
 from uellm.planner import constants as c
 from uellm.planner import plan
 from uellm.planner.memory.footprint import footprint
@@ -253,3 +254,21 @@ def test_padding_adds_little_to_the_weights_of_any_published_model(entry):
     model = read_architecture(entry["config"])
     sizes = footprint(model, Shape(1, 1), Steps(2048, 256), 0, UserArgs(()))
     assert sum(sizes.layer_bytes) <= 1.25 * sum(model.layer_weight_bytes)
+
+
+def test_a_cache_of_the_last_tokens_takes_its_window_and_the_chunk_in_progress(build) -> None:
+    model = read_architecture(build.config)
+    cache = RecentCache(1000, 52)
+    beside = replace(model, layer_recent=((cache,), *((),) * (model.layers - 1)))
+
+    def more(tensor: int, request_tokens: int | None) -> list[int]:
+        sizes = [
+            footprint(each, Shape(tensor, 1), STEPS, 4096, UserArgs(()), request_tokens=request_tokens)
+            for each in (model, beside)
+        ]
+        pairs = zip(*(found.layer_kv_bytes_per_token for found in sizes), strict=True)
+        return [with_it - without for without, with_it in pairs]
+
+    assert more(1, 21_000) == [100, *(0,) * (model.layers - 1)]  # (52 + 2,048) of 21,000 tokens
+    assert more(2, 21_000)[0] == 50
+    assert more(1, 100)[0] == more(1, None)[0] == 1000

@@ -10,10 +10,11 @@ from uellm.models.families import feed_forward
 from uellm.models.families.part import LayerPart
 from uellm.models.families.traits import Traits
 from uellm.models.fields import Config
-from uellm.models.weights import Blueprint, Layer, WeightMatrix
+from uellm.models.weights import Blueprint, Layer, RecentCache, WeightMatrix
 
 INDEXED = 4  # layers that compress this many tokens into one overlap them, and choose among them with an indexer
 KEPT_BYTES = 584  # of a token in the cache: 448 numbers in FP8, 64 in 16 bits, 8 bytes of scales
+FLOAT32_BYTES = 4
 INDEX_BYTES = 132  # of a token in the indexer's cache: 128 numbers in FP8 and a scale
 TRAITS = Traits(mlp_bias=False, corrected=True)
 
@@ -42,6 +43,7 @@ def deepseek_v4(config: Config) -> Blueprint:
                 config.size("sliding_window") if ratio <= 1 else None,
                 part.float32 + table,
                 index_bytes=KEPT_BYTES if ratio <= 1 else part.index_bytes,
+                recent=_recent(config, width, ratio),
             )
         )
     copies = config.size("hc_mult")
@@ -62,14 +64,9 @@ def deepseek_v4(config: Config) -> Blueprint:
         kv_shared_by_tensor=False,
         predicting=config.count("num_nextn_predict_layers"),
         tensor_widths=((mixture.field, mixture.width), ("o_groups", config.size("o_groups"))),
-        notes=(
-            "the windows that layers with compressed tokens keep beside them are not counted in the KV cache",
-            *(
-                ("layers for multi-token prediction are not counted without speculation",)
-                if config.count("num_nextn_predict_layers")
-                else ()
-            ),
-        ),
+        notes=("layers for multi-token prediction are not counted without speculation",)
+        if config.count("num_nextn_predict_layers")
+        else (),
     )
 
 
@@ -120,6 +117,17 @@ def _compressed(config: Config, hidden: int, width: int, ratio: int) -> LayerPar
     )
     part += LayerPart(linears, index_bytes=-(-INDEX_BYTES // ratio), attention_flops=2.0 * count * narrow / ratio)
     return part + _compressor("attn.indexer.compressor", hidden, narrow, ratio)
+
+
+def _recent(config: Config, width: int, ratio: int) -> tuple[RecentCache, ...]:
+    """What a layer with compressed tokens keeps of the last ones: its window, and what its compressors still read."""
+    if ratio <= 1:
+        return ()
+    window = RecentCache(KEPT_BYTES, config.size("sliding_window"))
+    overlapping = 2 if ratio == INDEXED else 1
+    read = width + (config.size("index_head_dim") if ratio == INDEXED else 0)
+    # A value and a score of each number, in 32 bits.
+    return window, RecentCache(2 * overlapping * read * FLOAT32_BYTES, overlapping * ratio)
 
 
 def _compressor(path: str, hidden: int, width: int, ratio: int) -> LayerPart:

@@ -69,7 +69,9 @@ def experts_of(config: Config) -> Experts | None:
         return None
     listed = config.value(name)
     total = config.whole(name, listed[0]) if isinstance(listed, list | tuple) and listed else config.size(name)
-    if total == 1 and not any(config.value(each) for each in names.EXPERTS_USED):
+    # Jamba's layers with one expert have a plain MLP, whatever it says of experts for a token.
+    alone = config.value("expert_layer_period") is not None
+    if total == 1 and (alone or not any(config.value(each) for each in names.EXPERTS_USED)):
         return None
     used = config.size(*names.EXPERTS_USED)
     field = config.first_of(names.EXPERT_WIDTH) or names.EXPERT_WIDTH[0]

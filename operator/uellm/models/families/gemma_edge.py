@@ -14,6 +14,8 @@ from uellm.models.weights import Blueprint, Layer, WeightMatrix
 TRAITS = Traits(norms=4, mlp_bias=False, tied=True, slides=True, window_pattern=6)
 EVERY_FIFTH = Traits(norms=4, mlp_bias=False, tied=True, slides=True, window_pattern=5)
 
+GLOBAL_HEADS = {"global_head_dim": 512, "num_global_key_value_heads": 1}  # EmbeddingGemma 2's, where it says nothing
+
 
 def gemma3n(config: Config) -> Blueprint:
     """Gemma 3n E2B and E4B: AltUp runs several copies of the hidden state, LAuReL adds a low-rank path."""
@@ -33,6 +35,15 @@ def gemma3n(config: Config) -> Blueprint:
 def gemma4(config: Config) -> Blueprint:
     """Gemma 4: wider heads where a layer attends to everything; experts beside the MLP in the sparse ones."""
     return _edge(config, TRAITS, LayerPart(other=1), 0)
+
+
+def embedding_gemma2(config: Config) -> Blueprint:
+    """EmbeddingGemma 2: Gemma 4's layers without a table for each layer, and a projection to the embedding's width."""
+    wide = config
+    if not config.value("per_layer_config"):
+        wide = Config(config.fields, config.prefix, {**config.defaults, **GLOBAL_HEADS})
+    projection = config.size("embedding_dim") * config.size("hidden_size")
+    return _edge(wide, TRAITS, LayerPart(), projection)
 
 
 def _edge(config: Config, traits: Traits, extra: LayerPart, projections: int) -> Blueprint:

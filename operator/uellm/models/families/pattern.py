@@ -113,10 +113,12 @@ def _periodic(config: Config, traits: Traits, layers: int) -> list[str]:
     numbers = _attention_numbers(config, layers)
     if numbers is not None and other:
         return [FULL if index in numbers else other for index in range(layers)]
-    if other and not config.value("full_attention_interval"):
+    every = config.count("full_attention_interval") or traits.attention_interval
+    if other == LINEAR and not every:
+        raise BadInput(f"{config.prefix}.layer_types", "is missing: which layers have softmax attention is not told")
+    if other and not every:
         return [HYBRID if traits.side_by_side else other] * layers
-    every = config.count("full_attention_interval")
-    if every and other:
+    if other:
         return [FULL if (index + 1) % every == 0 else other for index in range(layers)]
     return _sliding(config, traits, layers)
 
@@ -164,7 +166,8 @@ def _sliding(config: Config, traits: Traits, layers: int) -> list[str]:
         return [SLIDING if pattern[index % len(pattern)] == "L" else FULL for index in range(layers)]
     every = pattern if type(pattern) is int and pattern > 0 else _every(config) or traits.window_pattern
     if every and not traits.encoder:
-        return [FULL if (index + 1) % every == 0 else SLIDING for index in range(layers)]
+        turn = 0 if traits.full_first else every - 1
+        return [FULL if index % every == turn else SLIDING for index in range(layers)]
     return [SLIDING if traits.slides else FULL] * layers
 
 

@@ -8,7 +8,9 @@ from uellm.models.families.chatglm import chatglm
 from uellm.models.families.deci import deci
 from uellm.models.families.deepseek_v4 import deepseek_v4
 from uellm.models.families.falcon import falcon
-from uellm.models.families.gemma_edge import gemma3n, gemma4
+from uellm.models.families.gemma_edge import embedding_gemma2, gemma3n, gemma4
+from uellm.models.families.hrm import hrm_text
+from uellm.models.families.inkling import inkling
 from uellm.models.families.learned import gpt2, opt
 from uellm.models.families.llama4 import llama4
 from uellm.models.families.longcat import longcat
@@ -24,7 +26,10 @@ READERS: dict[str, Callable[[Config], Blueprint]] = {
     **dict.fromkeys(("falcon", "RefinedWeb", "RefinedWebModel"), falcon),
     **dict.fromkeys(("gemma3n", "gemma3n_text"), gemma3n),
     **dict.fromkeys(("gemma4", "gemma4_text", "gemma4_unified_text"), gemma4),
+    "embedding_gemma2_text": embedding_gemma2,
     "gpt2": gpt2,
+    "hrm_text": hrm_text,
+    **dict.fromkeys(("inkling_text", "inkling_model"), inkling),
     **dict.fromkeys(("llama4", "llama4_text"), llama4),
     **dict.fromkeys(("longcat_flash", "longcat_flash_ngram"), longcat),
     "opt": opt,

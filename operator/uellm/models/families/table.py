@@ -31,7 +31,7 @@ BERT = Traits(
     layer_path="encoder.layer",
     encoder=True,
 )
-DELTA = Traits(mlp_bias=False, query_key_norm="width", output_gate=True, shared_gate=True)
+DELTA = Traits(mlp_bias=False, query_key_norm="width", output_gate=True, shared_gate=True, attention_interval=4)
 GEMMA = Traits(norms=2, mlp_bias=False, tied=True)
 GEMMA_SANDWICH = Traits(norms=4, mlp_bias=False, tied=True, slides=True, window_pattern=2)
 MAMBA = Traits(norms=1, without_mlp=True, layer_path="backbone.layers")
@@ -41,8 +41,16 @@ TABLE: dict[str, Traits] = {
     **dict.fromkeys(("llama", "yi", "internlm3", "solar", "granite"), LLAMA),
     **dict.fromkeys(("mistral", "ministral", "ministral3"), Traits(slides=True)),
     **dict.fromkeys(("smollm3", "arcee_base", "helium", "csm", "diffllama", "telechat3", "hyperclovax"), LLAMA),
-    **dict.fromkeys(("granitemoe", "granitemoeshared", "granitemoehybrid", "granitemoeswa", "graniteswa"), GRANITE),
-    "cwm": Traits(slides=True),
+    **dict.fromkeys(
+        (
+            "granitemoe",
+            "granitemoeshared",
+        ),
+        GRANITE,
+    ),
+    "granitemoehybrid": Traits(dense_width=("shared_intermediate_size", "intermediate_size")),
+    **dict.fromkeys(("granitemoeswa", "graniteswa"), Traits(window_pattern=4, full_first=True)),
+    "cwm": Traits(window_pattern=4, full_first=True),
     "arcee": Traits(gated=False),
     "apertus": Traits(
         gated=False, query_key_norm="width", note="the two numbers of each xIELU activation are left out"
@@ -63,7 +71,7 @@ TABLE: dict[str, Traits] = {
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5", "qwen3_5_moe"), DELTA),
     **dict.fromkeys(("deepseek_v3", "deepseek_v32", "kimi_k2", "glm_moe_dsa", "glm4_moe_lite", "axk1"), LATENT),
     **dict.fromkeys(("mistral4", "pangu_ultra_moe", "sarvam_mla", "youtu", "hy_v3_mla"), LATENT),
-    "glm5_next_text": LATENT,
+    "glm5_next_text": Traits(mlp_bias=False, corrected=True, attention_interval=4),
     "mistral4": Traits(mlp_bias=False),
     "mistral_large_3": Traits(mlp_bias=False, corrected=False),
     "deepseek_v2": Traits(mlp_bias=False),
@@ -111,7 +119,7 @@ TABLE: dict[str, Traits] = {
     "hy_v3": Traits(mlp_bias="mlp_bias", query_key_norm="width", corrected=True),
     "olmo": Traits(norm_weight=False, mlp_bias=False),
     "olmo2": OLMO2,
-    "olmo3": OLMO2,
+    "olmo3": Traits(mlp_bias=False, query_key_norm="all", window_pattern=4),
     "olmoe": OLMO2,
     "flex_olmo": OLMO2,
     "exaone": Traits(qkv_bias=False, output_bias=False, mlp_bias=False, layer_path="transformer.h"),
@@ -232,11 +240,13 @@ TABLE: dict[str, Traits] = {
         tied=True,
         corrected="use_expert_bias",
     ),
-    "olmo_hybrid": OLMO2,
+    "olmo_hybrid": Traits(mlp_bias=False, query_key_norm="all", attention_interval=4),
     "gemma": GEMMA,
     "gemma2": GEMMA_SANDWICH,
     "gemma3_text": Traits(norms=4, mlp_bias=False, tied=True, window_pattern=6, query_key_norm="width"),
     "vaultgemma": Traits(norms=2, mlp_bias=False, tied=True, window_pattern=2),
+    "cosmos3_edge_text": Traits(gated=False),
+    "muse_glimmer_text": Traits(norms=4, mlp_bias=False, output_gate=True, slides=True, window_pattern=4),
     "afmoe": Traits(
         norms=4,
         qkv_bias=False,
@@ -306,6 +316,7 @@ SAME = {
     "paddleocr_vl_text": "ernie4_5",
     "hunyuan": "hunyuan_v1_moe",
     "hunyuan_vl_text": "hunyuan_v1_dense",
+    "muse_glimmer": "muse_glimmer_text",
 }
 
 

@@ -51,6 +51,10 @@ class Traits:
     """All layers slide where the config gives a window and no kinds of layers."""
     window_pattern: int = 0
     """Every n-th layer attends to everything where the config gives a window and no pattern."""
+    full_first: bool = False
+    """It is the first of every n layers that attends to everything, not the last."""
+    attention_interval: int = 0
+    """Every n-th layer has softmax attention where the config does not say which."""
     corrected: Switch = False
     """A number an expert that balances them, in 32 bits."""
     shared_gate: bool = False

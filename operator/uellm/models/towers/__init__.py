@@ -12,7 +12,7 @@ from typing import Any
 from uellm.errors import BadInput
 from uellm.models.defaults import class_defaults
 from uellm.models.fields import Config, MissingField
-from uellm.models.towers import audio, plain, qwen, vision
+from uellm.models.towers import audio, mergers, plain, queries, qwen, vision
 
 SENSES = (
     *("vision_config", "audio_config", "speech_config", "sound_config", "encoder_config", "vit_config"),
@@ -22,6 +22,10 @@ QWEN3 = tuple(
     f"{name}{part}"
     for name in ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe")
     for part in ("", "_vision", "_vision_encoder")
+)
+INKLING = (
+    *("inkling_mm_model", "inkling_vision", "inkling_vision_model"),
+    *("inkling_audio", "inkling_audio_model"),
 )
 Tower = Callable[[Config, Config, int], int]
 
@@ -55,6 +59,12 @@ TOWERS: dict[str, Tower] = {
     "gemma3n_audio": audio.gemma3n,
     "glmasr_encoder": audio.glmasr,
     "vibevoice_acoustic_tokenizer_encoder": audio.vibevoice,
+    "blip_2_vision_model": queries.blip2,
+    **dict.fromkeys(("granite_speech_encoder", "granite_speech_plus_encoder"), queries.granite_speech),
+    **dict.fromkeys(("minicpmv4_6_vision", "minicpmv4_7_vision"), mergers.minicpmv),
+    "cosmos3_edge_vision": mergers.cosmos3_edge,
+    "muse_glimmer_vision": mergers.muse_glimmer,
+    **dict.fromkeys(INKLING, mergers.inkling),
 }
 
 

@@ -25,6 +25,8 @@ from uellm.planner.vllm.drafting import Drafting, cache_width, drafting_of, rows
 from uellm.planner.vllm.flags import UTILIZATION, UserArgs
 from uellm.planner.vllm.version import CURRENT, EngineVersion
 
+ZERO = Fraction(0)
+
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
@@ -95,10 +97,13 @@ def footprint(
     tensor = shape.tensor
     share = kv_share(model, tensor) * kv_width(model, user)
     held = request_tokens or model.max_position_embeddings
+    recent = _recent_bytes_per_token(model, tensor, steps.batched_tokens, request_tokens)
     per_token = tuple(
-        math.ceil(kv * share * _within(window, steps.batched_tokens, request_tokens) + Fraction(state, tensor * held))
-        for kv, window, state in zip(
-            model.layer_kv_bytes_per_token, model.layer_window_tokens, model.layer_state_bytes, strict=True
+        math.ceil(
+            kv * share * _within(window, steps.batched_tokens, request_tokens) + last + Fraction(state, tensor * held)
+        )
+        for kv, window, state, last in zip(
+            model.layer_kv_bytes_per_token, model.layer_window_tokens, model.layer_state_bytes, recent, strict=True
         )
     )
     other_embedding = model.embedding_bytes - model.token_embedding_bytes
@@ -168,6 +173,20 @@ def _within(window: int | None, batched_tokens: int, request_tokens: int | None)
     if window is None or request_tokens is None:
         return Fraction(1)
     return min(Fraction(1), Fraction(window + batched_tokens, request_tokens))
+
+
+def _recent_bytes_per_token(
+    model: Architecture, tensor: int, batched_tokens: int, request_tokens: int | None
+) -> tuple[Fraction, ...]:
+    """[L]: bytes of a token in the caches that keep the last tokens alone."""
+    share = kv_share(model, tensor)
+    return tuple(
+        sum(
+            (share * each.bytes_per_token * _within(each.tokens, batched_tokens, request_tokens) for each in caches),
+            ZERO,
+        )
+        for caches in model.layer_recent or ((),) * model.layers
+    )
 
 
 def _layer_bytes(model: Architecture, tensor: int) -> tuple[int, ...]:
