@@ -31,7 +31,7 @@ from uellm.reconcile.download.on_nodes import node_copier
 from uellm.reconcile.dra.left_out import without
 from uellm.reconcile.drift import signed
 from uellm.reconcile.model_claim import NodeCache, is_on_nodes
-from uellm.reconcile.names import config_name, revision_label, revision_name
+from uellm.reconcile.names import config_name, revision_label
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.adapters import adapter_slots
 from uellm.reconcile.pods.engine_readiness import living

@@ -93,7 +93,6 @@ class RequestSpan:
         from opentelemetry.trace import StatusCode
 
         span = self._span
-        self._start_ns -= round(record.waited_s * 1e9)  # the record's times count from the arrival at the gateway
         span.update_name(f"{record.method} {record.route}")
         attributes: dict[str, str | int | float | None] = {
             "http.request.method": record.method,
