@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         health_port=port,
         remember_node_classes=args.remember_node_classes,
         node_cache=_node_cache(args),
-        gateway_namespaces=_gateway_namespaces(args.gateway_namespaces),
+        gateway_namespaces=gateway_namespaces(args.gateway_namespaces),
         measuring=_measuring(args),
     )
     _collect_garbage_seldom()
@@ -127,7 +127,8 @@ def _node_cache(args: argparse.Namespace) -> NodeCache | None:
     return NodeCache(path, args.inspector_image)
 
 
-def _gateway_namespaces(names: str | None) -> frozenset[str] | None:
+def gateway_namespaces(names: str | None) -> frozenset[str] | None:
+    """The value of `--gateway-namespaces`; None for all."""
     return None if names is None else frozenset(filter(None, (name.strip() for name in names.split(","))))
 
 

@@ -92,16 +92,13 @@ class Promises:
     def runs(self, observed: Observed) -> None:
         """Take note of the plan that the service's Deployment carries out: its pods may have to find a place again."""
         plan, key = observed.incumbent, observed.key
-        if plan is None or observed.deployment is None or (revision := kept_revision(observed, plan)) is None:
-            return
-        if revision_label(observed.deployment["spec"]["template"]) != revision.name:
-            return
         known = self._running.get(key)
-        if known is None or known[0] != plan:
-            commitment = commitment_to(plan, known_nodes(self._cache))
-            self._running[key] = plan, commitment
-            if known is not None or self._ledger.get(key) != commitment:
-                self._ledger.touch(key)
+        if plan is None or (known is not None and known[0] == plan) or not _is_carried_out(plan, observed):
+            return
+        commitment = commitment_to(plan, known_nodes(self._cache))
+        self._running[key] = plan, commitment
+        if known is not None or self._ledger.get(key) != commitment:
+            self._ledger.touch(key)
 
     def end(self, key: Key, *, refused: bool = False) -> None:
         """The service has no plan: its pods keep their GPUs, and nothing is promised to further replicas.
@@ -281,6 +278,13 @@ class Promises:
 def _homes(offered: Iterable[NodeOffer], commitment: Commitment, nodes: Mapping[str, ProfiledNode]) -> int:
     """Replicas for which there is room on these nodes."""
     return sum(seats(commitment, nodes[offer.node.name], offer) for offer in offered if offer.node.name in nodes)
+
+
+def _is_carried_out(plan: Plan, observed: Observed) -> bool:
+    """Whether the Deployment is of this plan and of the spec."""
+    if observed.deployment is None or (revision := kept_revision(observed, plan)) is None:
+        return False
+    return revision_label(observed.deployment["spec"]["template"]) == revision.name
 
 
 def _may_be_on_taken(observed: Observed) -> bool:
