@@ -163,19 +163,21 @@ class Forwarding:
             upstream = await attempt.send(other)
         except (EngineUnreachable, EngineLost):
             attempt.ended(other, failed=True)
+            attempt.record.replica = first.replica.name
             attempt.replicas.forgive(first.replica)
             return first
         except BaseException:
             first.upstream.abort()
             raise
-        if upstream.status < 400:
+        if upstream.status in _UNKNOWING:
+            attempt.ended(other, failed=False)
+            upstream.abort()
+            attempt.record.replica = first.replica.name
+        else:
             first.upstream.abort()
-            return Answer(other, upstream)
-        attempt.record.replica = first.replica.name
-        attempt.replicas.forgive(first.replica)
-        attempt.ended(other, failed=failed_there(upstream))
-        upstream.abort()
-        return first
+        if upstream.status in _UNKNOWING or failed_there(upstream):
+            attempt.replicas.forgive(first.replica)
+        return first if upstream.status in _UNKNOWING else Answer(other, upstream)
 
     def _count_retry(self, attempt: Attempt, reason: str) -> None:
         self._figures.count_retry(attempt.record.service, reason)

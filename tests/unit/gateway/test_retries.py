@@ -9,7 +9,6 @@ import pytest
 from aiohttp import web
 
 from helpers.fake_engine import FakeEngine, Received, eventually
-from uellm.gateway.catalog import ServiceKey
 from uellm.gateway.retry_budget import RetryBudget
 from uellm.routing import books
 
@@ -151,23 +150,32 @@ async def test_what_no_replica_knows_is_the_clients_mistake_and_no_replica_is_av
     await ask_until_both_were_first(harness)  # mistakes have used up none of the retries
 
 
-@pytest.mark.parametrize("second", [dying, refusing("draining"), refusing("", 500)])
-async def test_where_the_other_replica_fails_the_first_answer_is_the_clients(harness, engines, second) -> None:
-    """The first request goes to the first one by name, and all later ones not to the one that failed."""
+@pytest.mark.parametrize(
+    ("second", "status", "avoided"),
+    [
+        (dying, 404, "second"),
+        (refusing("draining"), 503, "second"),
+        (refusing("", 500), 500, "second"),
+        (refusing("", 400), 400, "first"),
+    ],
+    ids=["lost", "draining", "failed", "answered"],
+)
+async def test_what_the_other_replica_answers_is_the_clients_unless_it_does_not_know_it_either(
+    harness, engines, second, status, avoided
+) -> None:
+    """The first request goes to the first one by name."""
     two = sorted([await engines(), await engines()], key=lambda engine: f"127.0.0.1:{engine.port}")
     two[0].script, two[1].script = refusing("", 404), second
-    harness.serve("llama", *(engine.port for engine in two))
+    service = harness.serve("llama", *(engine.port for engine in two))
     async with asyncio.timeout(5):
-        async with harness.post() as response:
-            assert response.status == 404
-            assert await response.json() == {"who": "/v1/chat/completions"}
+        assert (await harness.ask())[0] == status
     assert [len(engine.received) for engine in two] == [1, 1]
-    assert (await harness.ask())[0] == 404
-    assert (
-        not harness.gateway.fleet.replicas(ServiceKey("default", "llama"))
-        ._router.replica(f"127.0.0.1:{two[0].port}")
-        .outstanding
-    )
+    for engine in two:
+        engine.script = FakeEngine.echo
+    await ask_until_both_were_first(harness)
+    assert [len(engine.received) for engine in two] == ([3, 1] if avoided == "second" else [1, 3])
+    router = harness.gateway.fleet.replicas(service.key)._router
+    assert not any(router.replica(name).outstanding for name in router.replicas)
 
 
 async def test_where_every_replica_refuses_the_last_refusal_is_the_answer(harness, engines) -> None:
