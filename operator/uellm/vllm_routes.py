@@ -17,6 +17,8 @@ class RouteKind(Enum):
     OTHER = "other"
     """GPU work whose body is not parsed, such as audio."""
 
+    __hash__ = object.__hash__  # an enum's own is a call of Python code for each look-up
+
 
 SCHEDULED = {
     "/v1/chat/completions": RouteKind.CHAT,

@@ -149,7 +149,7 @@ def look(dispatcher: Dispatcher) -> None:
     assert not view.running
     assert view._probe is None
     assert view.tightest_tpot_s is None
-    assert (core._queued.bytes, +core._queued.by_class) == (0, {})
+    assert (core._queued.bytes, core._queued.by_class) == (0, {})
 
 
 async def serves(dispatcher: Dispatcher) -> None:

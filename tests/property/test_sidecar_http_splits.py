@@ -109,8 +109,6 @@ async def relayed(pieces: list[bytes], *, close: bool, passed: list[bytes] | Non
         connection.data_received(piece)
     if close:
         connection.connection_lost(None)
-    if connection.idle_alarm is not None:
-        connection.idle_alarm.cancel()
     try:
         await piping
     except EngineLost:

@@ -30,14 +30,14 @@ _NO_FAULT = frozenset((501, 505))
 """Statuses from 500 on that say something of the request."""
 
 
-class Answer(NamedTuple):
+class ReplicaAnswer(NamedTuple):
     """What a replica has begun to answer."""
 
     replica: Replica
     upstream: Upstream
 
 
-class Attempt(NamedTuple):
+class ForwardedRequest(NamedTuple):
     """A request as it is sent to each replica."""
 
     request: Request

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from uellm.gateway.attempt import Answer, Attempt, failed_there, retry_reason
+from uellm.gateway.attempt import ForwardedRequest, ReplicaAnswer, failed_there, retry_reason
 from uellm.gateway.catalog import Match, Service
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.holding import Holding, stopped
@@ -95,7 +95,7 @@ class Forwarding:
         # Without a uid it is from a file, where it may have any name.
         meant = [(MEANT_FOR.encode(), str(service.key).encode())] if service.uid else []
         headers = [*end_to_end(request.headers, (*_SENT, *own)), *own, *meant]
-        replica, upstream = await self._send(Attempt(request, record, match, replicas, routed, headers, []))
+        replica, upstream = await self._send(ForwardedRequest(request, record, match, replicas, routed, headers, []))
         try:
             request.release()
             tap = PassThrough(reply, lambda: replicas.began(replica, routed))
@@ -122,7 +122,7 @@ class Forwarding:
             raise stopped(current)
         return current
 
-    async def _send(self, attempt: Attempt) -> Answer:
+    async def _send(self, attempt: ForwardedRequest) -> ReplicaAnswer:
         attempt.replicas.retries.request()
         attempt.replicas.doubts.request()
         lost = 0
@@ -137,7 +137,7 @@ class Forwarding:
             reason = retry_reason(upstream, failure)
             again = bool(reason) and lost <= MOST_LOST and attempt.may_go_on() and attempt.replicas.retries.take()
             if upstream is not None and not again:
-                return await self._with_second_opinion(attempt, Answer(replica, upstream))
+                return await self._with_second_opinion(attempt, ReplicaAnswer(replica, upstream))
             attempt.ended(replica, failed=True)
             if upstream is not None:
                 await _drop(upstream)
@@ -146,7 +146,7 @@ class Forwarding:
             self._count_retry(attempt, reason)
         raise _failed(None)
 
-    async def _with_second_opinion(self, attempt: Attempt, first: Answer) -> Answer:
+    async def _with_second_opinion(self, attempt: ForwardedRequest, first: ReplicaAnswer) -> ReplicaAnswer:
         """What another replica answers, where the first one knows neither the key nor what is asked for.
 
         Until that is known the first one is avoided. If the other one does not know it either, that was the client's.
@@ -177,9 +177,9 @@ class Forwarding:
             first.upstream.abort()
         if upstream.status in _UNKNOWING or failed_there(upstream):
             attempt.replicas.forgive(first.replica)
-        return first if upstream.status in _UNKNOWING else Answer(other, upstream)
+        return first if upstream.status in _UNKNOWING else ReplicaAnswer(other, upstream)
 
-    def _count_retry(self, attempt: Attempt, reason: str) -> None:
+    def _count_retry(self, attempt: ForwardedRequest, reason: str) -> None:
         self._figures.count_retry(attempt.record.service, reason)
 
 

@@ -85,6 +85,9 @@ class EnginePool:
         self._connect_timeout_s = connect_timeout_s
         self._dead_peer_s = dead_peer_s
         self._idle: list[ClientConnection] = []
+        """The least recently used first."""
+        self._sweep: asyncio.TimerHandle | None = None
+        """One alarm for all idle connections: it looks at the oldest."""
         self.connections: set[ClientConnection] = set()
 
     @property
@@ -104,7 +107,7 @@ class EnginePool:
         connection = self._rested() or await self._connect()
         lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), target)]
         lines += [b"%b: %b" % field for field in headers]
-        if not any(name.lower() == b"host" for name, _ in headers):
+        if b"host" not in [name.lower() for name, _ in headers]:
             lines.append(f"Host: {self._address.host}:{self._address.port}".encode())
         if body or method in ("POST", "PUT", "PATCH"):
             lines.append(b"Content-Length: %d" % len(body))
@@ -125,32 +128,39 @@ class EnginePool:
 
     def give_back(self, connection: ClientConnection) -> None:
         """Return a connection to the pool."""
+        loop = asyncio.get_running_loop()
+        connection.idle_since_s = loop.time()
         self._idle.append(connection)
-        connection.idle_alarm = asyncio.get_running_loop().call_later(self._idle_s, self._expire, connection)
+        if self._sweep is None:
+            self._sweep = loop.call_later(self._idle_s, self._close_idle, loop)
 
     def forget(self, connection: ClientConnection) -> None:
         """Remove a closed connection."""
         self.connections.discard(connection)
-        if connection.idle_alarm is not None:
-            connection.idle_alarm.cancel()
+        if connection.idle_since_s is not None:
             self._idle.remove(connection)
-            connection.idle_alarm = None
+            connection.idle_since_s = None
 
     def _rested(self) -> ClientConnection | None:
         """The most recently used idle connection, because it stays open longest."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.idle_alarm is not None:
-                connection.idle_alarm.cancel()
-                connection.idle_alarm = None
+            connection.idle_since_s = None
             if not connection.closed:
                 return connection
         return None
 
-    def _expire(self, connection: ClientConnection) -> None:
-        self._idle.remove(connection)
-        connection.idle_alarm = None
-        connection.transport.close()
+    def _close_idle(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close the connections that were idle for too long, and look again when the oldest of the others will be."""
+        self._sweep = None
+        while self._idle:
+            left_s = (self._idle[0].idle_since_s or 0.0) + self._idle_s - loop.time()
+            if left_s > 0.0:
+                self._sweep = loop.call_later(left_s, self._close_idle, loop)
+                return
+            connection = self._idle.pop(0)
+            connection.idle_since_s = None
+            connection.transport.close()
 
     async def _connect(self) -> ClientConnection:
         loop = asyncio.get_running_loop()

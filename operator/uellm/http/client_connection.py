@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio import TimerHandle
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -34,7 +33,7 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         *("_between", "_complete", "_fields", "_head_bytes", "_head_only", "_in_body", "_last_pieces", "_parser"),
         *("_paused", "_pieces", "_pool", "_reason", "_reusable", "_sized", "_switched", "_switches", "_upstream"),
-        *("closed", "idle_alarm", "on_body", "take_chunk", "transport"),
+        *("closed", "idle_since_s", "on_body", "take_chunk", "transport"),
     )
 
     transport: asyncio.Transport
@@ -43,7 +42,8 @@ class ClientConnection(asyncio.Protocol):
         self._pool = pool
         self._upstream: Upstream | None = None
         self._paused = False
-        self.idle_alarm: TimerHandle | None = None
+        self.idle_since_s: float | None = None
+        """Set by the pool. None: a request is in progress, or the connection is not in the pool."""
         self.closed = False
         self._expect(head_only=False, switches=False)
 

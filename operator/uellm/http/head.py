@@ -191,6 +191,8 @@ class HeadParser:
 
 
 def _keep_alive(headers: Headers, *, http_10: bool) -> bool:
+    if "connection" not in headers:
+        return not http_10
     options = {option.strip().lower() for value in headers.get_all("connection") for option in value.split(",")}
     return "keep-alive" in options if http_10 else "close" not in options
 

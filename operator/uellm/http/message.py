@@ -95,7 +95,8 @@ class Headers:
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first field of that name, in any case."""
-        value = self._index().get(_key(name))
+        first = self._first
+        value = (self._index() if first is None else first).get(_key(name))
         return default if value is None else value.decode("utf-8", "surrogateescape")
 
     def get_all(self, name: str) -> list[str]:
@@ -104,6 +105,10 @@ class Headers:
         if wanted not in self._index():
             return []
         return [value.decode("utf-8", "surrogateescape") for field, value in self.raw if field.lower() == wanted]
+
+    def has_any(self, names: frozenset[bytes]) -> bool:
+        """Whether there is a field of one of these names, which are in lower case."""
+        return not names.isdisjoint(self._index())
 
     def __contains__(self, name: str) -> bool:
         return _key(name) in self._index()

@@ -81,7 +81,7 @@ class Reply:
     def start(self, status: int, headers: Pairs, reason: bytes = b"") -> None:
         """Send the head. Without a Content-Length the body is chunked, or ends with the connection (HTTP/1.0)."""
         has_body = status not in _BODILESS and not self._head_only
-        sized = any(name.lower() == b"content-length" for name, _ in headers)
+        sized = b"content-length" in [name.lower() for name, _ in headers]
         self.chunked = has_body and not sized and not self._http_10
         if (has_body and not sized and self._http_10) or self.link.unread:
             self.close = True

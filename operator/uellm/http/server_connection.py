@@ -55,6 +55,9 @@ class ServerConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._tunnel: Callable[[bytes], None] | None = None
         self._alarm: TimerHandle | None = None
+        self._idle_alarm: TimerHandle | None = None
+        """Kept during requests, because most of them end long before it: it then looks how long it is idle."""
+        self._idle_since_s = self._idle_alarm_s = 0.0
         self._body_alarm: TimerHandle | None = None
         self._head_bytes = 0
         """Bytes of the buffer that count in the budget."""
@@ -81,7 +84,7 @@ class ServerConnection(asyncio.Protocol):
         if len(self._service.connections) > self._service.limits.connections:
             self._refuse(Fault(503, "too many connections; retry later"))
         else:
-            self._set_alarm(self._service.limits.idle_s, self._idle_too_long)
+            self._idles()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head, of a body, of the next request, or of a request that was refused."""
@@ -131,6 +134,8 @@ class ServerConnection(asyncio.Protocol):
         if not self._service.connections:
             self._service.empty.set()
         self._stop_alarms()
+        if self._idle_alarm is not None:
+            self._idle_alarm.cancel()
         self._forget_buffer()
         if not self.closed:
             self._leave()
@@ -213,7 +218,7 @@ class ServerConnection(asyncio.Protocol):
         elif reply.close or (self._half_closed and not self._buffer):
             self._flush()
         else:
-            self._set_alarm(self._service.limits.idle_s, self._idle_too_long)
+            self._idles()
             if self._reading_paused:
                 self._reading_paused = False
                 self.transport.resume_reading()
@@ -265,8 +270,28 @@ class ServerConnection(asyncio.Protocol):
 
     # Ends.
 
+    def _idles(self) -> None:
+        """No request is in progress from now on."""
+        self._idle_since_s = now_s = self._loop.time()
+        idle_s = self._service.limits.idle_s
+        if self._idle_alarm is None or now_s + idle_s < self._idle_alarm_s:
+            self._set_idle_alarm(idle_s)
+
+    def _set_idle_alarm(self, seconds: float) -> None:
+        if self._idle_alarm is not None:
+            self._idle_alarm.cancel()
+        self._idle_alarm_s = self._loop.time() + seconds
+        self._idle_alarm = self._loop.call_later(seconds, self._idle_too_long)
+
     def _idle_too_long(self) -> None:
         """Say so before the end: a request that is just on its way gets an answer after which it can be sent again."""
+        self._idle_alarm = None
+        if self.busy or self._buffer or self._ending:
+            return
+        left_s = self._idle_since_s + self._service.limits.idle_s - self._loop.time()
+        if left_s > 0.0:
+            self._set_idle_alarm(left_s)
+            return
         self.transport.write(_IDLE_TOO_LONG)
         self._linger()
 
@@ -339,7 +364,8 @@ class ServerConnection(asyncio.Protocol):
         self._alarm = self._loop.call_later(seconds, call)
 
     def _stop_alarms(self) -> None:
-        for alarm in (self._alarm, self._body_alarm):
-            if alarm is not None:
-                alarm.cancel()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if self._body_alarm is not None:
+            self._body_alarm.cancel()
         self._alarm = self._body_alarm = None

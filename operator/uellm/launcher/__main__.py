@@ -72,6 +72,8 @@ def _launch(
     """Become the engine. Raises PlanError, or OSError where the engine cannot be executed."""
     try:
         # numpy comes with the engine's image. Imported here, a missing one can be reported, and `--drain` needs none.
+        import numpy  # noqa: F401
+
         from uellm.launcher.bind import announce, prepare, read_advice
         from uellm.launcher.group.agree import GroupOptions, agree
         from uellm.planner.handover.plan_document import PlanDocument

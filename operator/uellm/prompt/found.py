@@ -8,7 +8,7 @@ them.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -91,10 +91,14 @@ def with_adapter(number: int, adapter: str) -> int:
 def of_chat(body: Mapping[str, Any]) -> Prompt:
     """A body with `messages`, and maybe `system` and `tools` (chat completions, Anthropic's messages)."""
     messages = body.get("messages")
-    turns = [turn for turn in messages if isinstance(turn, Mapping)] if isinstance(messages, list) else []
+    turns = [turn for turn in messages if isinstance(turn, dict)] if isinstance(messages, list) else []
     system = [body["system"]] if body.get("system") else []
-    system += [turn.get("content") for turn in turns if turn.get("role") in _SYSTEM]
-    others = [turn for turn in turns if turn.get("role") not in _SYSTEM]
+    others = []
+    for turn in turns:
+        if turn.get("role") in _SYSTEM:
+            system.append(turn.get("content"))
+        else:
+            others.append(turn)
     return _prompt([*system, body.get("tools"), *others], system, others, len(turns))
 
 
@@ -126,18 +130,13 @@ def of_anything(body: Mapping[str, Any]) -> Prompt:
 
 def _prompt(parts: list[Any], system: list[Any], turns: list[Any], messages: int) -> Prompt:
     """`parts`: the whole prompt; `system`, `turns`: instructions and turns, which determine the template."""
-    texts: list[str] = []
-    media = 0
-    for text in _texts(parts):
-        if text is None:
-            media += 1
-        else:
-            texts.append(text)
+    found = _texts(parts)
+    texts = [text for text in found if text is not None]
     instructions = _joined(system, SYSTEM_CHARACTERS)
     beginning = _joined(turns[:1], OPENING_CHARACTERS)
     return Prompt(
         characters=sum(map(len, texts)),
-        media=media,
+        media=len(found) - len(texts),
         messages=messages,
         template=_hash(f"{instructions}\0{beginning}"),
         prefix=_of_texts(texts),
@@ -146,24 +145,26 @@ def _prompt(parts: list[Any], system: list[Any], turns: list[Any], messages: int
 
 
 def _joined(parts: list[Any], characters: int) -> str:
-    return "\n".join(text for text in _texts(parts) if text)[:characters]
+    return "\n".join([text for text in _texts(parts) if text])[:characters]
 
 
-def _texts(value: Any) -> Iterator[str | None]:
+def _texts(value: list[Any]) -> list[str | None]:
     """Every text in a JSON value, in order, among the first `MAX_VALUES`; None for each image or other medium."""
-    waiting, seen = [value], 0
+    found: list[str | None] = []
+    waiting, seen = value[::-1], 0
     while waiting and seen < MAX_VALUES:
         part = waiting.pop()
         seen += 1
         if isinstance(part, str):
-            yield part
+            found.append(part)
         elif isinstance(part, list):
             waiting.extend(reversed(part))
         elif isinstance(part, dict):
             if part.get("type") in _MEDIA:
-                yield None
+                found.append(None)
             else:
-                waiting.extend(part[name] for name in reversed(part) if name not in ("role", "type"))
+                waiting += [part[name] for name in reversed(part) if name not in ("role", "type")]
+    return found
 
 
 def _of_texts(texts: list[str]) -> tuple[int, ...]:

@@ -13,9 +13,10 @@ from uellm.vllm_routes import OPEN
 
 def key_of(headers: HeaderLookup) -> str | None:
     """The key of a request: a bearer token, or Anthropic's `x-api-key`."""
-    scheme, _, token = (headers.get("authorization") or "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
+    if given := headers.get("authorization"):
+        scheme, _, token = given.partition(" ")
+        if scheme.lower() == "bearer" and token.strip():
+            return token.strip()
     return headers.get("x-api-key") or None
 
 

@@ -51,8 +51,11 @@ class Counter:
 
     def add(self, *values: str, by: float = 1.0) -> None:
         """Count one more, or `by` more, under these label values."""
-        key = bounded(values, self._values, self._few)
-        self._values[key] = self._values.get(key, 0.0) + by
+        known = self._values
+        if values not in known:
+            values = bounded(values, known, self._few)
+            known.setdefault(values, 0.0)
+        known[values] += by
 
     def forget(self, *first: str) -> None:
         """Drop the series whose labels begin with these values."""
@@ -123,10 +126,12 @@ class Histogram:
 
     def observe(self, value: float, *values: str) -> None:
         """Count one value under these label values."""
-        key = bounded(values, self._sums)
-        counts = self._counts.setdefault(key, [0] * (len(self._bounds) + 1))
-        counts[bisect_left(self._bounds, value)] += 1
-        self._sums[key] = self._sums.get(key, 0.0) + value
+        if values not in self._counts:
+            values = bounded(values, self._counts)
+            self._counts.setdefault(values, [0] * (len(self._bounds) + 1))
+            self._sums.setdefault(values, 0.0)
+        self._counts[values][bisect_left(self._bounds, value)] += 1
+        self._sums[values] += value
 
     def forget(self, *first: str) -> None:
         """Drop the series whose labels begin with these values."""

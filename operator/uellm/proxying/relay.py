@@ -15,6 +15,8 @@ from uellm.proxying.routes import end_to_end
 STALL_S = 60.0
 """Time after which a client that reads nothing is cut off, because it occupies a place at the engine."""
 
+_EVENTS = "text/event-stream"
+
 _DONE = b"data: [DONE]\n\n"
 _DONE_BYTES = len(_DONE)
 _ENDED_BY_DONE = frozenset(("/v1/chat/completions", "/v1/completions"))
@@ -154,7 +156,7 @@ class Relay:
 def streams_events(upstream: Upstream) -> bool:
     """Whether an answer consists of server-sent events."""
     content_type = upstream.headers.get("content-type") or ""
-    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+    return content_type == _EVENTS or content_type.partition(";")[0].strip().lower() == _EVENTS
 
 
 def error_event(route: str) -> bytes:

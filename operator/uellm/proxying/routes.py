@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-from secrets import token_hex
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
 from uellm.http import Headers, Pairs
 from uellm.proxying.outcome import Refusal, RequestOutcome
+from uellm.vllm_routes import SCHEDULED
 
 _HOP_BY_HOP = frozenset(
     (
@@ -46,6 +48,8 @@ def path_of(method: str, raw_path: str) -> str:
     """
     if method in ("CONNECT", "TRACE"):
         raise Refusal(RequestOutcome.BAD_REQUEST, f"method {method} is not served here", status=405)
+    if raw_path in SCHEDULED:
+        return raw_path
     path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
     segments = [segment for segment in path.split("/") if segment]
     if not path.startswith("/") or "." in segments or ".." in segments or not path.isprintable():
@@ -57,13 +61,19 @@ def path_of(method: str, raw_path: str) -> str:
 
 def end_to_end(headers: Headers, replaced: Pairs = ()) -> list[tuple[bytes, bytes]]:
     """The headers of the message, without hop-by-hop headers (RFC 9110, 7.6.1) and without those in `replaced`."""
-    dropped = _HOP_BY_HOP
-    if (named := headers.get_all("connection")) or replaced:
-        options = {
+    dropped = _dropped(tuple([name for name, _ in replaced]))
+    if "connection" in headers:
+        named = headers.get_all("connection")
+        dropped |= {
             option.strip().lower().encode("latin-1", "replace") for value in named for option in value.split(",")
         }
-        dropped = dropped | options | {name.lower() for name, _ in replaced}
-    return [(name, value) for name, value in headers.raw if name.lower() not in dropped]
+    return [field for field in headers.raw if field[0].lower() not in dropped]
+
+
+@lru_cache(maxsize=64)
+def _dropped(replaced: tuple[bytes, ...]) -> frozenset[bytes]:
+    """What is not passed on of a message. A proxy replaces the same few combinations of names all the time."""
+    return _HOP_BY_HOP | {name.lower() for name in replaced}
 
 
 def waited_s(headers: HeaderLookup, service: str) -> float:
@@ -81,4 +91,4 @@ def waited_s(headers: HeaderLookup, service: str) -> float:
 def request_id(headers: Headers) -> str:
     """The client's X-Request-Id if it is safe in logs and headers, else a new id."""
     given = headers.get("x-request-id") or ""
-    return given if _REQUEST_ID.fullmatch(given) else token_hex(16)
+    return given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()

@@ -86,6 +86,33 @@ async def test_a_connection_that_was_unused_too_long_is_told_before_it_is_closed
     writer.close()
 
 
+async def test_the_idle_time_of_a_connection_begins_anew_with_each_answer(engine, launch):
+    harness = await launch({"classes": [], "http": {"idleTimeout": "1s"}})
+    reader, writer = await harness.connect()
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 0.4)
+        writer.write(GET)
+        await reader.readuntil(b"\r\n\r\n")
+    answered_s = asyncio.get_running_loop().time()
+    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 408 ")
+    assert asyncio.get_running_loop().time() - answered_s > 0.9
+    writer.close()
+
+
+async def test_a_shorter_idle_time_is_in_force_from_the_next_answer_on(engine, launch):
+    harness = await launch({"classes": []})
+    reader, writer = await harness.connect()
+    writer.write(GET)
+    await reader.readuntil(b"\r\n\r\n")
+    harness.config.write_text(json.dumps({"classes": [], "http": {"idleTimeout": "50ms"}}))
+    harness.sidecar.reload()
+    writer.write(GET)
+    await reader.readuntil(b"\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 408 ")
+    writer.close()
+
+
 async def test_a_connection_that_is_opened_ahead_of_its_first_request_stays_open(engine, launch):
     harness = await launch(limits=RequestLimits(header_deadline_s=0.05))
     reader, writer = await harness.connect()

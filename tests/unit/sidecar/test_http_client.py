@@ -190,6 +190,13 @@ async def test_an_idle_connection_is_closed_before_the_engine_would(upstream, ev
     pool.close()
 
 
+async def test_every_idle_connection_is_closed(upstream, eventually):
+    pool = EnginePool(EngineAddress("127.0.0.1", upstream.port), idle_s=0.01)
+    await asyncio.gather(*(got(pool) for _ in range(3)))
+    assert upstream.connections == 3
+    await eventually(lambda: not pool.connections)
+
+
 async def test_a_connection_that_the_engine_closed_is_not_used(upstream, pool, eventually):
     assert await got(pool) == (200, b"ok")
     (connection,) = pool.connections

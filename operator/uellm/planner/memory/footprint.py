@@ -25,8 +25,6 @@ from uellm.planner.vllm.drafting import Drafting, cache_width, drafting_of, rows
 from uellm.planner.vllm.flags import UTILIZATION, UserArgs
 from uellm.planner.vllm.version import CURRENT, EngineVersion
 
-ZERO = Fraction(0)
-
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
@@ -183,7 +181,7 @@ def _recent_bytes_per_token(
     return tuple(
         sum(
             (share * each.bytes_per_token * _within(each.tokens, batched_tokens, request_tokens) for each in caches),
-            ZERO,
+            Fraction(),
         )
         for caches in model.layer_recent or ((),) * model.layers
     )

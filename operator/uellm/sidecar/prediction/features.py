@@ -6,6 +6,7 @@ Words are hashed and never kept, so a prompt cannot be read back from the model.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from itertools import pairwise
 from zlib import crc32
 
@@ -26,12 +27,18 @@ _WORD_BEGINS = crc32(b"word ")
 
 def of(text: str, prompt_tokens: int, *sources: object) -> tuple[int, ...]:
     """Indices of the features of a prompt; `sources`: what it belongs to (route, tenant, template)."""
-    features = [_index(f"tokens {max(prompt_tokens, 1).bit_length()}")]
-    features += [_index(f"source {level} {source}") for level, source in enumerate(sources)]
+    features = [*_of_sources(max(prompt_tokens, 1).bit_length(), sources)]
     words = _words(text)
     features += [crc32(word.encode(), _WORD_BEGINS) & _MASK for word in set(words)]
-    features += [_index(f"pair {one} {other}") for one, other in pairwise(words[: _PAIRS + 1])]
+    features += [crc32(f"pair {one} {other}".encode()) & _MASK for one, other in pairwise(words[: _PAIRS + 1])]
     return tuple(features)
+
+
+@lru_cache(maxsize=1024)
+def _of_sources(length_bits: int, sources: tuple[object, ...]) -> tuple[int, ...]:
+    """Indices that most requests of one client have in common."""
+    names = [f"tokens {length_bits}", *(f"source {level} {source}" for level, source in enumerate(sources))]
+    return tuple([crc32(name.encode()) & _MASK for name in names])
 
 
 def _words(text: str) -> list[str]:
@@ -39,7 +46,3 @@ def _words(text: str) -> list[str]:
     if len(text) <= HEAD_CHARACTERS:
         return head
     return head + _WORD.findall(text[max(HEAD_CHARACTERS, len(text) - TAIL_CHARACTERS) :].lower())[-MOST_WORDS // 2 :]
-
-
-def _index(feature: str) -> int:
-    return crc32(feature.encode()) & _MASK

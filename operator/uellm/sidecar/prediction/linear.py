@@ -30,9 +30,10 @@ class LinearModel:
         """One gradient step; `error`: truth minus prediction."""
         if not features:
             return
-        gradient = max(-1.0, min(1.0, error)) / sqrt(len(features))
-        square = gradient * gradient
+        norm = sqrt(len(features))
+        gradient = max(-1.0, min(1.0, error)) / norm
+        square, step = gradient * gradient, RATE * gradient
         weights, squares = self.weights, self.squares
         for index in features:
             squares[index] += square
-            weights[index] += RATE * gradient / sqrt(squares[index] + 1e-6) / sqrt(len(features))
+            weights[index] += step / sqrt(squares[index] + 1e-6) / norm

@@ -36,12 +36,17 @@ class Losses:
 
     def learn(self, sources: Sequence[Hashable], errors: Sequence[float | None]) -> None:
         """Record each forecaster's error; None: it gave no forecast, which counts as `WORST`."""
+        bounded = [WORST if error is None or error > WORST else error for error in errors]
+        by_source = self.by_source
         for source in reversed(sources):
-            known = self.by_source.setdefault(source, [0.0] * (self._count + 1))
-            self.by_source.move_to_end(source)
+            known = by_source.get(source)
+            if known is None:
+                known = by_source[source] = [0.0] * (self._count + 1)
+            else:
+                by_source.move_to_end(source)
             known[-1] += 1.0
             weight = max(1.0 / MEMORY, 1.0 / known[-1])
-            for index, error in enumerate(errors):
-                known[index] += weight * (min(WORST, WORST if error is None else error) - known[index])
-        while len(self.by_source) > MOST_SOURCES:
-            self.by_source.popitem(last=False)
+            for index, error in enumerate(bounded):
+                known[index] += weight * (error - known[index])
+        while len(by_source) > MOST_SOURCES:
+            by_source.popitem(last=False)

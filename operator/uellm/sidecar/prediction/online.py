@@ -34,7 +34,7 @@ FORECASTERS = ("source", "bucket", "words")
 _LARGEST = 20.0
 """Cap on a forecast, a logarithm: a linear model may extrapolate to any value."""
 
-Keys = tuple[Hashable, ...]
+Keys = tuple[tuple[Hashable, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,13 @@ class OnlineLengths:
         sources, bucket = question.sources(), max(question.prompt_tokens, 1).bit_length()
         found = features.of(question.text, question.prompt_tokens, *sources[:3])
         words = self.linear.predict(found)
-        forecasts = [
-            None if window is None else (shift, window)
-            for shift, window in zip((0.0, 0.0, words), self._windows(sources, bucket), strict=True)
-        ]
-        medians = tuple(None if each is None else each[0] + each[1].quantile(0.5) for each in forecasts)
-        p50, p80, p90 = self._quantiles(forecasts[self.losses.best(sources)] or forecasts[0])
+        by_source, in_bucket, residuals = self._windows(sources, bucket)
+        forecasts = (by_source, 0.0), (in_bucket, 0.0), (residuals, words)
+        medians = tuple([None if each is None else shift + each.quantile(0.5) for each, shift in forecasts])
+        best = self.losses.best(sources)
+        if medians[best] is None:
+            best = 0
+        p50, p80, p90 = self._quantiles(*forecasts[best], medians[best])
         return Prediction(p50, p80, p90, sources, bucket, found, words, medians, question.prompt_tokens)
 
     def observe(self, prediction: Prediction, tokens: int, *, truncated: bool = False) -> None:
@@ -107,22 +108,21 @@ class OnlineLengths:
         keys = prediction.sources[::-1]
         residual = length - prediction.words
         self.windows["source"].add(keys, length)
-        self.windows["bucket"].add([(*_tuple(key), prediction.bucket) for key in keys], length)
+        self.windows["bucket"].add(_in_bucket(keys, prediction.bucket), length)
         self.windows["words"].add(keys, residual)
         overall = self.windows["words"].by_key[()]
         self.linear.learn(prediction.features, residual - overall.quantile(0.5))
 
-    def _quantiles(self, forecast: tuple[float, Window] | None) -> tuple[float, float, float]:
-        if forecast is None:
+    def _quantiles(self, window: Window | None, shift: float, median: float | None) -> tuple[float, float, float]:
+        if window is None or median is None:
             return UNKNOWN_TOKENS, 2 * UNKNOWN_TOKENS, 3 * UNKNOWN_TOKENS
-        shift, window = forecast
-        levels = (0.5, self.levels["p80"].level, self.levels["p90"].level)
-        p50, p80, p90 = (tokens_of(shift + window.quantile(level)) for level in levels)
-        return p50, p80, p90
+        p80 = shift + window.quantile(self.levels["p80"].level)
+        p90 = shift + window.quantile(self.levels["p90"].level)
+        return tokens_of(median), tokens_of(p80), tokens_of(p90)
 
     def _windows(self, sources: Keys, bucket: int) -> tuple[Window | None, Window | None, Window | None]:
         by_source = self.windows["source"].first(sources, LEAST_VALUES)
-        in_bucket = self.windows["bucket"].first([(*_tuple(key), bucket) for key in sources], LEAST_VALUES)
+        in_bucket = self.windows["bucket"].first(_in_bucket(sources, bucket), LEAST_VALUES)
         return by_source, in_bucket or by_source, self.windows["words"].first(sources, LEAST_VALUES)
 
 
@@ -140,6 +140,5 @@ def tokens_of(logarithm: float) -> float:
     return max(1.0, exp(min(logarithm, _LARGEST)))
 
 
-def _tuple(key: Hashable) -> tuple[Hashable, ...]:
-    assert isinstance(key, tuple)
-    return key
+def _in_bucket(sources: Keys, bucket: int) -> Keys:
+    return tuple([(*source, bucket) for source in sources])

@@ -31,10 +31,11 @@ class Window:
 
     def add(self, value: float) -> None:
         """Add a value; a full window drops its oldest."""
-        if len(self._arrivals) == SIZE:
-            del self._sorted[bisect_left(self._sorted, self._arrivals[0])]
-        self._arrivals.append(value)
-        insort(self._sorted, value)
+        arrivals, ordered = self._arrivals, self._sorted
+        if len(arrivals) == SIZE:
+            del ordered[bisect_left(ordered, arrivals[0])]
+        arrivals.append(value)
+        insort(ordered, value)
 
     def quantile(self, level: float) -> float:
         """The smallest value that a share `level` of the values, and of the next one, does not exceed.
@@ -63,12 +64,13 @@ class SlidingWindows:
 
     def add(self, keys: Sequence[Hashable], value: float) -> None:
         """Add a value to the windows of all keys; the last key becomes the most recently used."""
+        by_key = self.by_key
         for key in keys:
-            window = self.by_key.get(key)
+            window = by_key.get(key)
             if window is None:
-                window = self.by_key[key] = Window()
+                window = by_key[key] = Window()
             else:
-                self.by_key.move_to_end(key)
+                by_key.move_to_end(key)
             window.add(value)
-        while len(self.by_key) > MOST_WINDOWS:
-            self.by_key.popitem(last=False)
+        while len(by_key) > MOST_WINDOWS:
+            by_key.popitem(last=False)

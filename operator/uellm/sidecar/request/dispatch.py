@@ -92,7 +92,8 @@ class Dispatcher:
     @property
     def _core(self) -> Scheduler:
         """The scheduler, after it has taken all token updates."""
-        self.catch_up()
+        if self.token_updates:
+            self.catch_up()
         return self._scheduler
 
     @property
@@ -221,30 +222,32 @@ class Dispatcher:
         return True
 
     def _end(self, ticket: Ticket, call: Callable[[Scheduler], None]) -> None:
-        self.catch_up()
+        core = self._core
         self._unscheduled.pop(ticket, None)
         self._tickets.pop(ticket, None)
         if ticket.state is State.RUNNING:
-            self._refusals.record_completion(ticket, self._scheduler.in_flight, _now_s())
+            self._refusals.record_completion(ticket, core.in_flight, _now_s())
         self._call_core(call)
         self._pump()
 
     def _pump(self) -> None:
-        core = self._core
-        self._refusals.set_waiting(core.queued, _now_s())
-        if not core.queued:
+        core, now_s = self._core, _now_s()
+        queued = core.queued
+        self._refusals.set_waiting(queued, now_s)
+        if not queued:
             self._stop_alarm()
             return
         started_s = perf_counter()
-        now_s = _now_s()
         try:
             late, granted = core.expire(now_s), core.dispatchable(now_s)
         except Exception as error:
             self._recover(error)
             self._set_alarm(now_s + NEXT_ROUND_S)
             return
-        with self.faults.guard("metrics"):
+        try:
             self.seconds.observe(perf_counter() - started_s)
+        except Exception as error:
+            self.faults.count("metrics", error)
         for ticket, reason in late:
             self._tickets.pop(ticket, None)
             self._settle(ticket, too_late(reason, partial(self.retry_s, ticket.targets)))

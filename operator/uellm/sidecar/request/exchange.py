@@ -41,8 +41,11 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self._prediction: Prediction | None = None
         found: Lengths | None = None
-        with self._faults.guard("predictor", record.id):
+        # `try`, because a guard costs three calls, and every request has all of these.
+        try:
             self._prediction, found = self._predict()
+        except Exception as error:
+            self._faults.count("predictor", error, record.id)
         record.predicted_tokens = None if found is None else found.p50
         record.sequences = call.sequences
         record.blind = call.mode is Mode.AS_IS and call.kind is not RouteKind.POOLING
@@ -53,14 +56,16 @@ class Exchange:
             lengths=found,
             max_tokens=call.max_tokens,
             tenant=call.tenant,
-            prefix=tuple(with_adapter(block, record.adapter) for block in call.prompt.prefix) or None,
+            prefix=_with_adapter(call.prompt.prefix, record.adapter) or None,
             sequences=call.sequences,
             body_bytes=call.body_bytes,
         )
         self._asked: Asked | None = None
         if lengths is not None and self._prediction is not None:
-            with self._faults.guard("predictor", record.id):
+            try:
                 self._asked = lengths.ask(self._prediction, self._on_better_prediction)
+            except Exception as error:
+                self._faults.count("predictor", error, record.id)
 
     async def turn(self) -> bytes:
         """Wait for the request's turn. Returns the body to send. Raises Refusal."""
@@ -95,8 +100,10 @@ class Exchange:
         else:
             await Relay(reply, upstream, record, stall_s=stall_s, tap=self._answer).run(own)
         if record.outcome is RequestOutcome.COMPLETED:
-            with self._faults.guard("answer", record.id):
+            try:
                 self._answer.learn()
+            except Exception as error:
+                self._faults.count("answer", error, record.id)
 
     def end(self) -> None:
         """End the request and free its place. Raises nothing."""
@@ -108,12 +115,16 @@ class Exchange:
         if answer is None:
             self._dispatcher.abort(self._ticket)
             return
-        with self._faults.guard("answer", record.id):
+        try:
             self._count(answer)
+        except Exception as error:
+            self._faults.count("answer", error, record.id)
         if not record.failed_status and (record.outcome is RequestOutcome.COMPLETED or record.done):
             self._dispatcher.finish(self._ticket, record.output_tokens)
-            with self._faults.guard("predictor", record.id):
+            try:
                 self._learn(record.output_tokens)
+            except Exception as error:
+                self._faults.count("predictor", error, record.id)
         else:
             self._dispatcher.abort(self._ticket)
 
@@ -178,7 +189,7 @@ class Exchange:
         if self._lengths is None or call.kind is RouteKind.POOLING:
             return None, None
         found = call.prompt
-        template = with_adapter(found.template, self._record.adapter)
+        (template,) = _with_adapter((found.template,), self._record.adapter)
         question = LengthQuestion(self._record.route, call.tenant, template, call.prompt_tokens, found.text)
         prediction = self._lengths.predict(question)
         return prediction, prediction.lengths(call.max_tokens)
@@ -195,3 +206,8 @@ class Exchange:
         each, most = round(tokens / self.call.sequences), self.call.max_tokens
         truncated = most is not None and each >= most
         self._lengths.observe(self._prediction, max(1, each), truncated=truncated, asked=self._asked)
+
+
+def _with_adapter(numbers: tuple[int, ...], adapter: str) -> tuple[int, ...]:
+    """Numbers that stand for a prompt's beginning, apart for each adapter: their answers and KV caches differ."""
+    return tuple([with_adapter(number, adapter) for number in numbers]) if adapter else numbers

@@ -25,14 +25,18 @@ class Refusals:
 
     def set_waiting(self, number: int, now_s: float) -> None:
         """Record how many requests wait."""
-        with self._faults.guard("retry_after"):
+        try:
             self._retry_times.set_waiting(number > 0, now_s)
+        except Exception as error:
+            self._faults.count("retry_after", error)
 
     def record_completion(self, ticket: Ticket, in_flight: int, now_s: float) -> None:
         """Record that a request left the engine, as one of `in_flight`."""
-        with self._faults.guard("retry_after"):
+        try:
             if ticket.dispatched_s is not None:
                 self._retry_times.record_completion(in_flight, now_s - ticket.dispatched_s, now_s)
+        except Exception as error:
+            self._faults.count("retry_after", error)
 
     def retry_s(self, targets: Targets, waiting: Mapping[str, int], now_s: float, *, by_class: bool) -> float:
         """Seconds after which a refused request of these targets should come back.

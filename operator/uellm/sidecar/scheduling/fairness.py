@@ -8,7 +8,6 @@ that nobody saves up credit. A short pause between two requests does not count a
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 
 from uellm.sidecar.scheduling.halving import HalvingScale
 
@@ -27,7 +26,7 @@ class Fairness:
     def __init__(self) -> None:
         self._counters: dict[str, float] = {}
         self._left_s: dict[str, float] = {}
-        self._active: Counter[str] = Counter()
+        self._active: dict[str, int] = {}
         self._least: list[tuple[float, str]] = []
         self._sum = 0.0
         self._scale = HalvingScale(HALF_LIFE_S, 0.0)
@@ -44,7 +43,7 @@ class Fairness:
             self._counters[tenant] = counter
             self._sum += counter
             heapq.heappush(self._least, (counter, tenant))
-        self._active[tenant] += 1
+        self._active[tenant] = self._active.get(tenant, 0) + 1
 
     def left(self, tenant: str, now_s: float) -> None:
         """A request of the tenant ended."""

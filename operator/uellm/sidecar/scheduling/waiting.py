@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from uellm.sidecar.scheduling.alarms import Alarms
@@ -14,7 +13,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self.by_class: Counter[str] = Counter()
+        self.by_class: dict[str, int] = {}
         self.deadlines = Alarms()
         self.arrivals = Alarms()
         self._tickets: dict[Ticket, None] = {}
@@ -35,10 +34,11 @@ class Waiting:
         """Add a QUEUED ticket. O(log n)."""
         self._tickets[ticket] = None
         self.bytes += ticket.body_bytes
-        self.by_class[ticket.targets.name] += 1
+        name = ticket.targets.name
+        self.by_class[name] = self.by_class.get(name, 0) + 1
         self.arrivals.add(ticket.arrival_s, ticket)
-        if ticket.reject_s is not None:
-            self.deadlines.add(ticket.reject_s, ticket)
+        if (reject_s := ticket.reject_s) is not None:
+            self.deadlines.add(reject_s, ticket)
 
     def remove(self, ticket: Ticket) -> None:
         """Remove a ticket that is no longer QUEUED. O(1), amortised."""

@@ -59,12 +59,14 @@ _Bound = tuple[str, float, float, float]
 def _bounds(record: Record) -> list[_Bound]:
     targets, took_s = record.targets, record.end_s - record.arrival_s
     assert targets is not None
-    bounds = (
-        ("ttft", *_ttft_s(record, took_s), targets.ttft_s),
-        ("tpot", *_tpot_s(record, took_s), targets.tpot_s),
-        ("e2e", took_s, took_s, targets.e2e_s),
-    )
-    return [(name, least_s, worst_s, most_s) for name, least_s, worst_s, most_s in bounds if most_s is not None]
+    bounds: list[_Bound] = []
+    if targets.ttft_s is not None:
+        bounds.append(("ttft", *_ttft_s(record, took_s), targets.ttft_s))
+    if targets.tpot_s is not None:
+        bounds.append(("tpot", *_tpot_s(record, took_s), targets.tpot_s))
+    if targets.e2e_s is not None:
+        bounds.append(("e2e", took_s, took_s, targets.e2e_s))
+    return bounds
 
 
 def _ttft_s(record: Record, took_s: float) -> tuple[float, float]:

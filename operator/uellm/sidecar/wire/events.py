@@ -7,7 +7,6 @@ is always a key.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,8 @@ _MARKS = {
     RouteKind.MESSAGES: b"content_block_delta\ndata: {",
 }
 """What is counted if not every event carries a token."""
+
+_DECODER = json.JSONDecoder()
 
 TAIL_BYTES = 16 * 1024
 """Length of an answer's end that contains its usage."""
@@ -105,7 +106,7 @@ class TokenCounter:
 
 def _usage(text: bytes) -> Usage | None:
     try:
-        document, _ = json.JSONDecoder().raw_decode(text.decode("utf-8", "replace").lstrip())
+        document, _ = _DECODER.raw_decode(text.decode("utf-8", "replace").lstrip())
     except ValueError:
         return None
     return usage_of(document)
@@ -113,13 +114,13 @@ def _usage(text: bytes) -> Usage | None:
 
 def usage_of(document: Any) -> Usage | None:
     """Usage with the names of OpenAI, of its Responses API, or of Anthropic; None for anything else."""
-    if not isinstance(document, Mapping):
+    if not isinstance(document, dict):
         return None
     prompt = document.get("prompt_tokens", document.get("input_tokens"))
     if not isinstance(prompt, int):
         return None
     details = document.get("prompt_tokens_details") or document.get("input_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
     output = document.get("completion_tokens", document.get("output_tokens"))
     return Usage(prompt, output if isinstance(output, int) else 0, cached if isinstance(cached, int) else 0)
 

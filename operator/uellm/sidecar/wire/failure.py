@@ -46,9 +46,10 @@ class StreamErrorScanner:
         joined = self._carry + piece
         self._carry = joined[self._keep :]
         found = [at for mark in self._marks if (at := joined.find(mark)) >= 0]
-        if found:
-            self._event = joined[min(found) + 1 :]
-        return bool(found)
+        if not found:
+            return False
+        self._event = joined[min(found) + 1 :]
+        return True
 
     @property
     def status(self) -> int:

@@ -169,15 +169,15 @@ def _is_plain(kind: RouteKind, document: Mapping[str, Any], headers: HeaderLooku
 
 def _change(call: Call, document: dict[str, Any]) -> None:
     """Set the fields to append to the body, and remove them from the body itself."""
-    names = {
-        Mode.AGGREGATE: ("stream", "stream_options"),
-        Mode.STREAM_STRIP_USAGE: ("stream_options",),
-    }.get(call.mode, ())
-    call.added = {Mode.AGGREGATE: _STREAM, Mode.STREAM_STRIP_USAGE: _USAGE}.get(call.mode, b"")
+    names: tuple[str, ...] = ()
+    if call.mode is Mode.AGGREGATE:
+        names, call.added = ("stream", "stream_options"), _STREAM
+    elif call.mode is Mode.STREAM_STRIP_USAGE:
+        names, call.added = ("stream_options",), _USAGE
     if call.takes_priority:
         names = (*names, "priority")
     kept = document
-    if any(name in document for name in names):
+    if not document.keys().isdisjoint(names):
         kept = {name: value for name, value in document.items() if name not in names}
         call.body = _written(kept)
     call.empty = not kept

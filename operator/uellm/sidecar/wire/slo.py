@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import blake2b
 
+from uellm.http import Headers
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.proxying.routes import OBJECTIVES, SLO_CLASS, HeaderLookup
 from uellm.proxying.targets import TPOT_MS, TTFT_MS, target_s
@@ -18,6 +19,8 @@ FAIRNESS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
 
 SCHEDULING = (SLO_CLASS, *OBJECTIVES, *TTFT_MS, *TPOT_MS, *FAIRNESS)
 """All of them. They end at the sidecar."""
+
+_KEYS = frozenset(name.encode() for name in SCHEDULING)
 
 MAX_TENANT = 128
 
@@ -29,6 +32,8 @@ def targets_of(headers: HeaderLookup, classes: Mapping[str, Targets]) -> Targets
     those of the class. Without a named class they are the request's only targets, while priority, what happens when it
     is late, and its name in metrics are those of the default class.
     """
+    if isinstance(headers, Headers) and not headers.has_any(_KEYS):
+        return next(iter(classes.values()))  # most requests have none of them
     named = _class_of(headers, classes)
     chosen = named or next(iter(classes.values()))
     ttft_s, tpot_s = target_s(headers, TTFT_MS), target_s(headers, TPOT_MS)
@@ -57,7 +62,10 @@ def tenant_of(headers: HeaderLookup, key: str | None) -> str:
 
 
 def _first(headers: HeaderLookup, names: tuple[str, ...]) -> str | None:
-    return next((value for name in names if (value := headers.get(name))), None)
+    for name in names:
+        if value := headers.get(name):
+            return value
+    return None
 
 
 def _hash(text: str) -> str:

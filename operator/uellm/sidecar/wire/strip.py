@@ -8,11 +8,15 @@ bytes are unchanged.
 from __future__ import annotations
 
 import json
+import re
 
 from uellm.sidecar.wire.events import USAGE, Splitter, data_of, has_usage
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """A longer event is passed on piece by piece, and so is the rest of the stream."""
+
+_FINGERPRINT = re.compile(rb'"system_fingerprint":"[^"\\]*"')
+"""Its plain form. A quotation mark inside a JSON string is escaped, so this is never a part of one."""
 
 _NO_CHOICES = b'"choices":[]'
 FINISHED = b'"finish_reason":"'
@@ -79,11 +83,15 @@ class UsageStrip:
 
 def _stamped(last: bytes, usage_event: bytes) -> bytes:
     """The event with the finish reason, with its original fingerprint."""
+    at = last.rfind(b"}")
+    if at < 0 or b'"system_fingerprint"' in last:
+        return last
+    if (plain := _FINGERPRINT.search(usage_event)) is not None:
+        return b"%b,%b%b" % (last[:at], plain[0], last[at:])
     try:
-        fingerprint = json.loads(data_of(usage_event) or b"").get("system_fingerprint")
+        fingerprint = json.loads((data_of(usage_event) or b"").decode()).get("system_fingerprint")
     except (ValueError, AttributeError, RecursionError):
         return last
-    at = last.rfind(b"}")
-    if fingerprint is None or at < 0 or b'"system_fingerprint"' in last:
+    if fingerprint is None:
         return last
     return last[:at] + b',"system_fingerprint":' + json.dumps(fingerprint, ensure_ascii=False).encode() + last[at:]
