@@ -77,6 +77,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Gemma3ForCausalLM": {"model_type": "gemma3_text", "sliding_window": 512, "tie_word_embeddings": True},
     "JambaForCausalLM": {
         "model_type": "jamba",
+        "head_dim": 32,  # that of all heads together is the hidden size
         "num_experts": 4,
         "num_experts_per_tok": 2,
         "attn_layer_period": 4,
@@ -100,6 +101,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Lfm2ForCausalLM": {
         "model_type": "lfm2",
         "layer_types": ["conv", "conv", "full_attention", "conv"],
+        "head_dim": 32,
+        **dict.fromkeys(("block_dim", "conv_dim", "conv_dim_out"), 128),
+        **dict.fromkeys(("block_multiple_of", "block_ffn_dim_multiplier"), 1),
         "conv_L_cache": 3,
         "block_auto_adjust_ff_dim": False,
         "tie_word_embeddings": True,
@@ -108,7 +112,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "GraniteForCausalLM": {"model_type": "granite"},
     "Cohere2ForCausalLM": {"model_type": "cohere2", "sliding_window": 512, "tie_word_embeddings": True},
     "SeedOssForCausalLM": {"model_type": "seed_oss"},
-    "StableLmForCausalLM": {"model_type": "stablelm"},
+    "StableLmForCausalLM": {"model_type": "stablelm", "head_dim": 32},
     "MiniCPM3ForCausalLM": {
         "model_type": "minicpm3",
         **{key: LATENT[key] for key in LATENT if key.endswith(("_dim", "_rank", "_heads"))},
@@ -118,6 +122,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "Zamba2ForCausalLM": {
         "model_type": "zamba2",
+        "head_dim": 64,
+        "attention_head_dim": 64,
         "num_key_value_heads": 4,
         "n_mamba_heads": 8,
         "num_mem_blocks": 2,

@@ -79,6 +79,7 @@ def _layer(
     alone = kind.mlp == NO_MLP or kind.mixer == NOTHING
     norms = 1 if alone else traits.norms
     reach = {SLIDING: window(config), CHUNKED: window(config, "attention_chunk_size")}.get(kind.mixer)
+    reach = reach + traits.window_more if reach else None
     layer = Layer(
         part.linears,
         part.other + norms * _norm(traits, hidden),
@@ -122,8 +123,8 @@ def _linear(config: Config, hidden: int) -> LayerPart:
 def _mamba(config: Config, traits: Traits, hidden: int) -> LayerPart:
     if any(config.value(name) for name in names.STATE_HEADS[:3]) or config.value("n_groups"):
         return recurrent.mamba2(config, hidden, norm=config.value("mamba_rms_norm") is not False)
-    # Jamba's layers have attention beside them; Mamba alone has no norms inside.
-    return recurrent.mamba1(config, hidden, norms=config.value("num_attention_heads") is not None)
+    # Jamba's layers have an MLP behind them; Mamba alone has no norms inside.
+    return recurrent.mamba1(config, hidden, norms=not traits.without_mlp)
 
 
 def _heads(config: Config, hidden: int, kinds: list[LayerPlan], *, latent: bool) -> Heads:

@@ -113,8 +113,9 @@ def mixture(config: Config, traits: Traits, hidden: int, of: Experts) -> LayerPa
     """A router and its experts, and the shared ones beside them."""
     latent = config.count("moe_latent_size")
     inner, bias = latent or hidden, traits.expert_bias
+    router = WeightMatrix("mlp.gate", of.total, hidden, traits.router_bias, quantizable=False)
     linears: list[WeightMatrix] = [
-        WeightMatrix("mlp.gate", of.total, hidden, traits.router_bias, quantizable=False),
+        *((router,) if not traits.wide_router else ()),
         expert("mlp.experts.0.up_proj", of.width, inner, of, bias=bias),
         expert("mlp.experts.0.down_proj", inner, of.width, of, bias=bias),
     ]
@@ -130,7 +131,8 @@ def mixture(config: Config, traits: Traits, hidden: int, of: Experts) -> LayerPa
         linears.append(expert("mlp.experts.0.gate_proj", width, inner, idle, bias=bias))
         linears.append(expert("mlp.experts.0.down_proj", inner, width, idle, bias=bias))
     corrected = of.total * traits.has(config, traits.corrected) * (1 + len(of.others))
-    part = LayerPart(tuple(linears), float32=corrected, width=of.width * of.per_token)
+    wide = of.total * hidden * traits.wide_router
+    part = LayerPart(tuple(linears), float32=corrected + wide, width=of.width * of.per_token)
     shared = shared_width(config, of)
     if not shared:
         return part

@@ -11,12 +11,17 @@ QWEN3 = Traits(mlp_bias=False, query_key_norm="width", slides=True)
 MIXTURE = Traits(qkv_bias=False, output_bias=False, mlp_bias=False, slides=True)
 LATENT = Traits(mlp_bias=False, corrected=True)
 OLMO2 = Traits(mlp_bias=False, query_key_norm="all", slides=True)
-COHERE = Traits(norms=1, mlp_bias=False, tied=True, slides=True, window_pattern=4)
+COHERE = Traits(norms=1, mlp_bias=False, tied=True, slides=True, window_pattern=4, window_more=1)
 GRANITE = Traits()
 GPT = Traits(layer_norm=True, qkv_bias=True, output_bias=True, mlp_bias=True, gated=False, layer_path="transformer.h")
 GLM = Traits(output_bias=False, mlp_bias=False)
 GLM_MOE = Traits(
-    output_bias=False, mlp_bias=False, query_key_norm="width", query_key_norm_if="use_qk_norm", corrected=True
+    output_bias=False,
+    mlp_bias=False,
+    query_key_norm="width",
+    query_key_norm_if="use_qk_norm",
+    corrected=True,
+    wide_router=True,
 )
 BERT = Traits(
     layer_norm=True,
@@ -49,7 +54,7 @@ TABLE: dict[str, Traits] = {
         GRANITE,
     ),
     "granitemoehybrid": Traits(dense_width=("shared_intermediate_size", "intermediate_size")),
-    **dict.fromkeys(("granitemoeswa", "graniteswa"), Traits(window_pattern=4, full_first=True)),
+    **dict.fromkeys(("granite_swa", "granitemoe_swa"), Traits(sinks=True, window_pattern=4, full_first=True)),
     "cwm": Traits(window_pattern=4, full_first=True),
     "arcee": Traits(gated=False),
     "apertus": Traits(
@@ -69,7 +74,8 @@ TABLE: dict[str, Traits] = {
     "qwen3": QWEN3,
     "qwen3_moe": QWEN3,
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5", "qwen3_5_moe"), DELTA),
-    **dict.fromkeys(("deepseek_v3", "deepseek_v32", "kimi_k2", "glm_moe_dsa", "glm4_moe_lite", "axk1"), LATENT),
+    **dict.fromkeys(("deepseek_v3", "deepseek_v32", "kimi_k2", "glm_moe_dsa", "axk1"), LATENT),
+    "glm4_moe_lite": Traits(mlp_bias=False, corrected=True, wide_router=True),
     **dict.fromkeys(("mistral4", "pangu_ultra_moe", "sarvam_mla", "youtu", "hy_v3_mla"), LATENT),
     "glm5_next_text": Traits(mlp_bias=False, corrected=True, attention_interval=4),
     "mistral4": Traits(mlp_bias=False),

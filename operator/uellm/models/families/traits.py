@@ -51,6 +51,8 @@ class Traits:
     """All layers slide where the config gives a window and no kinds of layers."""
     window_pattern: int = 0
     """Every n-th layer attends to everything where the config gives a window and no pattern."""
+    window_more: int = 0
+    """Tokens that a window keeps beyond those of the config."""
     full_first: bool = False
     """It is the first of every n layers that attends to everything, not the last."""
     attention_interval: int = 0
@@ -61,6 +63,8 @@ class Traits:
     """A gate of one number before the shared expert."""
     expert_bias: bool = False
     router_bias: bool = False
+    wide_router: bool = False
+    """The router's weights are in 32 bits."""
     gated_experts: bool = True
     dense_width: tuple[str, ...] = ()
     """The fields of the dense layers' width, where it is not intermediate_size."""
