@@ -24,6 +24,11 @@ collect() { # role, options of `uv export`
 collect operator --extra controller --extra extender --extra gateway
 # The sidecar does not plan.
 collect sidecar --extra sidecar --no-emit-package numpy
+# Extras of the sidecar that its image is otherwise without, such as SIDECAR_EXTRAS="tracing predictor".
+if [ -n "${SIDECAR_EXTRAS:-}" ]; then
+    # shellcheck disable=SC2046,SC2086
+    collect sidecar --extra sidecar $(printf -- '--extra %s ' $SIDECAR_EXTRAS)
+fi
 collect profiler --extra profiler
 PYTHONPATH=operator "$python" -m uellm.launcher.build build/images/launcher.pyz
 PYTHONPATH=operator "$python" -m uellm.measuring.build build/images/measuring.pyz

@@ -35,6 +35,9 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{/* kube-scheduler of the cluster's own version: v1.34.2-gke.100 runs v1.34.2. */}}
 {{- define "uellm.kubeSchedulerImage" -}}
 {{- $version := regexFind "^v[0-9]+\\.[0-9]+\\.[0-9]+" .Capabilities.KubeVersion.Version -}}
+{{- if not (or .Values.images.kubeScheduler $version) }}
+{{- fail (printf "the cluster's version is %s, which names no image of kube-scheduler: set images.kubeScheduler" .Capabilities.KubeVersion.Version) }}
+{{- end }}
 {{- .Values.images.kubeScheduler | default (printf "registry.k8s.io/kube-scheduler:%s" $version) -}}
 {{- end -}}
 
@@ -134,7 +137,11 @@ seccompProfile: {type: RuntimeDefault}
 
 {{/* The terms of the profiler's node affinity: nodes with GPUs, and described ones. */}}
 {{- define "uellm.profilerNodes" -}}
-{{- with .Values.profiler.nodeLabels }}
+{{- $labels := .Values.profiler.nodeLabels }}
+{{- if kindIs "invalid" $labels }}{{ $labels = dict "nvidia.com/gpu.present" "true" }}{{ end }}
+{{- $given := dict }}
+{{- range $name, $value := $labels }}{{ if not (kindIs "invalid" $value) }}{{ $_ := set $given $name $value }}{{ end }}{{ end }}
+{{- with $given }}
 - matchExpressions:
     {{- range $name, $value := . }}
     - key: {{ $name }}

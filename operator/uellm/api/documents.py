@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from pathlib import Path
@@ -23,6 +24,8 @@ PASSED_ON = frozenset({"metadata", "config", "template"})
 
 # libyaml, if the package was built with it, because the profiles of a hundred nodes are several megabytes.
 LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_TOO_DEEP = "it is nested too deeply, or contains itself"
 
 T = TypeVar("T", bound=Model)
 
@@ -54,19 +57,26 @@ def parse(model: type[T], document: Mapping[str, Any], *, at: str = "") -> T:
         raise BadInput(f"{at}.{field}".strip("."), message) from error
     except TypeError as error:
         raise BadInput(at, f"cannot be written as JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(at, f"cannot be written as JSON: {_TOO_DEEP}") from error
 
 
 def read_documents(path: str | Path) -> list[dict[str, Any]]:
-    """All documents of a YAML or JSON file, with Lists replaced by their items. Raises BadInput."""
+    """All documents of a YAML or JSON file (`-`: standard input), Lists replaced by their items. Raises BadInput."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = sys.stdin.read() if str(path) == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(str(path), f"cannot be read: {error}") from error
     try:
         documents = list(yaml.load_all(text, Loader=LOADER))
     except yaml.YAMLError as error:
         raise BadInput(str(path), "is not YAML: " + " ".join(str(error).split())) from error
-    return [item for document in documents if document is not None for item in _items(document, str(path))]
+    except RecursionError as error:
+        raise BadInput(str(path), _TOO_DEEP) from error
+    try:
+        return [item for document in documents if document is not None for item in _items(document, str(path))]
+    except RecursionError as error:
+        raise BadInput(str(path), _TOO_DEEP) from error
 
 
 def read_service(path: str | Path) -> LLMService:

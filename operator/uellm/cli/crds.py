@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from uellm.api.crd import DEFINITIONS, render
+from uellm.errors import BadInput
 
 _HEADER = "# Rendered by `uellm crds` from operator/uellm/api: change it there.\n"
 
@@ -45,13 +46,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write(directory: Path) -> list[Path]:
-    """Write each CRD to its own file in the directory, and return their paths."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write each CRD to its own file in the directory, and return their paths. Raises BadInput."""
     paths = []
-    for definition in DEFINITIONS:
-        path = directory / definition.file_name
-        path.write_text(_HEADER + _yaml(render(definition)), encoding="utf-8")
-        paths.append(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for definition in DEFINITIONS:
+            path = directory / definition.file_name
+            path.write_text(_HEADER + _yaml(render(definition)), encoding="utf-8")
+            paths.append(path)
+    except OSError as error:
+        raise BadInput(f"--output-dir {directory}", f"cannot be written: {error.strerror}") from error
     return paths
 
 

@@ -25,7 +25,10 @@ def model_facts(uri: str) -> ModelFacts:
             f"{uri} cannot be looked up without {error.name}: install the extra `controller`, or give a config.json"
         ) from error
     repository, revision = repository_of(uri)
-    found = look_up(repository, revision, HubSettings.from_environment())
+    settings = HubSettings.from_environment()
+    if not re.match(r"https?://[^/]", settings.endpoint):
+        raise BadInput("HF_ENDPOINT", f"{settings.endpoint!r} is no web address, such as https://huggingface.co")
+    found = look_up(repository, revision, settings)
     if isinstance(found, LookUpRefusal):
         raise CannotBeDone(found.message)
     print(f"{SCHEME}{repository} at {found.commit}", file=sys.stderr)

@@ -7,9 +7,11 @@ imported, so an image for one role needs only the packages of that role.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import os
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from uellm import __version__
 from uellm.errors import UellmError
@@ -52,18 +54,31 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """One line for bad arguments. The parsers of subcommands are of this class, too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end with status 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def plugin() -> int:
     """`kubectl uellm ...`: kubectl runs the program `kubectl-uellm` with the rest of its arguments."""
     return main(program="kubectl uellm")
 
 
 def main(argv: list[str] | None = None, *, program: str = "uellm") -> int:
-    """Run one command and return its exit status: 0 success, 1 failure, 2 bad input."""
+    """Run one command and return its exit status: 0 success, 1 failure, 2 bad input, 130 interrupted."""
+    try:
+        return _main(argv, program)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _main(argv: list[str] | None, program: str) -> int:
     argv = sys.argv[1:] if argv is None else argv
     name = argv[0] if argv and argv[0] in COMMANDS else None
-    parser = argparse.ArgumentParser(
-        prog=program, description="UELLM: plan, place and serve large language models on Kubernetes"
-    )
+    parser = Parser(prog=program, description="UELLM: plan, place and serve large language models on Kubernetes")
     parser.add_argument("--version", action="version", version=f"uellm {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command_name, command in COMMANDS.items():
@@ -77,7 +92,9 @@ def main(argv: list[str] | None = None, *, program: str = "uellm") -> int:
             subparser.set_defaults(run=module.run)
     args = parser.parse_args(argv)
     try:
-        return int(args.run(args) or 0)
+        status = int(args.run(args) or 0)
+        sys.stdout.flush()
+        return status
     except UellmError as error:
         print(f"{program} {args.command}: {error}", file=sys.stderr)
         return error.exit_status
@@ -85,8 +102,13 @@ def main(argv: list[str] | None = None, *, program: str = "uellm") -> int:
         # The reader (such as `| head`) closed the pipe.
         sys.stderr.close()
         return 0
-    except KeyboardInterrupt:
-        return 130
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # What is still buffered would fail once more when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print(f"{program} {args.command}: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
 
 
 def _missing(name: str, command: Command, error: ModuleNotFoundError) -> int:

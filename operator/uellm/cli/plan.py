@@ -15,7 +15,7 @@ from uellm.cli.adapters import with_adapters, with_draft
 from uellm.cli.arguments import add_output
 from uellm.cli.files import read_json
 from uellm.cli.hub import SCHEME, model_facts
-from uellm.cli.plan_cluster import Offered, offered_by_cluster
+from uellm.cli.plan_cluster import Offered, namespace_of_context, offered_by_cluster
 from uellm.cli.plan_svg import draw
 from uellm.cli.plan_table import render
 from uellm.errors import BadInput, PlanError
@@ -24,10 +24,15 @@ from uellm.hub import ModelFacts
 from uellm.planner import plan as make_plan
 from uellm.planner.efficiency import Efficiency
 from uellm.planner.joining import as_joined
-from uellm.planner.request import LeftOut, NodeOffer
+from uellm.planner.request import LeftOut, NodeOffer, PlanRequest
+from uellm.planner.result import Plan
+from uellm.reconcile.kueue import may_displace
 from uellm.reconcile.node_class import node_class
 from uellm.reconcile.planning.node_classes import doubts, would_join
-from uellm.reconcile.planning.request import architecture_of, plan_request
+from uellm.reconcile.planning.request import architecture_of, check_environment, plan_request
+
+HELPED_BY_GPUS = ("NoFit", "NeedsExactDevices")
+"""Why a service has no plan, where GPUs that others hold may help."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="calibration by `uellm calibrate` (default: the service's annotation uellm.io/efficiency)",
     )
     add_output(parser, "table", "json", "yaml", "svg")
-    parser.add_argument("-n", "--namespace", help="namespace of the service, if its file names none")
+    parser.add_argument(
+        "-n",
+        "--namespace",
+        help="namespace of the service, if its file names none (default: that of the kubeconfig's context)",
+    )
     parser.add_argument(
         "--kubeconfig", metavar="FILE", help="kubeconfig of the cluster (default: KUBECONFIG, then ~/.kube/config)"
     )
@@ -61,8 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan and print. If there is no plan, the status is 1 and the reason is printed."""
     config, facts = _model(args.model_config)
-    service = _service(args.file, config, args.model_config, args.namespace)
+    service = _service(args, config)
     try:
+        check_environment(service)
         facts = with_draft(service, with_adapters(service, facts or _by_its_name(service)))
         architecture = architecture_of(service, facts)
         offered = _offered(args, service)
@@ -71,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         )
         if args.calibration:
             request = replace(request, efficiency=read_efficiency(args.calibration))
-        plan = make_plan(request)
+        plan, request = _planned(request, offered)
     except PlanError as error:
         if args.output in ("json", "yaml"):
             _print({"error": {"reason": error.reason, "message": str(error)}}, args.output)
@@ -84,6 +94,23 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(plan.to_dict(), args.output)
     return 0
+
+
+def _planned(request: PlanRequest, offered: Offered) -> tuple[Plan, PlanRequest]:
+    """The plan and what it answers: on free GPUs, else as the operator plans pods that may displace others."""
+    try:
+        return make_plan(request), request
+    except PlanError as error:
+        if not offered.hardware or error.reason not in HELPED_BY_GPUS:
+            raise
+        whole = replace(request, nodes=offered.hardware)
+        plan = make_plan(whole)
+        print(
+            "uellm plan: no free GPUs hold it: planned as if every GPU were free, because its pods may wait in a queue "
+            f"or displace others ({error})",
+            file=sys.stderr,
+        )
+        return plan, whole
 
 
 def read_efficiency(path: str) -> Efficiency:
@@ -102,10 +129,17 @@ def _offered(args: argparse.Namespace, service: LLMService) -> Offered:
             raise BadInput(f"--{name}", "names a cluster, but --profiles replaces the cluster: give only one of them")
     documents = read_documents(args.profiles)
     classes = [document for document in documents if document.get("kind") == "GPUNodeClass"]
+    names = set[str]()
     for document in classes:
-        parse_node_class(document)
+        name = str(parse_node_class(document).metadata.get("name"))
+        if name in names:
+            raise BadInput(args.profiles, f"holds two GPUNodeClasses named {name!r}")
+        names.add(name)
     profiles = [document for document in documents if document.get("kind") != "GPUNodeClass"]
-    return Offered(_offers(args.profiles, profiles), *_joining(classes, service))
+    offers = _offers(args.profiles, profiles)
+    displaces = may_displace({"metadata": service.metadata, "spec": {"template": service.spec.template.to_dict()}})
+    hardware = (NodeOffer(each.node, tuple(d.uuid for d in each.node.devices if d.usable)) for each in offers)
+    return Offered(offers, *_joining(classes, service), tuple(hardware) if displaces else ())
 
 
 def _joining(classes: list[dict[str, Any]], service: LLMService) -> tuple[tuple[LeftOut, ...], tuple[NodeOffer, ...]]:
@@ -132,17 +166,25 @@ def _by_its_name(service: LLMService) -> ModelFacts | None:
     return model_facts(f"{model.uri}@{model.revision}")
 
 
-def _service(path: str, config: Any, source: str | None, namespace: str | None) -> LLMService:
+def _service(args: argparse.Namespace, config: Any) -> LLMService:
+    path, source = args.file, args.model_config
     services = [document for document in read_documents(path) if document.get("kind") == "LLMService"]
     if len(services) != 1:
         raise BadInput(path, f"must hold one LLMService; it holds {len(services)}")
     document = services[0]
     metadata = document.get("metadata")
-    if namespace and isinstance(metadata, dict) and not metadata.get("namespace"):
-        document = {**document, "metadata": {**metadata, "namespace": namespace}}
+    if isinstance(metadata, dict) and not metadata.get("namespace"):
+        document = {**document, "metadata": {**metadata, "namespace": _namespace(args)}}
     if source is not None:
         document = _with_config(document, config, source)
     return parse_service(document)
+
+
+def _namespace(args: argparse.Namespace) -> str:
+    """The namespace of a service whose file names none, as kubectl finds it."""
+    if args.namespace or args.profiles is not None:
+        return args.namespace or "default"
+    return namespace_of_context(kubeconfig=args.kubeconfig, context=args.context) or "default"
 
 
 def _with_config(document: dict[str, Any], config: Any, name: str) -> dict[str, Any]:

@@ -22,10 +22,25 @@ class Offered(NamedTuple):
     left_out: tuple[LeftOut, ...]
     would_join: tuple[NodeOffer, ...] = ()
     """Classes of nodes that may join."""
+    hardware: tuple[NodeOffer, ...] = ()
+    """The nodes as if every GPU were free, where the service's pods may get GPUs that others hold."""
 
 
 def offered_by_cluster(service: LLMService, *, kubeconfig: str | None, context: str | None) -> Offered:
     """Read the cluster as the operator observes it. Raises KubeError; CannotBeDone if no cluster is configured."""
+    _check_packages()
+    return asyncio.run(_ask(service, kubeconfig, context))
+
+
+def namespace_of_context(*, kubeconfig: str | None, context: str | None) -> str:
+    """The namespace that the kubeconfig's context names; empty where it names none. Raises as `offered_by_cluster`."""
+    _check_packages()
+    from uellm.kube.config import namespace
+
+    return namespace(kubeconfig, context)
+
+
+def _check_packages() -> None:
     try:
         import uellm.kube  # noqa: F401
     except ModuleNotFoundError as error:
@@ -33,16 +48,16 @@ def offered_by_cluster(service: LLMService, *, kubeconfig: str | None, context: 
             f"the Python package {error.name!r} is missing, by which a cluster is asked: pip install "
             "'uellm-operator[controller]', or give --profiles"
         ) from error
-    return asyncio.run(_ask(service, kubeconfig, context))
 
 
 async def _ask(service: LLMService, kubeconfig: str | None, context: str | None) -> Offered:
     from uellm.api.names import SERVICE_LABEL
     from uellm.kube import GPUNODECLASS, GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kube
     from uellm.reconcile.cache import Cache
+    from uellm.reconcile.kueue import may_displace
     from uellm.reconcile.names import Key
     from uellm.reconcile.planning.eligible_nodes import reachable, verdicts
-    from uellm.reconcile.planning.ledger import claims_of_others, offers
+    from uellm.reconcile.planning.ledger import claims_of_others, hardware_offers, offers
     from uellm.reconcile.planning.node_classes import doubts, with_nodes, would_join
 
     cache = Cache()
@@ -58,7 +73,10 @@ async def _ask(service: LLMService, kubeconfig: str | None, context: str | None)
     offered, left_out = reachable(everyone, judged)
     doubted = doubts(cache.node_classes(), with_nodes(nodes, cache.node))
     classes, unusable = would_join(cache.node_classes(), doubted, service)
-    return Offered(offered, (*left_out, *unusable), classes)
+    runs = any(pod["spec"].get("nodeName") for pod in cache.pods(key))
+    document = {"metadata": service.metadata, "spec": {"template": service.spec.template.to_dict()}}
+    hardware = reachable(hardware_offers(nodes), judged)[0] if may_displace(document) and not runs else ()
+    return Offered(offered, (*left_out, *unusable), classes, hardware)
 
 
 async def _read_claims(kube: Kube, cache: Cache, service: LLMService) -> None:

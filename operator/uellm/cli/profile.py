@@ -19,6 +19,7 @@ import yaml
 from uellm.api import parse_node_class
 from uellm.api.gpunodeclass import LABEL_KEY, LABEL_VALUE
 from uellm.api.node_class_facts import class_document, class_name
+from uellm.api.scalars import DNS_SUBDOMAIN
 from uellm.cli.arguments import add_output
 from uellm.errors import BadInput
 from uellm.hardware import Node
@@ -88,7 +89,14 @@ def _profile(node: str, sample: Sample, *, described: bool) -> dict[str, Any]:
 
 def _class(profile: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     node = replace(Node.from_profile(profile), source=SIMULATED if args.simulated else NVML)
-    document = class_document(node, args.class_name or class_name(node), dict(map(_label, args.label)))
+    if args.class_name is not None and not re.fullmatch(DNS_SUBDOMAIN, args.class_name):
+        raise BadInput("--class-name", f"{args.class_name!r} is not a name of lower-case letters, digits, '-' and '.'")
+    labels = dict(map(_label, args.label))
+    document = class_document(node, args.class_name or class_name(node), labels)
+    made = document["spec"]["labels"]
+    for key, value in labels.items():
+        if made[key] != value:
+            raise BadInput("--label", f"{key} is {made[key]!r} by the GPUs: leave it out")
     parse_node_class(document)
     return document
 

@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 
+from uellm.cli.arguments import not_negative
 from uellm.http.loop import run as run_loop
 from uellm.pod_interface import PLACEMENT_VARIABLE, STATE_VARIABLE
 from uellm.proxying.drain import GRACE_S
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--drain-seconds",
-        type=float,
+        type=not_negative,
         default=GRACE_S,
         metavar="SECONDS",
         help=f"how long a drain waits for requests in flight (default {GRACE_S:g})",

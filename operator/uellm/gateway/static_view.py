@@ -84,9 +84,11 @@ class StaticView:
 
 def _read(path: Path) -> StaticFile:
     try:
-        return StaticFile.model_validate(yaml.safe_load(path.read_text()))
+        return StaticFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise BadInput(str(path), error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise BadInput(str(path), "is not UTF-8 text") from error
     except yaml.YAMLError as error:
         raise BadInput(str(path), "not YAML") from error
     except ValidationError as error:

@@ -41,13 +41,30 @@ async def load(kubeconfig: str | None = None, context: str | None = None) -> Con
     return configuration
 
 
+def namespace(kubeconfig: str | None = None, context: str | None = None) -> str:
+    """The namespace of the context or the pod that `load` takes; empty where none is named. Raises as `load`."""
+    if kubeconfig is None and context is None and in_cluster():
+        try:
+            return SERVICE_ACCOUNT_TOKEN.with_name("namespace").read_text(encoding="utf-8").strip()
+        except OSError:
+            return ""
+    from kubernetes.aio.config.kube_config import KubeConfigMerger
+
+    paths = _kubeconfig_paths(kubeconfig)
+    try:
+        found = KubeConfigMerger(paths).config  # type: ignore[no-untyped-call]
+        named = found["contexts"].get_with_name(context or found.safe_get("current-context"), safe=True)
+        return "" if named is None else str(named["context"].safe_get("namespace") or "")
+    except _unusable() as error:
+        raise BadInput(paths, f"not a kubeconfig that can be used ({error})") from error
+
+
 def in_cluster() -> bool:
     """True in a pod with a service account."""
     return "KUBERNETES_SERVICE_HOST" in os.environ and SERVICE_ACCOUNT_TOKEN.is_file()
 
 
 async def _load_file(configuration: Any, kubeconfig: str | None, context: str | None) -> None:
-    import yaml
     from kubernetes.aio import config
 
     paths = _kubeconfig_paths(kubeconfig)
@@ -55,8 +72,16 @@ async def _load_file(configuration: Any, kubeconfig: str | None, context: str | 
         await config.load_kube_config(  # type: ignore[no-untyped-call]
             paths, context=context, client_configuration=configuration, persist_config=False
         )
-    except (config.ConfigException, yaml.YAMLError, KeyError, TypeError, AttributeError, OSError) as error:
+    except _unusable() as error:
         raise BadInput(paths, f"not a kubeconfig that can be used ({error})") from error
+
+
+def _unusable() -> tuple[type[Exception], ...]:
+    """What the package raises for a file that is no kubeconfig."""
+    import yaml
+    from kubernetes.aio.config import ConfigException
+
+    return ConfigException, yaml.YAMLError, KeyError, TypeError, AttributeError, OSError, UnicodeDecodeError
 
 
 def _kubeconfig_paths(kubeconfig: str | None) -> str:

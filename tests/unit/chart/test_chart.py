@@ -292,6 +292,29 @@ def test_the_profiler_runs_where_the_gpu_operator_found_gpus(render: Render) -> 
     assert "--simulate=/etc/uellm/simulate" not in pod["containers"][0]["args"]
 
 
+@pytest.mark.parametrize("given", [{"gpu-node": "yes"}, {"nvidia.com/gpu.present": None, "gpu-node": "yes"}])
+def test_labels_of_gpu_nodes_replace_nvidia_s(render: Render, given: dict[str, Any]) -> None:
+    expression = {"key": "gpu-node", "operator": "In", "values": ["yes"]}
+    objects = render({"profiler": {"nodeLabels": given}})
+    assert node_terms(objects, "uellm-profiler") == [{"matchExpressions": [expression]}]
+
+
+@pytest.mark.parametrize("given", [{}, {"nvidia.com/gpu.present": None}])
+def test_empty_labels_mean_every_node_also_as_they_were_written_for_earlier_releases(
+    render: Render, given: dict[str, Any]
+) -> None:
+    pod = named(render({"profiler": {"nodeLabels": given}}), "DaemonSet", "uellm-profiler")["spec"]["template"]["spec"]
+    assert "affinity" not in pod
+    described = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["node-1", "node-2"]}
+    simulated = render({"profiler": {"nodeLabels": given}}, simulated=True)
+    assert node_terms(simulated, "uellm-profiler") == [{"matchExpressions": [described]}]
+
+
+def test_an_upgrade_that_keeps_all_values_of_an_earlier_release_keeps_the_profiler_s_nodes(render: Render) -> None:
+    kept = {"profiler": {"nodeLabels": {"nvidia.com/gpu.present": "true"}}}
+    assert node_terms(render(kept), "uellm-profiler") == node_terms(render(), "uellm-profiler")
+
+
 def profiler_of(objects: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The profiler's pod template and its container."""
     template = named(objects, "DaemonSet", "uellm-profiler")["spec"]["template"]
@@ -384,6 +407,37 @@ def test_a_server_without_the_policy_is_not_asked_for_one(
         done = helm("template", "uellm", str(CHART), "--kube-version", version)
         assert done.returncode == 0, done.stderr
         assert ("ValidatingAdmissionPolicy" in done.stdout) == there
+
+
+def test_a_version_that_names_no_image_of_the_scheduler_is_refused(
+    helm: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    own = ("--set", "images.kubeScheduler=example.com/k:1")
+    for version in ("1.31", "v1.31"):
+        done = helm("template", "uellm", str(CHART), "--kube-version", version)
+        assert done.returncode != 0
+        assert "the cluster's version is v1.31, which names no image" in done.stderr
+        assert "set images.kubeScheduler" in done.stderr
+        done = helm("template", "uellm", str(CHART), "--kube-version", version, *own)
+        assert done.returncode == 0, done.stderr
+    done = helm("template", "uellm", str(CHART), "--kube-version", "v1.31", "--set", "scheduler.enabled=false")
+    assert done.returncode == 0, done.stderr
+
+
+def test_simulated_gpus_need_nodes(helm: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = helm("template", "uellm", str(CHART), "--kube-version", "v1.34.2", "--set", "simulated.enabled=true")
+    assert done.returncode != 0
+    assert "simulated.enabled needs at least one node in simulated.nodes" in done.stderr
+
+
+def test_who_may_plan_reads_what_the_command_lists_and_changes_nothing(render: Render) -> None:
+    kinds = {
+        *(("uellm.io", each) for each in ("gpunodeprofiles", "gpunodeclasses", "llmservices")),
+        *(("", each) for each in ("nodes", "pods")),
+        *(("resource.k8s.io", each) for each in ("deviceclasses", "resourceslices", "resourceclaims")),
+    }
+    assert granted(render(), "uellm-plan") == {(*kind, verb) for kind in kinds for verb in ("get", "list")}
+    assert not any("aggregate" in label for label in named(render(), "ClusterRole", "uellm-plan")["metadata"]["labels"])
 
 
 def test_the_profiler_makes_events_where_those_of_nodes_are_kept(render: Render) -> None:

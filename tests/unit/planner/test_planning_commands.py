@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from uellm.cli.main import main, plugin
+from uellm.cli.plan_cluster import Offered
 
 INSTANCE = {
     "layers": 4,
@@ -246,6 +247,64 @@ def test_plan_takes_classes_of_nodes_that_may_join(command, build) -> None:
     assert (status, error) == (2, "uellm plan: spec.devices: must be numbered from 0 on, without gaps\n")
 
 
+def test_two_classes_of_one_name_are_refused(command, build) -> None:
+    joining = {
+        "apiVersion": "uellm.io/v1alpha1",
+        "kind": "GPUNodeClass",
+        "metadata": {"name": "g6"},
+        "spec": {"devices": [{"index": 0, "product": "L4", "memoryBytes": 24 << 30}]},
+    }
+    status, _, error = command(
+        "plan", "-f", service(build), "--profiles", {"kind": "List", "items": [joining, joining]}
+    )
+    assert (status, "holds two GPUNodeClasses named 'g6'" in error) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "VLLM_API_KEY"])
+def test_a_variable_that_the_operator_refuses_is_refused(command, build, name: str) -> None:
+    given = service(build, engine={"env": [{"name": name, "value": "0"}]})
+    status, _, error = command("plan", "-f", given, "--profiles", profile("n", "L4"))
+    assert (status, error.startswith(f"uellm plan: InvalidOverride: spec.engine.env: {name} is not allowed")) == (
+        1,
+        True,
+    )
+
+
+def test_flags_of_the_engine_that_the_plan_depends_on_are_read(command, build) -> None:
+    def planned(*args: str) -> tuple[int, str, str]:
+        given = service(build, engine={"args": list(args)})
+        del given["spec"]["model"]["maxModelLen"]
+        return command("plan", "-f", given, "--profiles", profile("n", "L4"), "-o", "json")
+
+    # Its 131072 tokens need 16 GiB beside 15 GiB of weights.
+    assert "NoFit" in planned()[2]
+    assert planned("--max-model-len", "4k")[0] == 0
+    assert "NoFit" in planned("--max-model-len", "4k", "--dtype", "float32")[2]
+    status, _, error = planned("--max-model-len", "300000")
+    assert status == 1
+    assert "spec.engine.args: --max-model-len 300000 is more than the 131072 positions of the model's" in error
+
+
+@pytest.mark.parametrize(
+    ("labels", "template"),
+    [
+        ({"kueue.x-k8s.io/queue-name": "gpus"}, None),
+        ({}, {"spec": {"priorityClassName": "high"}}),
+        ({}, {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "gpus"}}}),
+    ],
+)
+def test_pods_that_may_displace_others_are_planned_as_if_every_gpu_were_free(command, build, labels, template) -> None:
+    busy = profile("n", "L4")
+    busy["status"]["devices"][0]["allocatedTo"] = {"podUID": "some-pod"}
+    given = service(build, **({"template": template} if template else {}))
+    given["metadata"]["labels"] = labels
+    status, output, error = command("plan", "-f", given, "--profiles", busy, "-o", "json")
+    assert (status, json.loads(output)["nodes"]) == (0, ["n"])
+    assert error.startswith("uellm plan: no free GPUs hold it: planned as if every GPU were free")
+    given["spec"]["placement"] = {"gpus": {"min": 3}}
+    assert command("plan", "-f", given, "--profiles", busy)[0] == 1
+
+
 def test_plan_draws(command, build) -> None:
     status, output, error = command("plan", "-f", service(build), "--profiles", profile("n", "L4"), "-o", "svg")
     assert (status, error) == (0, "")
@@ -293,6 +352,22 @@ def test_the_namespace_of_a_service_that_names_none_may_be_given(command, build)
     named["metadata"]["namespace"] = "its-own"
     _, output, _ = command("plan", "-f", named, "--profiles", profile("n", "L4"), "-n", "team-a")
     assert output.startswith("its-own/llama ")
+
+
+def test_else_the_namespace_is_that_of_the_kubeconfig_s_context(command, build, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        "uellm.cli.plan.offered_by_cluster", lambda service, **_: seen.append(service.namespace) or Offered((), ())
+    )
+    contexts = [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "team-a"}}]
+    kubeconfig = command.file({"current-context": "c", "contexts": contexts})
+    monkeypatch.setenv("KUBECONFIG", kubeconfig)
+    command("plan", "-f", service(build))
+    command("plan", "-f", service(build), "-n", "team-b")
+    named = service(build)
+    named["metadata"]["namespace"] = "its-own"
+    command("plan", "-f", named)
+    assert seen == ["team-a", "team-b", "its-own"]
 
 
 def test_as_a_plugin_of_kubectl_it_is_the_same_command(build, tmp_path, monkeypatch, capsys) -> None:

@@ -11,9 +11,11 @@ from helpers.models import SMALLEST_LLAMA
 from uellm.api import parse_service
 from uellm.errors import PlanError
 from uellm.hub import ModelFacts
+from uellm.kube.kinds import LLMSERVICE
 from uellm.planner.handover.publish import planned_engine
 from uellm.reconcile.inspection.model_state import found, inspecting, refused
 from uellm.reconcile.planning.request import architecture_of, plan_request
+from uellm.reconcile.revisions import inputs_of
 
 CONFIG = {**SMALLEST_LLAMA, "tie_word_embeddings": False}
 FACTS = ModelFacts("c0ffee", CONFIG, llama_tensors(CONFIG, "F16"), 1)
@@ -122,3 +124,60 @@ async def test_facts_that_were_lost_withdraw_no_plan_of_pods_that_run(world, mak
         observed = dataclasses.replace(world.observed("one"), model=state)
         assert (await world.planning.plan(observed, world.now)).choice == (plan, None, "", "")
     assert world.requests == []
+
+
+def test_the_engine_s_flags_count_as_the_spec_s_fields(make):
+    args = ("--max-model-len", "64", "--dtype", "float32")
+    told, plain = service(make, config=CONFIG, args=args), service(make, config=CONFIG)
+    request = requested(told)
+    assert request.max_model_len == 64
+    assert (request.engine.dtype, request.architecture.dtype) == ("float32", "float32")
+    assert request.architecture.weight_bytes == 2 * requested(plain).architecture.weight_bytes
+    assert requested(service(make, config=CONFIG, maxModelLen=64, dtype="float32")).architecture == request.architecture
+    assert planned_engine(make.plan(), request).args[-4:] == args
+    quantized = requested(service(make, config=CONFIG, args=("-q", "fp8"))).architecture
+    assert (quantized.quantization, quantized.weight_bytes < requested(plain).architecture.weight_bytes) == (
+        "fp8",
+        True,
+    )
+
+
+def test_a_flag_may_repeat_the_method_of_a_checkpoint_that_only_its_headers_can_size(make):
+    theirs = {**CONFIG, "quantization_config": {"quant_method": "moe_wna16"}}
+    facts = ModelFacts("c", theirs, llama_tensors(CONFIG, "F16"), 1)
+    assert (
+        requested(service(make, args=("-q", "moe_wna16")), facts).architecture
+        == requested(service(make), facts).architecture
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--quantization", "awq"), "--quantization: awq needs a checkpoint made with it, and config has no"),
+        (("--dtype", "int3"), "--dtype 'int3' is not one of "),
+        (("--max-model-len", "abc"), "--max-model-len 'abc' is not a positive whole number"),
+    ],
+)
+async def test_flags_that_cannot_be_are_refused_before_any_pod_exists(world, args, message):
+    world.node("a", None, None)
+    world.service("one", engine={"args": list(args)})
+    failure = (await world.plan("one")).failure
+    assert failure.reason == "InvalidOverride"
+    assert failure.message.startswith(f"spec.engine.args: {message}")
+    assert world.requests == []
+
+
+async def test_a_service_that_runs_with_refused_flags_since_before_keeps_its_plan_until_its_spec_changes(world, make):
+    world.node("a", None, None)
+    plan, args = make.plan(nodes=("a",)), ["--dtype", "int3"]
+    world.service("one", plan=plan, engine={"args": args})
+    world.deployed("one")
+    revision = world.observed("one").revision
+    assert revision is not None
+    kept = dataclasses.replace(revision, inputs=inputs_of(plan))
+    world.revisions["one"] = {kept.name: kept}
+    assert (await world.plan("one")) == (plan, None, "", "")
+    edited = world.service("one", plan=plan, engine={"args": [*args, "--seed=1"]})
+    world.put(LLMSERVICE, {**edited, "metadata": {**edited["metadata"], "generation": 2}})
+    assert (await world.plan("one")).failure.reason == "InvalidOverride"

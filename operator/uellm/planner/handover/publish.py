@@ -66,9 +66,9 @@ def planned_engine(plan: Plan, request: PlanRequest) -> PlannedEngine:
     ]
     planned += _adapter_flags(plan)
     if own.dtype != "auto":
-        planned.insert(0, ("--dtype", architecture.dtype))
+        planned.insert(0, (flags.DTYPE, architecture.dtype))
     if own.quantization not in ("auto", "none"):
-        planned.insert(0, ("--quantization", own.quantization))
+        planned.insert(0, (flags.QUANTIZATION, own.quantization))
     if (share := least_free_share(plan, request)) < 1:
         utilization = Fraction(constants.GPU_MEMORY_UTILIZATION) * share
         # Rounded down: the engine refuses to start where less than this share is free.

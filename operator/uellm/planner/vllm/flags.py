@@ -25,6 +25,8 @@ _FACTORS = {
 BATCHED_TOKENS = "--max-num-batched-tokens"
 SEQUENCES = "--max-num-seqs"
 MODEL_LENGTH = "--max-model-len"
+DTYPE = "--dtype"
+QUANTIZATION = "--quantization"
 KV_CACHE_BYTES = "--kv-cache-memory-bytes"
 UTILIZATION = "--gpu-memory-utilization"
 SCHEDULING_POLICY = "--scheduling-policy"
@@ -42,12 +44,13 @@ class UserArgs:
 
     def __init__(self, args: Sequence[str]) -> None:
         self.args = tuple(args)
-        self.flags = frozenset(flag_name(argument) for argument in args)
+        self._long = tuple(long_form(argument) for argument in args)
+        self.flags = frozenset(flag_name(argument) for argument in self._long)
 
     def text(self, flag: str) -> str | None:
         """The value of the last such flag; None if it is absent, "" if it has no value."""
         found = None
-        for index, argument in enumerate(self.args):
+        for index, argument in enumerate(self._long):
             if flag_name(argument) == flag:
                 following = self.args[index + 1 : index + 2]
                 attached = argument.split("=", 1)[1] if "=" in argument else None
@@ -60,6 +63,8 @@ class UserArgs:
         if text is None:
             return None
         match = _NUMBER.match(text)
+        if match and "." in match.group(1) and match.group(2).isupper():
+            match = None  # the engine takes fractions of decimal units only
         value = float(match.group(1)) * _FACTORS[match.group(2)] if match else 0.0
         if value < 1 or value != int(value):
             raise PlanError("InvalidOverride", f"spec.engine.args: {flag} {text!r} is not a positive whole number")
@@ -73,6 +78,18 @@ class UserArgs:
         if not re.fullmatch(r"0?\.\d{1,9}|1(\.0{1,9})?", text) or float(text) == 0:
             raise PlanError("InvalidOverride", f"spec.engine.args: {flag} {text!r} is not a share above 0 and up to 1")
         return text
+
+
+def long_form(argument: str) -> str:
+    """An argument with `--quantization` for `-q`, whose value may follow without a space.
+
+    >>> long_form("-q"), long_form("-qfp8"), long_form("-q=awq"), long_form("--seed")
+    ('--quantization', '--quantization=fp8', '--quantization=awq', '--seed')
+    """
+    if not argument.startswith("-q"):
+        return argument
+    value = argument.removeprefix("-q").removeprefix("=")
+    return f"{QUANTIZATION}={value}" if argument != "-q" else QUANTIZATION
 
 
 def check_args(args: Sequence[str]) -> None:

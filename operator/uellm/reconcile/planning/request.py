@@ -18,12 +18,14 @@ from uellm.planner import request as planner
 from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.vllm import flags
 from uellm.planner.vllm.flags import UserArgs
+from uellm.planner.vllm.model_flags import ModelSettings
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
 from uellm.planner.vllm.speculation import DRAFT_MODEL, FLAG, method_by_config, speculation_of
 from uellm.reconcile.draft import args_with_draft, draft_facts
 from uellm.reconcile.model_source import is_in_bucket, model_path, model_revision
 from uellm.reconcile.planning.adapters import adapter_notes, adapter_slots, check_adapters
 from uellm.reconcile.planning.calibration import efficiency_of
+from uellm.reconcile.planning.model_settings import is_by_flag, model_settings
 from uellm.reconcile.planning.served_task import OVERRIDES, ServedTask, overridden, served_task
 from uellm.step_basis import Correction
 
@@ -53,9 +55,12 @@ def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Arc
     _check_loader(service)
     task = served_task(service, config).task
     overrides = UserArgs(service.spec.engine.args).text(OVERRIDES) is not None
+    settings = model_settings(service, config)
     try:
-        found = _read_architecture(model, facts, config, task, overrides=overrides)
+        found = _read_architecture(model, settings, facts, config, task, overrides=overrides)
     except BadInput as error:
+        if is_by_flag(service, error.field):
+            raise PlanError("InvalidOverride", f"spec.engine.args: --{error}") from error
         where = f"{model.uri}: " if model.config is None else "spec.model."
         raise PlanError("InvalidModel", f"{where}{error}") from error
     check_adapters(service, facts, found)
@@ -63,15 +68,20 @@ def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Arc
 
 
 def _read_architecture(
-    model: ModelSource, facts: ModelFacts | None, config: dict[str, Any], task: Task, *, overrides: bool
+    model: ModelSource,
+    settings: ModelSettings,
+    facts: ModelFacts | None,
+    config: dict[str, Any],
+    task: Task,
+    *,
+    overrides: bool,
 ) -> Architecture:
+    _, dtype, quantization = settings
     if facts is None or (model.config is not None and facts.tensors is None):
-        return _architecture(json.dumps(config, sort_keys=True), model.dtype, model.quantization, task)
+        return _architecture(json.dumps(config, sort_keys=True), dtype, quantization, task)
     if model.config is None and not overrides:
-        return _architecture_of_facts(facts, model.dtype, model.quantization, task)
-    return read_architecture(
-        config, dtype=model.dtype, quantization=model.quantization, tensors=facts.tensors, task=task
-    )
+        return _architecture_of_facts(facts, dtype, quantization, task)
+    return read_architecture(config, dtype=dtype, quantization=quantization, tensors=facts.tensors, task=task)
 
 
 def _with_draft(service: LLMService, facts: ModelFacts | None, model: Architecture) -> Architecture:
@@ -82,7 +92,8 @@ def _with_draft(service: LLMService, facts: ModelFacts | None, model: Architectu
     method = method_by_config(speculation, draft.facts.config)
     _check_draft_class(service, draft, method)
     try:
-        read = _draft(draft.facts, method, model.dtype, speculation.text("quantization") or "auto")
+        dtype = model_settings(service, {}).dtype
+        read = _draft(draft.facts, method, dtype, speculation.text("quantization") or "auto")
     except BadInput as error:
         raise PlanError("InvalidModel", f"draft model {speculation.model}: {error}") from error
     return dataclasses.replace(model, draft=read)
@@ -182,7 +193,8 @@ def plan_request(
     spec = service.spec
     config = _config(service, facts)
     served = served_task(service, config)
-    longest, notes = _max_model_len(service, architecture)
+    settings = model_settings(service, config)
+    longest, notes = _max_model_len(settings.max_model_len, architecture)
     return planner.PlanRequest(
         service=f"{service.namespace}/{service.name}",
         architecture=architecture,
@@ -205,14 +217,14 @@ def plan_request(
             revision=model_revision(service, facts) if spec.model.cache is None else "",
             served_name=service.served_name,
             args=args_with_draft(service, facts, _engine_args(service)),
-            dtype=spec.model.dtype,
-            quantization=spec.model.quantization,
+            dtype=settings.dtype,
+            quantization=settings.quantization,
             task_args=(*served.engine_args, *_loader_args(service)),
-            leaves_length=served.pools and spec.model.max_model_len is None,
+            leaves_length=served.pools and settings.max_model_len is None,
         ),
         replicas=max(1, spec.replicas if spec.autoscaling is None else spec.autoscaling.min_replicas),
         efficiency=efficiency_of(service),
-        variants=_variants(service, architecture, facts, served.task),
+        variants=_variants(architecture, config, settings.dtype, served.task),
         left_out=left_out,
         notes=(*([served.note] if served.note else []), *notes, *_notes(facts), *adapter_notes(service, facts)),
         would_join=would_join,
@@ -243,12 +255,12 @@ def _notes(facts: ModelFacts | None) -> tuple[str, ...]:
 
 
 def _variants(
-    service: LLMService, architecture: Architecture, facts: ModelFacts | None, task: Task
+    architecture: Architecture, config: dict[str, Any], dtype: str, task: Task
 ) -> tuple[tuple[str, Architecture], ...]:
     """The model with its weights in 8 and in 4 bits; empty where they are quantised already."""
     if architecture.quantization != "none":
         return ()
-    return _quantized(json.dumps(_config(service, facts), sort_keys=True), service.spec.model.dtype, task)
+    return _quantized(json.dumps(config, sort_keys=True), dtype, task)
 
 
 @lru_cache(maxsize=256)
@@ -263,9 +275,9 @@ def _quantized(config: str, dtype: str, task: Task) -> tuple[tuple[str, Architec
     return tuple(found)
 
 
-def _max_model_len(service: LLMService, architecture: Architecture) -> tuple[int, tuple[str, ...]]:
-    if service.spec.model.max_model_len is not None:
-        return service.spec.model.max_model_len, ()
+def _max_model_len(given: int | None, architecture: Architecture) -> tuple[int, tuple[str, ...]]:
+    if given is not None:
+        return given, ()
     longest = architecture.max_position_embeddings
     return longest, (f"maxModelLen {longest}: the most that the model's config.json allows",)
 
