@@ -211,7 +211,10 @@ async def test_pods_of_a_former_model_keep_their_adapter_until_they_are_replaced
     await llama.change(retrained)
     await world.operator.settle("llama")
     assert sources((await world.sidecar_file())["adapters"]) == {"sql": "hf://org/sql@main"}
-    await world.answer(ModelFacts("", {}, None, 0, (adapter("sql", revision="next"),)))
+    pod = await world.running()
+    retrained_sql = ModelFacts("", {}, None, 0, (adapter("sql", revision="next"),))
+    world.operator.answers = {pod["status"]["podIP"]: to_document(retrained_sql)}
+    await world.operator.write_out("llama")  # its rollout waits
     current = await world.revision(llama)
     assert current != former
     told = await world.sidecar_file()
