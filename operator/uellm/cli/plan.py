@@ -37,7 +37,9 @@ HELPED_BY_GPUS = ("NoFit", "NeedsExactDevices")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("-f", "--file", required=True, metavar="SERVICE.yaml", help="file with the LLMService")
+    parser.add_argument(
+        "-f", "--file", required=True, metavar="SERVICE.yaml", help="file with the LLMService; -: standard input"
+    )
     parser.add_argument(
         "--profiles",
         metavar="PROFILES.yaml",
