@@ -55,6 +55,7 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
         "max_position_embeddings": 256,
         "sliding_window": draw(st.sampled_from([None, 64])),
         "attention_chunk_size": 64,
+        "full_attention_interval": draw(st.integers(1, 3)),
         "tie_word_embeddings": draw(st.booleans()),
         "torch_dtype": draw(st.sampled_from(["float16", "bfloat16", "float32"])),
     }
@@ -65,7 +66,7 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
 def test_every_list_has_an_entry_a_layer_and_the_parts_make_the_whole(config: dict[str, Any]) -> None:
     model = read_architecture(config)
     for name in Architecture.__dataclass_fields__:
-        if name.startswith("layer_"):
+        if name.startswith("layer_") and (name != "layer_recent" or model.layer_recent):
             assert len(getattr(model, name)) == model.layers, name
     ends = model.embedding_bytes + model.final_norm_bytes + model.lm_head_bytes
     assert model.weight_bytes == sum(model.layer_weight_bytes) + ends

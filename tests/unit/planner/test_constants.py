@@ -18,6 +18,7 @@ ELSEWHERE = {
     "search/figures.py",
     "vllm/defaults.py",
     "vllm/flags.py",
+    "vllm/model_flags.py",
     "vllm/version.py",
 }
 
