@@ -39,5 +39,5 @@ def _prompt(path: str, body: bytes) -> Prompt | None:
     try:
         document = json.loads(body)
         return of_request(kind, document) if isinstance(document, dict) else None
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         return None

@@ -175,7 +175,7 @@ class Watch:
         for obj in objects:
             before = self._identity(obj)
             if before is not None and before.get("uid") == obj["metadata"].get("uid"):
-                del vanished[_key(obj)]
+                vanished.pop(_key(obj), None)
         for text in vanished.values():
             stub = msgspec.json.decode(text)
             self._remember(Event(DELETED, stub))

@@ -95,7 +95,7 @@ def of_chat(body: Mapping[str, Any]) -> Prompt:
     system = [body["system"]] if body.get("system") else []
     others = []
     for turn in turns:
-        if turn.get("role") in _SYSTEM:
+        if _is_one_of(turn.get("role"), _SYSTEM):
             system.append(turn.get("content"))
         else:
             others.append(turn)
@@ -144,6 +144,10 @@ def _prompt(parts: list[Any], system: list[Any], turns: list[Any], messages: int
     )
 
 
+def _is_one_of(value: Any, words: frozenset[str]) -> bool:
+    return isinstance(value, str) and value in words
+
+
 def _joined(parts: list[Any], characters: int) -> str:
     return "\n".join([text for text in _texts(parts) if text])[:characters]
 
@@ -160,7 +164,7 @@ def _texts(value: list[Any]) -> list[str | None]:
         elif isinstance(part, list):
             waiting.extend(reversed(part))
         elif isinstance(part, dict):
-            if part.get("type") in _MEDIA:
+            if _is_one_of(part.get("type"), _MEDIA):
                 found.append(None)
             else:
                 waiting += [part[name] for name in reversed(part) if name not in ("role", "type")]

@@ -138,7 +138,8 @@ class Relay:
 
     def _is_whole(self) -> bool:
         """Whether a stream that ended well has its last event, for a server that is ended may end it well before."""
-        return self._record.done or self._record.route not in _ENDED_BY_DONE
+        compressed = "content-encoding" in self._upstream.headers
+        return self._record.done or compressed or self._record.route not in _ENDED_BY_DONE
 
     def _engine_lost(self) -> None:
         """End a stream of events with an error event. Cut any other answer, so that no client takes it as complete."""

@@ -84,7 +84,7 @@ def handed_over(
     An adapter is of one base model, and needs the room that its pods have: each pod goes on with those that it has, and
     pods of the new revision start with those that are `wanted`.
     """
-    if not others:
+    if not set(others) - {revision}:
         return ToldAdapters(wanted)
     former = tuple(each for each in told.of_revisions if each.revision in others and each.revision != revision)
     if wanted == told.adapters:

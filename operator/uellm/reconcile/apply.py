@@ -111,12 +111,18 @@ class Applier:
     async def writable(self, observed: Observed, manifests: Iterable[Manifest]) -> list[Manifest]:
         """Those that are there, and those that may be made: not with a name that others have, and not if refused."""
         refused = self._refused.get(observed.key, ())
-        return [
-            manifest
-            for manifest in manifests
-            if (_live(observed, manifest) is not None and _identity(manifest) not in refused)
-            or await self._try(observed, manifest) is None
-        ]
+        found = []
+        for manifest in manifests:
+            if _live(observed, manifest) is None or _identity(manifest) in refused:
+                try:
+                    if await self._try(observed, manifest) is not None:
+                        continue
+                except (KubeError, LeftBehind) as error:
+                    # The status, which says what is wrong with the spec, does not wait for it.
+                    logger.warning("%s: %s is left for the next pass: %s", observed.key, manifest["kind"], error)
+                    continue
+            found.append(manifest)
+        return found
 
     async def write_status(self, observed: Observed, status: Mapping[str, Any]) -> None:
         """Write the status if it differs."""

@@ -100,7 +100,8 @@ def _stand_in_suspicions(observed: Observed) -> Iterator[_Suspicion]:
     yield from _refused(observed.deployment)
     spec = observed.deployment["spec"] if observed.deployment is not None else {}
     deadline = timedelta(seconds=spec.get("progressDeadlineSeconds", _PROGRESS_DEADLINE_S))
-    for pod in _starting(observed.pods):
+    # The youngest: a replica that is there already may not be ready for a moment.
+    for pod in sorted(_starting(observed.pods), key=lambda each: str(each["metadata"].get("creationTimestamp")))[-1:]:
         bound, created = bound_since(pod), _created(pod)
         if not pod["spec"].get("nodeName"):
             if created is not None:

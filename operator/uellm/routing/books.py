@@ -59,7 +59,7 @@ class ReplicaBooks:
         """Prompt tokens of all outstanding requests."""
         self._since: list[Sent] = []
         self._failures = 0
-        self._avoid_until_s = 0.0
+        self._avoid_until_s = self._avoided_before_s = 0.0
 
     def report(self, load: ReplicaLoad, now_s: float) -> None:
         """Take over a report."""
@@ -123,6 +123,7 @@ class ReplicaBooks:
         self.kv_tokens -= request.prompt_tokens
         silent = unanswered and now_s - sent.sent_s >= SILENT_S and self.fresh(now_s) is None
         if failed or silent:
+            self._avoided_before_s = self._avoid_until_s
             self._avoid_until_s = now_s + AVOIDED_S * 2.0 ** min(self._failures, MOST_DOUBLINGS)
             self._failures += 1
         elif not unanswered:
@@ -131,4 +132,4 @@ class ReplicaBooks:
     def forgive(self) -> None:
         """Take the last failure back."""
         self._failures = max(self._failures - 1, 0)
-        self._avoid_until_s = 0.0
+        self._avoid_until_s = self._avoided_before_s

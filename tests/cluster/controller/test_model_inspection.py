@@ -241,6 +241,20 @@ async def test_an_adapter_that_is_added_is_asked_about_with_the_model_at_its_com
     assert "hf://org/llama@v2" in (await world.running())["spec"]["containers"][0]["args"]
 
 
+async def test_a_commit_that_a_rewritten_branch_has_lost_is_not_asked_for_again(world):
+    llama = await world.serving()
+    await llama.change(lambda spec: spec["model"].update(adapters=[SQL]))
+    await world.operator.settle("llama")
+    pod = await world.answer(LookUpRefusal("NoSuchRevision", f"https://hub/org/llama has no revision {COMMIT}"))
+    assert f"hf://org/llama@{COMMIT}" in pod["spec"]["containers"][0]["args"]
+    assert (await llama.condition("ModelAccessible"))[1] == "NoSuchRevision"
+    world.operator.later(3600)
+    await world.operator.settle("llama")
+    pod = await world.answer(replace(FACTS, adapters=(OF_MODEL,)))
+    assert "hf://org/llama@main" in pod["spec"]["containers"][0]["args"]
+    assert (await llama.condition("ModelAccessible"))[0] == "True"
+
+
 async def damage(world, how):
     """Delete the ConfigMap, or change its content."""
     live = await world.configmap()

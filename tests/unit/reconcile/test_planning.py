@@ -291,6 +291,15 @@ class TestThePlaceOfPodsThatRun:
         world.service("two")
         assert (await world.plan("two")).failure.reason == "NoFit"
 
+    async def test_it_is_kept_though_the_operator_restarts_while_the_edit_is_refused(self, world, edited):
+        await edited(0, 1, slo={"classes": "many"})
+        await world.plan("one")
+        world.planning = type(world.planning)(world.cache, world, workers=2)
+        world.planning.promises.restore()
+        assert (await world.plan("one")).failure.reason == "InvalidSpec"
+        world.service("two")
+        assert (await world.plan("two")).failure.reason == "NoFit"
+
     async def test_no_more_replicas_are_promised_than_the_deployment_has(self, world, edited):
         await edited(0, 1, replicas=2, slo={"classes": "many"})
         await world.plan("one")

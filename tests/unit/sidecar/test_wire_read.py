@@ -304,3 +304,9 @@ def test_a_long_text_with_very_many_commas_and_quotes_is_read(terms):
 def test_of_very_many_texts_only_the_first_are_looked_at(terms):
     read = call(terms, {"prompt": ["ab"] * (3 * MAX_VALUES)}, COMPLETIONS)
     assert 2 * MAX_VALUES - 2 <= read.prompt.characters <= 2 * MAX_VALUES
+
+
+@pytest.mark.parametrize("odd", [["x"], {"a": 1}, 7])
+def test_a_role_or_type_of_another_kind_is_no_fault_of_ours(terms, odd):
+    messages = [{"role": odd, "content": [{"type": odd, "text": "abc"}]}]
+    assert call(terms, chat(messages=messages)).prompt.characters >= 3

@@ -154,7 +154,11 @@ class Inspections:
         assert observed.service is not None
         nodes = [node.facts.name for node in observed.nodes]
         live = observed.configmaps.get(model_name(observed.key.name))
-        known = KnownCommits() if live is None else await asyncio.to_thread(read_commits, live, question.model)
+        # A commit that the hub does not have any more, after a branch was rewritten, is not asked for again.
+        gone = seen.attempt is not None and seen.attempt.state.condition.reason == "NoSuchRevision"
+        known = KnownCommits()
+        if live is not None and not gone:
+            known = await asyncio.to_thread(read_commits, live, question.model)
         manifest = inspection_pod(observed.document, observed.service, question, self._image, nodes, known)
         try:
             await self._applier.create_pod(observed, manifest)

@@ -36,7 +36,7 @@ from uellm.reconcile.planning.request import plan_request
 from uellm.reconcile.planning.rooms import Rooms
 from uellm.reconcile.planning.stranded import all_placed
 from uellm.reconcile.profiled_node import ProfiledNode
-from uellm.reconcile.revisions import kept_revision
+from uellm.reconcile.revisions import inputs_of
 from uellm.reconcile.scaling.scaling import wanted_replicas
 from uellm.step_basis import Correction
 
@@ -97,7 +97,7 @@ class Promises:
             return
         commitment = commitment_to(plan, known_nodes(self._cache))
         self._running[key] = plan, commitment
-        if known is not None or self._ledger.get(key) != commitment:
+        if (self._ledger.get(key) if known is None else known[1]) != commitment:
             self._ledger.touch(key)
 
     def end(self, key: Key, *, refused: bool = False) -> None:
@@ -281,10 +281,11 @@ def _homes(offered: Iterable[NodeOffer], commitment: Commitment, nodes: Mapping[
 
 
 def _is_carried_out(plan: Plan, observed: Observed) -> bool:
-    """Whether the Deployment is of this plan and of the spec."""
-    if observed.deployment is None or (revision := kept_revision(observed, plan)) is None:
+    """Whether the Deployment is of this plan, also where the spec has changed since and was refused."""
+    if observed.deployment is None:
         return False
-    return revision_label(observed.deployment["spec"]["template"]) == revision.name
+    revision = observed.revisions.get(revision_label(observed.deployment["spec"]["template"]))
+    return revision is not None and revision.inputs == inputs_of(plan)
 
 
 def _may_be_on_taken(observed: Observed) -> bool:

@@ -51,7 +51,8 @@ class Exchange:
         record.blind = call.mode is Mode.AS_IS and call.kind is not RouteKind.POOLING
         self._ticket = Ticket(
             call.targets,
-            record.arrival_s,
+            # Its turn goes by when it came here: a wait for a first replica makes no request hopeless, nor the first.
+            record.arrival_s + record.waited_s,
             prompt_tokens=call.prompt_tokens,
             lengths=found,
             max_tokens=call.max_tokens,
