@@ -281,9 +281,15 @@ async def test_an_engine_that_a_stranger_preempts_is_no_failure_and_is_replaced_
         return "deletionTimestamp" in (await kube.get(POD, name, namespace))["metadata"]
 
     await eventually(is_preempted)
-    await watching.step("llama")
-    status, reason, message = await llama.condition("Ready")
-    assert (status, reason) == ("False", "Preempted")
+
+    async def told():
+        # The Deployment's own status says a moment later that the pod is none of its ready ones any more.
+        await watching.step("llama")
+        found = await llama.condition("Ready")
+        return found if found[1] == "Preempted" else None
+
+    status, _, message = await eventually(told)
+    assert status == "False"
     assert message.startswith(f"pod {name} on node {node} has to give up its GPUs: default-scheduler: preempting")
     await hold(kube, namespace, name, [])
 
