@@ -13,6 +13,7 @@ import pytest
 from helpers.real_node import NODE, RealNode
 
 GPU = "nvidia.com/gpu"
+OFFERING = " INFO offering "
 WHOLE = [f"GPU-53000000-0000-0000-0000-00000000001{index}" for index in range(2)]
 SLICES = [f"MIG-53000000-0000-0000-0000-0000000000{index:02}" for index in (1, 2, 5)]
 DEVICES: list[dict[str, Any]] = [
@@ -60,8 +61,13 @@ SCHEMES = {
 
 @pytest.fixture(scope="module")
 def node(real_node: RealNode) -> Iterator[RealNode]:
-    real_node.describe({"devices": DEVICES})
+    # As no scheme has it, so that each of them is a change.
+    real_node.describe({"devices": DEVICES, "devicePlugin": {"names": "Index", "replicas": 7}})
+    offers = real_node.log("device-plugin").count(OFFERING)
     with real_node.running("profiler", "--interval=0.3"), real_node.running("device-plugin"):
+        real_node.until(
+            lambda: real_node.log("device-plugin").count(OFFERING) > offers, lambda: real_node.log("device-plugin")
+        )
         yield real_node
 
 
@@ -69,9 +75,13 @@ def node(real_node: RealNode) -> Iterator[RealNode]:
 def test_the_gpus_of_a_pod_are_taken_whatever_their_plugin_calls_them(node: RealNode, name: str) -> None:
     scheme = SCHEMES[name]
     every = {device["uuid"] for device in scheme.devices}
+    offers = node.log("device-plugin").count(OFFERING)
     node.describe({"devices": scheme.devices, "devicePlugin": dict(scheme.plugin)})
 
     def offered() -> bool:
+        # The number alone may be that of the scheme before.
+        if node.log("device-plugin").count(OFFERING) == offers:
+            return False
         allocatable = node.get(f"node/{NODE}")["status"]["allocatable"]
         return bool(allocatable.get(scheme.resource) == str(scheme.offered))
 
@@ -90,13 +100,15 @@ def test_the_gpus_of_a_pod_are_taken_whatever_their_plugin_calls_them(node: Real
     assert node.holders() == {}
 
     node.apply(node.pod("job", resources={"limits": {scheme.resource: "1"}}))
-    [has] = node.wait_running("job").split(",")
-    uid = node.uid("job")
-    if scheme.clear:
-        node.until(lambda: node.holders() == {has: uid}, state)
-    else:
-        # By the pod's name, which is nobody's UID: these GPUs are free to nobody.
-        node.until(lambda: node.holders() == dict.fromkeys(every, "default/job"), state)
-        assert has in every
-    node.remove("pod/job")
+    try:
+        [has] = node.wait_running("job").split(",")
+        uid = node.uid("job")
+        if scheme.clear:
+            node.until(lambda: node.holders() == {has: uid}, state)
+        else:
+            # By the pod's name, which is nobody's UID: these GPUs are free to nobody.
+            node.until(lambda: node.holders() == dict.fromkeys(every, "default/job"), state)
+            assert has in every
+    finally:
+        node.remove("pod/job")
     node.until(lambda: node.holders() == {}, state)
