@@ -13,7 +13,6 @@ import pytest
 from helpers.real_node import NODE, RealNode
 
 GPU = "nvidia.com/gpu"
-OFFERING = " INFO offering "
 WHOLE = [f"GPU-53000000-0000-0000-0000-00000000001{index}" for index in range(2)]
 SLICES = [f"MIG-53000000-0000-0000-0000-0000000000{index:02}" for index in (1, 2, 5)]
 DEVICES: list[dict[str, Any]] = [
@@ -59,15 +58,19 @@ SCHEMES = {
 }
 
 
+def taken_over(node: RealNode) -> int:
+    """How often the plugin has offered other devices, or the same under another resource."""
+    log = node.log("device-plugin")
+    return log.count(" INFO offering ") + log.count(" INFO registered ")
+
+
 @pytest.fixture(scope="module")
 def node(real_node: RealNode) -> Iterator[RealNode]:
     # As no scheme has it, so that each of them is a change.
     real_node.describe({"devices": DEVICES, "devicePlugin": {"names": "Index", "replicas": 7}})
-    offers = real_node.log("device-plugin").count(OFFERING)
+    before = taken_over(real_node)
     with real_node.running("profiler", "--interval=0.3"), real_node.running("device-plugin"):
-        real_node.until(
-            lambda: real_node.log("device-plugin").count(OFFERING) > offers, lambda: real_node.log("device-plugin")
-        )
+        real_node.until(lambda: taken_over(real_node) > before, lambda: real_node.log("device-plugin"))
         yield real_node
 
 
@@ -75,12 +78,12 @@ def node(real_node: RealNode) -> Iterator[RealNode]:
 def test_the_gpus_of_a_pod_are_taken_whatever_their_plugin_calls_them(node: RealNode, name: str) -> None:
     scheme = SCHEMES[name]
     every = {device["uuid"] for device in scheme.devices}
-    offers = node.log("device-plugin").count(OFFERING)
+    before = taken_over(node)
     node.describe({"devices": scheme.devices, "devicePlugin": dict(scheme.plugin)})
 
     def offered() -> bool:
         # The number alone may be that of the scheme before.
-        if node.log("device-plugin").count(OFFERING) == offers:
+        if taken_over(node) == before:
             return False
         allocatable = node.get(f"node/{NODE}")["status"]["allocatable"]
         return bool(allocatable.get(scheme.resource) == str(scheme.offered))
