@@ -84,9 +84,9 @@ def handed_over(
     An adapter is of one base model, and needs the room that its pods have: each pod goes on with those that it has, and
     pods of the new revision start with those that are `wanted`.
     """
-    if not set(others) - {revision}:
+    if not others:
         return ToldAdapters(wanted)
-    former = tuple(each for each in told.of_revisions if each.revision in others and each.revision != revision)
+    former = tuple(each for each in told.of_revisions if each.revision in others)
     if wanted == told.adapters:
         return ToldAdapters(wanted, former)
     return ToldAdapters(told.adapters, (*former, SidecarRevisionAdapters(revision=revision, adapters=wanted)))

@@ -174,11 +174,10 @@ def _others(observed: Observed, revision: str) -> frozenset[str]:
     """The revisions, besides the one that is wanted, of which there are pods or of which some may be made."""
     if not revision:
         return frozenset()  # pods of a release without revisions stay as they are
-    found = {revision_label(pod) for pod in living(observed.pods)} - {revision}
+    found = {revision_label(pod) for pod in living(observed.pods)}
     if observed.deployment is not None:
-        deployed = revision_label(observed.deployment["spec"]["template"])
-        found |= {deployed} if deployed != revision or observed.replaces_pods() else set()
-    return frozenset(found)
+        found.add(revision_label(observed.deployment["spec"]["template"]))
+    return frozenset(found - {revision})
 
 
 def _images(observed: Observed, current: Images) -> Images:
