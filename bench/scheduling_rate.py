@@ -217,11 +217,12 @@ class Round(NamedTuple):
 
 
 async def one_round(
-    kube: Kube, name: str, pods: int, directory: Path, command: tuple[str, ...], extender: int
+    kube: Kube, name: str, number: int, pods: int, directory: Path, command: tuple[str, ...], extender: int
 ) -> Round:
     """One scheduler, which finds all pods waiting. `extender`: the id of its process."""
-    sizes = [1 + index % 2 for index in range(pods)]
-    await each_of(kube.create(pod(f"{name}-{index}", gpus, name)) for index, gpus in enumerate(sizes))
+    # Each round has names of its own: kwok ends a deleted pod by its name, and may do so after the next one is made.
+    sized = {f"{name}-{number}-{index}": 1 + index % 2 for index in range(pods)}
+    await each_of(kube.create(pod(each, gpus, name)) for each, gpus in sized.items())
     bound: dict[str, float] = {}
     selector, ready, first = f"bench={name}", asyncio.Event(), asyncio.Event()
 
@@ -251,7 +252,7 @@ async def one_round(
         taken[each["spec"]["nodeName"]] += int(each["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
     if max(taken.values()) > GPUS:
         raise RuntimeError(f"more GPUs were given than a node has: {taken.most_common(1)}")
-    await each_of(kube.delete(POD, f"{name}-{index}", "default", grace_s=0) for index in range(pods))
+    await each_of(kube.delete(POD, each, "default", grace_s=0) for each in sized)
 
     async def is_empty() -> bool:
         return not await kube.list(POD, "default", label_selector=selector)
@@ -285,7 +286,7 @@ async def measure(plane: ControlPlane, args: argparse.Namespace, directory: Path
                 for name in list(rounds) if number % 2 == 0 else list(reversed(rounds)):
                     command = scheduler(plane.kubeconfig, directory, name, urls.get(name, ""))
                     asked = (passes if name == "passing" else extender).pid
-                    found = await one_round(kube, name, args.pods, directory, command, asked)
+                    found = await one_round(kube, name, number, args.pods, directory, command, asked)
                     rounds[name].append(found)
                     print(f"round {number + 1}, {name}: {found.pods_per_s:.1f} pods/s", flush=True)
     return rounds
