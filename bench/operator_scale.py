@@ -176,7 +176,7 @@ async def measure(args: argparse.Namespace, services: int, kubeconfig: Path) -> 
             scaled_s = await scale(kube)
             planned_s = await progress.until(services) - start
             until_planned = cpu_seconds(kubeconfig.parent, pid, before)
-            await until_quiet(pid)
+            await until_quiet(pid, services)
             settled = cpu_seconds(kubeconfig.parent, pid, before)
             idle = statistics.mean([await share_of_a_core(pid) for _ in range(IDLE_WINDOWS)])
             allocation_s = await cost_of_an_allocation(kube, args.nodes - 1, pid)
@@ -287,9 +287,9 @@ async def share_of_a_core(pid: int, observed_s: float = OBSERVED_S) -> float:
     return (_cpu_s(pid) - before_s) / observed_s
 
 
-async def until_quiet(pid: int) -> None:
-    """Until pods, ReplicaSets and their events have settled, or for two minutes."""
-    for _ in range(int(120 / OBSERVED_S)):
+async def until_quiet(pid: int, services: int) -> None:
+    """Until pods, ReplicaSets and their events have settled, or for two minutes and a second for each two services."""
+    for _ in range(int((120 + services / 2) / OBSERVED_S)):
         if await share_of_a_core(pid) < 0.02:
             return
 

@@ -85,8 +85,9 @@ def left_alone(observed: Observed, surge: Surge) -> list[dict[str, Any]]:
     """The children while the spec cannot be carried out: the pods stay, and so does what they need.
 
     A wrong spec does not take down pods that serve. What reloads still reaches them, clients find them, and their
-    nodes can be emptied. No further stand-in is started; one that is under way is waited for as long as `surge` allows.
-    Nothing is made for a service without pods. Names that others have taken meanwhile are the writer's to find out.
+    nodes can be emptied. No further stand-in is started; one that is under way is waited for as long as `surge` allows,
+    and so is the additional pod of a rollout. Nothing is made for a service without pods. Names that others have taken
+    meanwhile are the writer's to find out.
     """
     if observed.workload is None:
         return []
@@ -108,7 +109,7 @@ def left_alone(observed: Observed, surge: Surge) -> list[dict[str, Any]]:
     made += access_to_pods(observed.document, nodes, extra.budget)
     # As an object of a list, it may not say what it is.
     live = {**live, "apiVersion": kind.api_version, "kind": kind.kind}
-    return [*map(signed, made), frozen(observed.document, live, observed.replicas, extra)]
+    return [*map(signed, made), frozen(observed.document, live, observed.replicas, extra, surge)]
 
 
 def _can_reload(observed: Observed) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from uellm.api import parse_service
 from uellm.kube.kinds import DEPLOYMENT, LEADERWORKERSET
 from uellm.reconcile.children import read_revision
-from uellm.reconcile.children.rollout import NO_SURGE, Surge
+from uellm.reconcile.children.rollout import NO_SURGE, RollingUpdate, Surge
 from uellm.reconcile.desired import left_alone
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.pods.pod_failures import NodeState
@@ -106,3 +106,43 @@ def test_no_stand_in_is_started_meanwhile_and_the_eviction_is_allowed(running):
     kept = by_kind(left_alone(running(leaving=True), Surge(2, "node-2")))
     assert kept["Deployment"]["spec"]["replicas"] == 1
     assert kept["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rolling", "surge", "told", "unavailable"),
+    [
+        (True, NO_SURGE, "surge: node node-2 has the 1 free GPU for one more replica meanwhile", 0),
+        (True, Surge(stuck="the API server refuses it"), "in place: the API server refuses it", 1),
+        (False, Surge(stuck="the API server refuses it"), "surge: node node-2 has the 1 free GPU for one more", 0),
+    ],
+    ids=["may still start", "cannot start", "nothing is rolling"],
+)
+def test_a_rollout_under_way_goes_on_in_place_where_its_additional_pod_cannot_start(
+    running, rolling, surge, told, unavailable
+):
+    observed = running()
+    deployment = observed.children[DEPLOYMENT]
+    under_way = RollingUpdate(1, 0, "surge: node node-2 has the 1 free GPU for one more replica meanwhile")
+    deployment["spec"]["strategy"] = under_way.strategy()
+    deployment["metadata"]["annotations"]["uellm.io/rollout"] = under_way.why
+    if rolling:
+        deployment["status"] |= {"replicas": 2, "updatedReplicas": 1}
+    kept = by_kind(left_alone(observed, surge))["Deployment"]
+    assert kept["metadata"]["annotations"]["uellm.io/rollout"].startswith(told)
+    assert kept["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == unavailable
+    # What was decided is written, so it is the same at the next look.
+    observed.children[DEPLOYMENT] = deployment | {
+        "spec": kept["spec"],
+        "metadata": deployment["metadata"] | {"annotations": kept["metadata"]["annotations"]},
+    }
+    assert by_kind(left_alone(observed, surge))["Deployment"] == kept
+
+
+def test_a_strategy_of_the_users_own_is_never_changed(running):
+    observed = running()
+    deployment = observed.children[DEPLOYMENT]
+    deployment["metadata"]["annotations"].pop("uellm.io/rollout", None)
+    deployment["spec"]["strategy"] = RollingUpdate(1, 0).strategy()
+    deployment["status"] |= {"replicas": 2, "updatedReplicas": 1}
+    kept = by_kind(left_alone(observed, Surge(stuck="it cannot start")))["Deployment"]
+    assert kept["spec"]["strategy"] == RollingUpdate(1, 0).strategy()

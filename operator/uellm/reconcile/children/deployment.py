@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uellm.reconcile.children.desired_state import DesiredState
-from uellm.reconcile.children.rollout import rolling_update
+from uellm.reconcile.children.rollout import NO_SURGE, Surge, given_up, rolling_update
 from uellm.reconcile.children.stand_in import NO_STAND_IN, StandIn
 from uellm.reconcile.drift import signed
 from uellm.reconcile.kueue import queue_labels
@@ -72,12 +72,16 @@ def _former_annotations(desired: DesiredState) -> dict[str, str]:
 
 
 def frozen(
-    document: Mapping[str, Any], live: Mapping[str, Any], replicas: int, stand_in: StandIn = NO_STAND_IN
+    document: Mapping[str, Any],
+    live: Mapping[str, Any],
+    replicas: int,
+    stand_in: StandIn = NO_STAND_IN,
+    surge: Surge = NO_SURGE,
 ) -> dict[str, Any]:
     """The Deployment or LeaderWorkerSet as it is, but with this number of replicas, and a stand-in.
 
     Used while the spec cannot be carried out: a wrong spec does not take down pods that serve, but a smaller number of
-    replicas still takes effect.
+    replicas still takes effect, and a rollout that is under way comes to its end.
     """
     metadata = child_metadata(document, live["metadata"]["name"])
     # Kueue lets no Deployment whose pods serve change its queue.
@@ -90,15 +94,22 @@ def frozen(
     }
     if stand_in.note:
         metadata["annotations"][STAND_IN_ANNOTATION] = stand_in.note
-    wanted = replicas + stand_in.extra
+    wanted, spec = replicas + stand_in.extra, live["spec"]
+    if (update := given_up(live, surge)) is not None:
+        metadata["annotations"][ROLLOUT_ANNOTATION] = update.why
+        spec = {**spec, "strategy": update.strategy()}
     manifest = {
         "apiVersion": live["apiVersion"],
         "kind": live["kind"],
         "metadata": metadata,
-        "spec": {**live["spec"], "replicas": wanted},
+        "spec": {**spec, "replicas": wanted},
     }
     # Only these can have changed: if they have not, the old digest stays and nothing is written.
-    same = int(live["spec"].get("replicas", 1)) == wanted and kept.get(STAND_IN_ANNOTATION, "") == stand_in.note
+    same = (
+        update is None
+        and int(live["spec"].get("replicas", 1)) == wanted
+        and kept.get(STAND_IN_ANNOTATION, "") == stand_in.note
+    )
     if same and APPLIED_ANNOTATION in kept:
         metadata["annotations"][APPLIED_ANNOTATION] = kept[APPLIED_ANNOTATION]
         return manifest

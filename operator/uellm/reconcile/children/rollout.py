@@ -66,9 +66,15 @@ def rolling_update(
     before = _of(live) or _AT_FIRST
     if _is_at_rest(live):
         return _for_a_change(surge) if surge.room and not (before.max_surge or surge.stuck) else before
-    if before.max_surge and surge.stuck:
-        return RollingUpdate(0, 1, f"in place: {surge.stuck}")
-    return before
+    return given_up(live, surge) or before
+
+
+def given_up(live: Mapping[str, Any], surge: Surge) -> RollingUpdate | None:
+    """In place, for a rollout under way whose additional pod does not start; None where there is no such rollout."""
+    before = _of(live)
+    if before is None or not before.max_surge or not surge.stuck or _is_at_rest(live):
+        return None
+    return RollingUpdate(0, 1, f"in place: {surge.stuck}")
 
 
 def is_change(template: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
