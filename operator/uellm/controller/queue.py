@@ -155,8 +155,10 @@ class DirtyQueue(Generic[K]):
         self._schedule: Schedule[K] = Schedule()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._idle_for_first: deque[asyncio.Future[None]] = deque()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.Handle | None = None
         """Wakes a worker for the next key that is due later."""
+        self._rings_at_s = 0.0
+        """When it rings. A handle of uvloop does not tell, where that is less than a millisecond away."""
 
     def __len__(self) -> int:
         return len(self._schedule)
@@ -203,17 +205,14 @@ class DirtyQueue(Generic[K]):
             return
         loop = asyncio.get_running_loop()
         if due_s > loop.time():
-            if self._alarm is None or self._alarm.when() > due_s:
-                self._set_alarm(loop.call_at(due_s, self._ring))
+            if self._alarm is None or self._rings_at_s > due_s:
+                if self._alarm is not None:
+                    self._alarm.cancel()
+                self._alarm, self._rings_at_s = loop.call_at(due_s, self._ring), due_s
             return
         _wake_one(self._idle)
         if self._schedule.has_first:
             _wake_one(self._idle_for_first)
-
-    def _set_alarm(self, alarm: asyncio.TimerHandle | None) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = alarm
 
     def _ring(self) -> None:
         self._alarm = None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import uvloop
 
 from uellm.controller.queue import FIRST, DirtyQueue, Schedule
 from uellm.kube import Unavailable
@@ -197,3 +198,29 @@ async def test_a_key_that_is_due_earlier_than_the_others_does_not_wait_for_them(
     async with asyncio.timeout(10):
         assert await handled.get() == "soon"
     worker.cancel()
+
+
+@pytest.mark.parametrize("loop_factory", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+def test_keys_that_are_due_within_a_millisecond_are_handled_on_either_loop(loop_factory):
+    handled = []
+
+    async def handle(key):
+        handled.append(key)
+        if len(handled) == 4:
+            everything.set_result(None)
+
+    async def main():
+        nonlocal everything
+        everything = asyncio.get_running_loop().create_future()
+        queue = DirtyQueue(handle)
+        worker = asyncio.create_task(queue.work_off())
+        for key, after_s in (("d", 0.0004), ("c", 0.0003), ("b", 0.0002), ("a", 0.0001)):
+            queue.mark(key, after_s)
+        async with asyncio.timeout(10):
+            await everything
+        worker.cancel()
+
+    everything: asyncio.Future[None]
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+    assert sorted(handled) == ["a", "b", "c", "d"]
