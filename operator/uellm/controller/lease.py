@@ -1,6 +1,7 @@
 """The Lease that lets one operator work at a time.
 
-The holder renews it. If it cannot for a while, it stops working before another may start:
+The holder renews it. If it cannot for a while, it stops writing before another may start. It goes on trying until then,
+and ends only where it has not succeeded:
 
     0 s   DEADLINE_S        DURATION_S
     |---- writes ---|-- gap --|-- another may hold it from here on
@@ -106,10 +107,14 @@ class Lease:
 
     async def keep(self) -> None:
         """Renew it until it is lost. Raises LeaseLost."""
+        pause_s = RENEW_S
         try:
             while True:
-                await asyncio.sleep(RENEW_S)
-                await self._renew_in_time()
+                await asyncio.sleep(pause_s)
+                asked_s = self._clock()
+                renewed = await self._renew_in_time()
+                # Where the API server is slow, the time that it took is part of the pause.
+                pause_s = max(0.0, RENEW_S - (self._clock() - asked_s)) if renewed else RETRY_S
         except LeaseLost:
             self._renewed_s = None
             raise
@@ -136,14 +141,17 @@ class Lease:
         self._renewed_s = asked_s
         return None
 
-    async def _renew_in_time(self) -> None:
+    async def _renew_in_time(self) -> bool:
+        """Whether it was renewed, by one try."""
         try:
             async with asyncio.timeout(DEADLINE_S - RENEW_S):
                 await self._renew()
+            return True
         except (KubeError, TimeoutError) as error:
             logger.warning("lease %s/%s not renewed: %s", self._namespace, self._name, error or "no answer in time")
-        if not self.writable_s():
-            raise LeaseLost(f"lease {self._namespace}/{self._name} could not be renewed for {self.age_s or 0.0:.0f} s")
+        if (age_s := self.age_s or 0.0) > DURATION_S:
+            raise LeaseLost(f"lease {self._namespace}/{self._name} could not be renewed for {age_s:.0f} s")
+        return False
 
     async def _renew(self) -> None:
         asked_s = self._clock()

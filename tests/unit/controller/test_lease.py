@@ -142,6 +142,30 @@ async def test_it_is_lost_when_the_server_is_gone_for_too_long(server):
         await one.keep()
 
 
+async def test_a_holder_that_may_not_write_any_more_goes_on_trying_until_another_may_hold_it(server):
+    now_s = 100.0
+    one = Lease(server, "ns", "one", clock=lambda: now_s)
+    await one.acquire()
+    server.down = True
+    keeping = asyncio.create_task(one.keep())
+    async with asyncio.timeout(5):
+        await server.happened("refusal", 1)
+        now_s += (module.DEADLINE_S + module.DURATION_S) / 2
+        assert one.writable_s() == 0
+        await server.happened("refusal", 1)
+        server.down = False
+        await server.happened("write", 1)
+        await asyncio.sleep(0)
+    assert not keeping.done()
+    assert one.writable_s() > 0
+    server.down = True
+    async with asyncio.timeout(5):
+        await server.happened("refusal", 1)
+        now_s += 1.01 * module.DURATION_S
+        with pytest.raises(LeaseLost, match="could not be renewed"):
+            await keeping
+
+
 async def test_one_that_is_free_again_is_lost_for_another_may_have_written_meanwhile(server):
     one = lease(server, "one")
     await one.acquire()
