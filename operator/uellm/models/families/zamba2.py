@@ -26,17 +26,17 @@ def zamba2(config: Config) -> Blueprint:
     hidden, layers = config.size("hidden_size"), layer_count(config)
     of, width = _heads(config, hidden), config.count("intermediate_size") or 4 * hidden
     hybrid, blocks = _hybrid_layers(config, layers), config.size("num_mem_blocks")
-    mamba = recurrent.mamba2(config, hidden) + LayerPart(other=hidden)
+    mamba = recurrent.mamba2(config, hidden, expands=True) + LayerPart(other=hidden)
     block = LayerPart(_block(config, hidden, of, width), other=3 * hidden, width=width)
     use = LayerPart(_use(config, hidden, of, width), kv_numbers=of.kv_numbers, attention_flops=of.flops)
     built = []
     for index in range(layers):
-        part, elsewhere = mamba, 0.0
+        part, shared = mamba, tuple[WeightMatrix, ...]()
         if index in hybrid:
             first = hybrid.index(index) < blocks
             part += use + block if first else use
-            elsewhere = 0.0 if first else 2.0 * sum(each.weights for each in block.linears)
-        built.append(_layer(part, elsewhere))
+            shared = () if first else block.linears
+        built.append(_layer(part, shared))
     return Blueprint(
         layers=tuple(built),
         layer_path="model.layers",
@@ -53,7 +53,7 @@ def zamba2(config: Config) -> Blueprint:
     )
 
 
-def _layer(part: LayerPart, elsewhere: float) -> Layer:
+def _layer(part: LayerPart, shared: tuple[WeightMatrix, ...]) -> Layer:
     return Layer(
         part.linears,
         part.other,
@@ -63,7 +63,7 @@ def _layer(part: LayerPart, elsewhere: float) -> Layer:
         part.float32,
         state_numbers=part.state_numbers,
         state_float32=part.state_float32,
-        flops_elsewhere=elsewhere,
+        shared=shared,
     )
 
 
