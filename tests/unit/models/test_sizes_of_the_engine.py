@@ -101,6 +101,17 @@ def test_nvidias_fast_conformer_weighs_what_transformers_builds() -> None:
     assert numbers == 607_749_120 + 1024 * 1024 + 1024
 
 
+def test_coheres_model_of_speech_weighs_what_transformers_builds() -> None:
+    encoder = {"model_type": "parakeet_encoder", "hidden_size": 1280, "intermediate_size": 5120, "num_mel_bins": 128}
+    decoder = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 8}
+    whole = {"architectures": ["CohereAsrForConditionalGeneration"], "model_type": "cohere_asr", "dtype": "bfloat16"}
+    whole |= {**decoder, "vocab_size": 16384, "max_position_embeddings": 1024}
+    model = read_architecture({**whole, "encoder_config": {**encoder, "num_hidden_layers": 48}})
+    assert (model.parameters, model.exact) == (2_065_647_872, True)
+    # Keys and values of 5,000 frames.
+    assert model.layer_state_bytes == (5000 * model.layer_kv_bytes_per_token[0],) * 8
+
+
 def test_siglip_2_counts_its_positions_and_lfm2s_projector_has_a_norm() -> None:
     siglip = {"model_type": "siglip2_vision_model", "hidden_size": 768, "intermediate_size": 3072, "patch_size": 16}
     siglip |= {"num_hidden_layers": 12, "num_patches": 256}

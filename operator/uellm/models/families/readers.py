@@ -15,13 +15,14 @@ from uellm.models.families.inkling import inkling
 from uellm.models.families.learned import gpt2, opt
 from uellm.models.families.llama4 import llama4
 from uellm.models.families.longcat import longcat
-from uellm.models.families.whisper import whisper
+from uellm.models.families.whisper import cohere_asr, whisper
 from uellm.models.families.zamba2 import zamba2
 from uellm.models.fields import Config
 from uellm.models.weights import Blueprint
 
 READERS: dict[str, Callable[[Config], Blueprint]] = {
     "chatglm": chatglm,
+    "cohere_asr": cohere_asr,
     **dict.fromkeys(("nemotron-nas", "deci", "decilm"), deci),
     "deepseek_v4": deepseek_v4,
     **dict.fromkeys(("deepseek_v41", "deepseek_v41_text"), deepseek_v41),
