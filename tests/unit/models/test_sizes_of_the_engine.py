@@ -437,6 +437,17 @@ def test_deepseek_v41s_tables_of_n_grams_are_in_host_memory() -> None:
     assert model.weight_bytes - without.weight_bytes == 2 * (5 * 64 * (3 * 8 * 32) + 2 * 4 * 64)
 
 
+def test_tables_of_n_grams_in_a_checkpoint_are_no_weights_of_a_gpu() -> None:
+    config = {**V41, "text_config": V41_TEXT}
+    tensors = {f"layers.{index}.attn_norm.weight": Tensor("BF16", (64,)) for index in range(6)}
+    tensors["embed_tokens.weight"] = Tensor("BF16", (512, 64))
+    plain = read_architecture(config, tensors=tensors)
+    tensors["layers.2.engram.embed.weight"] = Tensor("F8_E4M3", (1000, 32))
+    tensors["layers.2.engram.embed.scale"] = Tensor("F8_E8M0", (1000, 1))
+    model = read_architecture(config, tensors=tensors)
+    assert (model.weight_bytes, model.host_bytes) == (plain.weight_bytes, 1000 * 33)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
