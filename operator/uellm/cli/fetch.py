@@ -24,8 +24,9 @@ from uellm.cli.serving import ServedResult, log_to_stderr, serve
 from uellm.errors import BadInput, CannotBeDone
 from uellm.hub import LookUpRefusal
 from uellm.hub.connection import HubSettings
-from uellm.hub.copy_directory import hold, make_compiled, note_use
+from uellm.hub.copy_directory import make_compiled
 from uellm.hub.copy_document import to_document
+from uellm.hub.copy_locks import hold, note_use
 from uellm.hub.copy_state import Copied, copy_path, described
 from uellm.hub.copying import CopyWatch, copy_model
 from uellm.hub.freeing import Kept

@@ -4,42 +4,44 @@ OWNER/NAME/COMMIT/          `_` stands for the owner of a model that has none
     config.json ...         files that are whole: renamed to their names after their checksums were compared
     NAME.part               the beginning of a file
     .lock                   locked by who writes
+    .promised               how many bytes the copy has once it is complete, while it is written
     .in-use                 locked, with others, by who has the copy in use, where a directory of a node is shared
     .complete               written last: which files are there, and of how many bytes
 .compiled/SERVICE/          what the engines of a service compile
+.lock                       locked by who finds out whether there is room for a copy, and promises its bytes
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from threading import Event
 
 from uellm.documents import VERSION, UnreadableDocument, parsed, reading
+from uellm.hub.copy_locks import LOCK, locked
 from uellm.hub.copy_state import COMPILED, Copied
 from uellm.hub.facts import LookUpRefusal
 from uellm.hub.reading import RefusedError
 from uellm.hub.remote_file import RemoteFile
 from uellm.text import decimal_size
 
-LOCK, IN_USE, MARKER, PART = ".lock", ".in-use", ".complete", ".part"
+MARKER, PART, PROMISED = ".complete", ".part", ".promised"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ESPIPE, errno.ENXIO)
 _READ_BYTES = 8 << 20
 _MARKER_BYTES = 16 << 20
+_PROMISED_BYTES = 20
 
 
 def read_marker(directory: Path, commit: str, place: str) -> Copied | None:
     """The copy in a directory; None where it is not complete, or where files were taken from it since."""
     try:
-        with reading(MARKER, parsed(MARKER, _marker(directory / MARKER))) as read:
+        with reading(MARKER, parsed(MARKER, _content(directory / MARKER, _MARKER_BYTES))) as read:
             files = [RemoteFile(path, size) for path, size in read["sizes"].items()]
     except (OSError, UnreadableDocument):
         return None
@@ -61,45 +63,11 @@ def found_in_use(directory: Path, commit: str, place: str) -> Copied | None:
         return found  # a volume that cannot be written: nobody deletes from it, either
 
 
-def hold(directory: Path) -> int | None:
-    """Say that the copy is in use, until the returned descriptor is closed or the process has ended.
-
-    None where that cannot be said, because others have made the copy, or the volume cannot be written.
-    """
-    try:
-        number = os.open(directory / IN_USE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        fcntl.flock(number, fcntl.LOCK_SH)
-    except OSError:
-        return None
-    return number
-
-
-def note_use(directory: Path) -> None:
-    """Say that the copy is used now, so that it is among the last to be deleted once nobody holds it."""
-    with suppress(OSError):
-        os.utime(directory / LOCK)
-
-
-def is_in_use(directory: Path) -> bool:
-    """Whether some process holds the copy."""
-    try:
-        number = os.open(directory / IN_USE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(number)
-    return False
-
-
-def _marker(path: Path) -> bytes:
+def _content(path: Path, limit: int) -> bytes:
     """Others write to the volume, too: neither does a link lead out of it, nor does a pipe make anybody wait."""
     number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(number, "rb") as stream:
-        return stream.read(_MARKER_BYTES) if stat.S_ISREG(os.fstat(number).st_mode) else b""
+        return stream.read(limit) if stat.S_ISREG(os.fstat(number).st_mode) else b""
 
 
 def write_marker(directory: Path, files: Sequence[RemoteFile]) -> None:
@@ -113,6 +81,27 @@ def write_marker(directory: Path, files: Sequence[RemoteFile]) -> None:
         os.fsync(stream.fileno())
     os.replace(draft, directory / MARKER)
     sync_directory(directory)
+
+
+def promise(directory: Path, whole_bytes: int) -> None:
+    """Say how many bytes the copy has once it is complete."""
+    number = os.open(directory / PROMISED, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    with open(number, "w") as stream:
+        stream.write(str(whole_bytes))
+
+
+def promised_bytes(directory: Path) -> int:
+    """How many bytes the copy has once it is complete; 0 where nobody says."""
+    try:
+        text = _content(directory / PROMISED, _PROMISED_BYTES)
+    except OSError:
+        return 0
+    return int(text) if text.isdigit() else 0
+
+
+def end_promise(directory: Path) -> None:
+    """The copy is complete."""
+    (directory / PROMISED).unlink(missing_ok=True)
 
 
 def make_parent(directory: Path, path: str) -> Path:
@@ -169,24 +158,6 @@ def _length(directory: Path, file: RemoteFile) -> int:
     return 0
 
 
-@contextmanager
-def locked(directory: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of a directory, which the kernel releases when the process ends, however it ends.
-
-    `on_wait` is called if another process holds it. Raises OSError where the file system has no locks.
-    """
-    number = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(number, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(number)
-
-
 class Checksum:
     """The checksum of a file as it grows."""
 
@@ -212,14 +183,20 @@ class Checksum:
         return not self._wanted or self._sum.hexdigest() == self._wanted
 
 
-def check_room(directory: Path, missing_bytes: int, where: str) -> None:
-    """Raise RefusedError where so many bytes more cannot fit."""
+def check_room(directory: Path, missing_bytes: int, where: str, coming_bytes: int = 0) -> None:
+    """Raise RefusedError where so many bytes more cannot fit. `coming_bytes`: what others will still write there."""
     found = os.statvfs(directory)
     free = found.f_bavail * found.f_frsize
-    if free < missing_bytes:
+    if free < missing_bytes + coming_bytes:
         raise RefusedError(
-            _full(where, f"{decimal_size(free)} are free, and {decimal_size(missing_bytes)} are still to come")
+            _full(where, f"{decimal_size(free)} are free, and {still_to_come(missing_bytes, coming_bytes)}")
         )
+
+
+def still_to_come(missing_bytes: int, coming_bytes: int) -> str:
+    """What a copy lacks, as the end of a sentence, and what others do that are being written."""
+    others = f", beside {decimal_size(coming_bytes)} of copies that are under way" if coming_bytes else ""
+    return f"{decimal_size(missing_bytes)} are still to come{others}"
 
 
 def disk_refusal(error: OSError, where: str) -> LookUpRefusal:

@@ -12,29 +12,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from uellm.hub.adapter import CONFIG as ADAPTER_CONFIG
 from uellm.hub.connection import HubConnection, HubSettings, InterruptedStreamError, Stream
 from uellm.hub.copy_directory import (
-    LOCK,
     PART,
     Checksum,
-    check_room,
     disk_refusal,
+    end_promise,
     found_in_use,
     is_whole,
-    locked,
     make_parent,
     present_bytes,
+    promise,
     read_marker,
     sync_directory,
     write_marker,
 )
+from uellm.hub.copy_locks import LOCK, locked, locked_volume
 from uellm.hub.copy_state import Copied, Progress, copy_path
 from uellm.hub.facts import LookUpRefusal
-from uellm.hub.freeing import Kept, check_limit, make_room
+from uellm.hub.freeing import Kept, secure_room
 from uellm.hub.listing import needed_files
 from uellm.hub.lookup import COMMIT, file_path
 from uellm.hub.reading import CONFIG, RefusedError
@@ -164,19 +164,24 @@ class _Copying:
         with locked(self.directory, self._wait):
             self.watch.waits = False
             if read_marker(self.directory, self.commit, "") is None:
-                missing = sum(each.size_bytes for each in files) - present_bytes(self.directory, files)
-                if self.kept is not None:
-                    own = copy_path(self.repository, self.commit)
-                    make_room(self.volume, missing, replace(self.kept, places=self.kept.places | {own}))
-                    check_limit(self.volume, missing, self.kept, self.where)
-                check_room(self.directory, missing, self.where)
+                self._secure_room(files)
                 self._all(files)
                 write_marker(self.directory, files)
+                end_promise(self.directory)
                 os.utime(self.directory / LOCK)  # it was begun long ago, and is used from now on
         found = _complete(self.volume, self.repository, self.commit)
         if found is None:
             raise RefusedError(LookUpRefusal("Unwritable", f"{self.where} does not keep what is written to it"))
         return found
+
+    def _secure_room(self, files: list[RemoteFile]) -> None:
+        """See that the copy fits, and promise its bytes, while no other copy there does the same."""
+        whole = sum(each.size_bytes for each in files)
+        with locked_volume(self.volume, self._wait):
+            self.watch.waits = False
+            missing = whole - present_bytes(self.directory, files)
+            secure_room(self.volume, copy_path(self.repository, self.commit), missing, self.kept, self.where)
+            promise(self.directory, whole)
 
     def _wait(self) -> None:
         self.watch.waits = True

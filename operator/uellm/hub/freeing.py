@@ -11,10 +11,11 @@ import logging
 import os
 import shutil
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from uellm.hub.copy_directory import LOCK, MARKER, is_in_use
+from uellm.hub.copy_directory import MARKER, check_room, promised_bytes, still_to_come
+from uellm.hub.copy_locks import LOCK, is_in_use, is_written
 from uellm.hub.facts import LookUpRefusal
 from uellm.hub.reading import RefusedError
 from uellm.text import decimal_size
@@ -39,6 +40,25 @@ class Kept:
     """Of the volume, which stays free for others."""
 
 
+def secure_room(volume: Path, own: str, missing_bytes: int, kept: Kept | None, where: str) -> None:
+    """See that there is room for `missing_bytes` more in the copy `own`, beside what others still take.
+
+    Where room is lacking other copies are deleted; None of `kept`: nothing is. Raises RefusedError where there is none.
+    """
+    coming_bytes = to_come(volume, own)
+    if kept is not None:
+        kept = replace(kept, places=kept.places | {own})
+        make_room(volume, missing_bytes + coming_bytes, kept)
+        check_limit(volume, missing_bytes, kept, where, coming_bytes)
+    check_room(volume, missing_bytes, where, coming_bytes)
+
+
+def to_come(volume: Path, own: str) -> int:
+    """Bytes that copies will still take which others are writing."""
+    others = (each for each in _copies(volume) if each.relative_to(volume).as_posix() != own and is_written(each))
+    return sum(max(0, promised_bytes(each) - _size(each)) for each in others)
+
+
 def make_room(volume: Path, missing_bytes: int, kept: Kept) -> None:
     """Delete copies until there is room for `missing_bytes`; none where all that may go are too small."""
     found = [each for each in _by_last_use(volume, kept.places) if _may_go(each, kept.as_of_s - SPARED_S)]
@@ -51,16 +71,20 @@ def make_room(volume: Path, missing_bytes: int, kept: Kept) -> None:
             logger.info("deleted the copy %s, which nothing needs", directory.relative_to(volume))
 
 
-def check_limit(volume: Path, missing_bytes: int, kept: Kept, where: str) -> None:
-    """Raise RefusedError where so many bytes more would exceed the limit, or use up the reserve."""
-    to_come = f"{decimal_size(missing_bytes)} are still to come"
-    if kept.limit_bytes is not None and (left := _below(volume, kept.limit_bytes)) < missing_bytes:
+def check_limit(volume: Path, missing_bytes: int, kept: Kept, where: str, coming_bytes: int = 0) -> None:
+    """Raise RefusedError where so many bytes more would exceed the limit, or use up the reserve.
+
+    `coming_bytes`: what copies will still take that others are writing.
+    """
+    coming = still_to_come(missing_bytes, coming_bytes)
+    whole = missing_bytes + coming_bytes
+    if kept.limit_bytes is not None and (left := _below(volume, kept.limit_bytes)) < whole:
         free = decimal_size(max(0, left))
-        said = f"may hold {decimal_size(kept.limit_bytes)}, of which {free} are free, and {to_come}"
+        said = f"may hold {decimal_size(kept.limit_bytes)}, of which {free} are free, and {coming}"
         remedy = "raise the limit (modelCache.limit of the chart)"
-    elif kept.reserve_share and (left := _free(volume, kept.reserve_share)) < missing_bytes:
+    elif kept.reserve_share and (left := _free(volume, kept.reserve_share)) < whole:
         free = decimal_size(max(0, left))
-        said = f"has {free} beside the {kept.reserve_share:.0%} of its disk that stay free for the node, and {to_come}"
+        said = f"has {free} beside the {kept.reserve_share:.0%} of its disk that stay free for the node, and {coming}"
         remedy = "enlarge the disk"
     else:
         return
@@ -120,7 +144,7 @@ def _free(volume: Path, reserve_share: float = 0.0) -> int:
 
 
 def _may_go(directory: Path, unused_since_s: float) -> bool:
-    return _used(directory) <= unused_since_s and not is_in_use(directory)
+    return _used(directory) <= unused_since_s and not is_in_use(directory) and not is_written(directory)
 
 
 def _delete(directory: Path, unused_since_s: float) -> bool:

@@ -81,10 +81,14 @@ class Architecture:
     """The format in which most matrices outside routed experts are multiplied."""
     expert_kernel: Kernel = "16-bit"
     """The same of the routed experts."""
+    layer_read_again_bytes: tuple[int, ...] = ()
+    """Bytes of an earlier layer's matrices that the layer reads once more; empty: no layer does."""
     layer_adapter_widths: tuple[AdapterWidths, ...] = ()
     """From which the bytes of LoRA slots follow."""
     layer_recent: tuple[tuple[RecentCache, ...], ...] = ()
     """Caches of the last tokens, beside those of layer_kv_bytes_per_token; empty: no layer has one."""
+    host_bytes: int = 0
+    """Tables that the engine keeps in host memory. They are not in `weight_bytes`."""
     predicting_layers: int = 0
     """Layers for multi-token prediction, which the engine loads for speculation alone."""
     predicting_bytes: int = 0
@@ -125,7 +129,10 @@ class Architecture:
         if the router chooses uniformly.
         """
         experts = self.layer_expert_bytes[index]
+        whole = self.layer_weight_bytes[index] + (
+            self.layer_read_again_bytes[index] if self.layer_read_again_bytes else 0
+        )
         if not experts:
-            return float(self.layer_weight_bytes[index])
+            return float(whole)
         touched = 1.0 - (1.0 - self.experts_per_token / self.experts) ** tokens
-        return self.layer_weight_bytes[index] - experts * (1.0 - touched)
+        return whole - experts * (1.0 - touched)

@@ -12,11 +12,23 @@ from uellm.models.shown import shown
 LARGEST = 1 << 40
 MOST_LAYERS = 4096
 # RoPE scalings for which max_position_embeddings is already the scaled length (vllm/config/model.py).
-UNSTRETCHED = ("default", "llama3", "longrope", "su", "mrope", "deepseek_yarn", None)
-# Names of the longest context, in the order in which the engine looks for them.
-LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
+UNSTRETCHED = (
+    *("default", "llama3", "longrope", "su", "mrope", "yarn", "deepseek_yarn", "telechat3-yarn"),
+    *("deepseek_llama_scaling", None),
+)
+# Names of the longest context. The engine takes the shortest of them (vllm/transformers_utils).
+LENGTHS = (
+    *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_target_positions"),
+    *("max_sequence_length", "max_seq_length", "seq_len"),
+)
+OWN_LENGTH = "model_max_length"
+"""The engine takes it alone where it is given (Command R)."""
 # The engine's default if none of them is present.
 ASSUMED_LENGTH = 2048
+
+
+PREDICTING = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "num_mtp_modules")
+"""How many layers there are for multi-token prediction, behind the model's own."""
 
 
 class MissingField(BadInput):
@@ -102,16 +114,18 @@ class Config:
 
     def longest(self) -> int:
         """The longest context that the engine serves: the config's length, scaled as vLLM scales it for RoPE."""
+        own = self.fields.get(OWN_LENGTH)
         present = [name for name in LENGTHS if self.fields.get(name) is not None]
+        counts = [name for name in present if name == present[0] or type(self.fields[name]) is int]
+        given = [self.whole(name, self.fields[name]) for name in counts]
         default = next((self.defaults[name] for name in LENGTHS if name in self.defaults), ASSUMED_LENGTH)
-        positions = self.size(*present) if present else default
+        positions = self.whole(OWN_LENGTH, own) if own else min(given, default=default)
         rope = self.fields.get("rope_parameters") or self.fields.get("rope_scaling")
-        if isinstance(rope, Mapping) and isinstance(rope.get("full_attention"), Mapping):
-            rope = rope["full_attention"]
         # Gemma 3 gives the scaled length, although other models with its kind of scaling give the original length.
         if not isinstance(rope, Mapping) or "gemma3" in str(self.fields.get("model_type")):
             return positions
-        return _stretched(positions, rope)
+        by_kind = [each for each in rope.values() if isinstance(each, Mapping)]  # one for each kind of layer
+        return max(_stretched(positions, each) for each in by_kind or [rope])
 
     def flag(self, name: str, default: bool) -> bool:
         """A boolean with the default of the model's own configuration class."""
@@ -131,9 +145,14 @@ class Config:
             return None
         if not isinstance(value, list | tuple):
             raise BadInput(f"{self.prefix}.{name}", f"must be a list with an entry for each of {length} layers")
-        if len(value) != length:
+        return self.for_layers(name, value, length)
+
+    def for_layers(self, name: str, value: Sequence[Any], length: int) -> Sequence[Any]:
+        """The entries of the model's layers, without those of layers for multi-token prediction that follow."""
+        predicting = max((self.count(each) for each in PREDICTING if self.fields.get(each)), default=0)
+        if not length <= len(value) <= length + predicting:
             raise BadInput(f"{self.prefix}.{name}", f"has {len(value)} entries, but there are {length} layers")
-        return value
+        return value[:length]
 
     def indices(self, name: str, length: int) -> frozenset[int] | None:
         """A list of layer numbers; None if it is absent."""
@@ -165,8 +184,4 @@ def _stretched(positions: int, rope: Mapping[str, Any]) -> int:
         return positions
     if not 1 <= factor < LARGEST:  # nor for something that is not a number
         return positions
-    original = rope.get("original_max_position_embeddings")
-    if kind == "yarn" and isinstance(original, int) and original < LARGEST:
-        # Older engines scale the original length; newer ones use the given one, which is then the longer.
-        return max(positions, int(original * factor))
     return int(positions * factor)

@@ -31,6 +31,8 @@ HEADS = (*LM_HEADS, "score.", "classifier.")
 # Layers for multi-token prediction, and the parts of an omni model that the engine does not load.
 VOICE = re.compile(r"(?:talker|code2wav|token2wav)\.")
 IDLE = re.compile(rf"(?:^|\.)mtp(?:_\w+)?\.|^{VOICE.pattern}")
+HOSTED = re.compile(r"\.engram\.embed(?:_tokens)?\.")
+"""Tables of n-grams, which the engine keeps in host memory (DeepSeek V4.1)."""
 NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 # Buffers that old checkpoints hold and no engine loads: tables of RoPE, GPT-2's triangular masks.
 BUFFERS = ("inv_freq", ".attn.bias", ".attn.masked_bias", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
@@ -58,6 +60,8 @@ class _Tally:
     """Count of all numbers."""
     predicting: int = 0
     """Bytes of layers for multi-token prediction, a part of `beyond`."""
+    hosted: int = 0
+    """Bytes of tables in host memory."""
     beyond: int = 0
     """Bytes that plain serving does not load: layers of multi-token prediction, an omni model's voice."""
 
@@ -92,6 +96,7 @@ def with_tensors(model: Architecture, tensors: Mapping[str, Tensor], *, held: bo
         final_norm_bytes=tally.places.get("norm", 0),
         lm_head_bytes=head,
         tower_bytes=tally.places.get("tower", 0),
+        host_bytes=tally.hosted or model.host_bytes,
         parameters=tally.numbers if plain else model.parameters,
         predicting_bytes=tally.predicting or model.predicting_bytes,
         measured=True,
@@ -117,6 +122,10 @@ def _tally(model: Architecture, tensors: Mapping[str, Tensor], *, held: bool) ->
         if IDLE.search(name) or (place == "layer" and index >= model.layers):
             tally.beyond += size
             tally.predicting += size * (VOICE.match(name) is None)
+            continue
+        if HOSTED.search(name):
+            tally.hosted += tensor.size
+            tally.numbers += tensor.numbers
             continue
         if place == "layer" and inner not in name:
             place = "tower"

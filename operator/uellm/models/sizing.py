@@ -13,6 +13,7 @@ from uellm.models.precision import Precision
 from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 FLOAT32_BYTES = 4
+HOST_GROUP = 32  # numbers of a table in host memory that have a scale of 8 bits together
 
 
 def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, notes: tuple[str, ...]) -> Architecture:
@@ -44,7 +45,7 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         tied=plan.tied,
         writes=plan.has_head,
         parameters=plan.parameters + tower,
-        active_parameters=plan.parameters - idle,
+        active_parameters=plan.parameters - plan.host_table - plan.unloaded - idle,
         tower_bytes=tower * width,
         max_position_embeddings=plan.max_position_embeddings,
         layer_flops_per_token=tuple(layer.flops for layer in layers),
@@ -55,7 +56,7 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         experts=plan.experts,
         experts_per_token=plan.experts_per_token,
         head_flops_per_token=2.0 * (plan.vocab_size * plan.width if plan.has_head else plan.classifier),
-        supports_pipeline=supports_pipeline(name),
+        supports_pipeline=supports_pipeline(name) and not plan.undivided,
         kv_shared_by_tensor=plan.kv_shared_by_tensor,
         tensor_widths=plan.tensor_widths,
         split_limits=split_limits(plan, precision),
@@ -65,6 +66,11 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         layer_adapter_widths=tuple(widths_of(layer.linears) for layer in layers),
         layer_recent=tuple(layer.recent for layer in layers) if any(layer.recent for layer in layers) else (),
         predicting_layers=plan.predicting,
+        layer_read_again_bytes=tuple(
+            sum(precision.size(each, f"{plan.layer_path}.{index}.{each.name}") for each in layer.shared)
+            for index, layer in enumerate(layers)
+        ),
+        host_bytes=plan.host_table + plan.host_table // HOST_GROUP,
         # Each is built like the last layer, behind a projection of the hidden state and the next token's embedding.
         predicting_bytes=plan.predicting * (sizes[-1][0] + 2 * plan.hidden_size**2 * width),
         notes=(*plan.notes, *notes, *precision.notes),

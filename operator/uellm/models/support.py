@@ -56,7 +56,7 @@ def _support(name: str, kind: str, group: str) -> Support:
     if traits and traits.note:
         return Support(name, APPROXIMATE, traits.note)
     if family in READERS or traits:
-        return Support(name, EXACT, f"`{family}`")
+        return _reckoned(name, _unknown_encoders(name)) or Support(name, EXACT, f"`{family}`")
     if group in WRAPPERS or parts_of(name):
         return _wrapper(name)
     return Support(name, APPROXIMATE, "read by its fields as a decoder like Llama, unless its text model is known")
@@ -70,9 +70,18 @@ def _wrapper(name: str) -> Support:
         return Support(name, APPROXIMATE, why)
     queried = any(TOWERS.get(each) in QUERIED for each in parts)
     unknown = [each for each in parts if not (_is_exact(each) or (queried and each == QFORMER))]
-    if unknown:
-        return Support(name, APPROXIMATE, f"{', '.join(f'`{each}`' for each in unknown)} reckoned by its sizes")
-    return Support(name, EXACT, ", ".join(f"`{each}`" for each in parts))
+    return _reckoned(name, unknown) or Support(name, EXACT, ", ".join(f"`{each}`" for each in parts))
+
+
+def _unknown_encoders(name: str) -> list[str]:
+    """Of the parts of a class whose text model is known."""
+    return [each for each in parts_of(name) if not _is_exact(each) and ("vision" in each or "audio" in each)]
+
+
+def _reckoned(name: str, unknown: list[str]) -> Support | None:
+    if not unknown:
+        return None
+    return Support(name, APPROXIMATE, f"{', '.join(f'`{each}`' for each in unknown)} reckoned by its sizes")
 
 
 def _is_exact(part: str) -> bool:

@@ -65,8 +65,8 @@ class Layer:
     index_bytes: int = 0
     """Bytes that a token adds to the cache of an indexer, whatever the data type."""
     recent: tuple[RecentCache, ...] = ()
-    flops_elsewhere: float = 0.0
-    """FLOPs of a token in matrices that the layer shares with an earlier one, which has their weights."""
+    shared: tuple[WeightMatrix, ...] = ()
+    """Matrices of an earlier layer, which has their weights, that the layer reads and multiplies once more."""
 
     @property
     def parameters(self) -> int:
@@ -81,7 +81,7 @@ class Layer:
     @property
     def flops(self) -> float:
         """FLOPs of a token in the matrices: two for each weight used."""
-        return 2.0 * sum(each.weights * each.used // each.copies for each in self.linears) + self.flops_elsewhere
+        return 2.0 * sum(each.weights * each.used // each.copies for each in (*self.linears, *self.shared))
 
     @property
     def expert_flops(self) -> float:
@@ -118,6 +118,12 @@ class Blueprint:
     experts: int = 0
     experts_per_token: int = 0
     kv_shared_by_tensor: bool = True
+    undivided: bool = False
+    """Layers use what earlier ones have found, and no stage may begin between them."""
+    unloaded: int = 0
+    """Numbers of the published model that the engine does not load."""
+    host_table: int = 0
+    """Numbers of tables of n-grams, which the engine keeps in host memory, in 8 bits with a scale for each group."""
     tensor_widths: tuple[tuple[str, int], ...] = ()
     """Fields, with their values, that tensor parallelism divides besides the heads."""
     predicting: int = 0
@@ -145,4 +151,5 @@ class Blueprint:
     def parameters(self) -> int:
         """All numbers; tied ones count once."""
         layers = sum(layer.parameters for layer in self.layers)
-        return layers + self.token_embedding + self.other_embedding + self.final_norm + self.head
+        ends = self.token_embedding + self.other_embedding + self.final_norm + self.head
+        return layers + ends + self.host_table + self.unloaded

@@ -57,6 +57,9 @@ def model_digest(request: PlanRequest) -> str:
         (model.layer_expert_bytes, model.experts, model.experts_per_token, model.linear_kernel, model.expert_kernel),
         request.engine.args,
         request.efficiency,
+        # Only where there are any, so that what was measured of all other models is found again.
+        *((model.layer_recent,) if model.layer_recent else ()),
+        *((model.layer_read_again_bytes,) if any(model.layer_read_again_bytes) else ()),
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 

@@ -28,8 +28,9 @@ def host_memory_bytes(plan: Plan, request: PlanRequest, *, simulated: bool) -> i
             + 2 * weight_bytes
             + 2 * adapters
         )
+    tables = request.architecture.host_bytes // plan.nodes_per_replica
     piece_bytes = min(weight_bytes // max(1, ranks), c.HOST_PIECE_BYTES)
-    return c.HOST_FRONT_BYTES + ranks * c.HOST_RANK_BYTES + piece_bytes + c.HOST_SHARED_BYTES + adapters
+    return c.HOST_FRONT_BYTES + ranks * c.HOST_RANK_BYTES + piece_bytes + c.HOST_SHARED_BYTES + adapters + tables
 
 
 def host_millicores(plan: Plan, *, simulated: bool) -> int:

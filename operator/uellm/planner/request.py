@@ -61,6 +61,8 @@ class EngineRequest:
     quantization: str = "auto"
     task_args: tuple[tuple[str, str], ...] = ()
     """Flags and values that tell the engine its task, and how it loads its model."""
+    lengthens: bool = False
+    """The engine is told to accept a length beyond that of the model's config.json."""
     leaves_length: bool = False
     """The engine finds the greatest length itself, which may be less than that of config.json."""
 

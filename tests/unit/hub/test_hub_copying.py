@@ -12,7 +12,8 @@ from helpers.files import contents
 from helpers.hub_server import COMMIT, hub_server, tensor_file
 from uellm.hub import LookUpRefusal, copying
 from uellm.hub.connection import HubSettings
-from uellm.hub.copy_directory import check_room, disk_refusal, locked
+from uellm.hub.copy_directory import check_room, disk_refusal
+from uellm.hub.copy_locks import locked
 from uellm.hub.copy_state import Copied
 from uellm.hub.copying import CopyWatch, copy_model
 from uellm.hub.reading import RefusedError

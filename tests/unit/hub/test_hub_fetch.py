@@ -22,8 +22,8 @@ from helpers.files import contents
 from helpers.hub_server import COMMIT, hub_server, tensor_file
 from uellm.cli.main import main
 from uellm.hub import LookUpRefusal
-from uellm.hub.copy_directory import is_in_use
 from uellm.hub.copy_document import from_document
+from uellm.hub.copy_locks import is_in_use
 from uellm.hub.copy_state import Copied, Progress
 from uellm.hub.directory import read_directory_facts
 

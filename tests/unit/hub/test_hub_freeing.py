@@ -5,21 +5,26 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from helpers.files import contents
-from helpers.hub_server import COMMIT, hub_server, tensor_file
+from helpers.hub_server import COMMIT, LONG_BYTES, hub_server, tensor_file
 from uellm.hub.connection import HubSettings
-from uellm.hub.copy_directory import hold
+from uellm.hub.copy_locks import hold
 from uellm.hub.copying import CopyWatch, copy_model
 from uellm.hub.freeing import SPARED_S, Kept, make_room
 from uellm.hub.remedies import OF_DOWNLOADS
 
 SIZE = 100_000
 FILES = {"config.json": b"{}", "model.safetensors": tensor_file({"a": [SIZE // 4]})}
+UELLM = str(Path(sys.executable).with_name("uellm"))
 A, B, C = (f"org/model/{letter * 40}" for letter in "abc")
 
 
@@ -243,3 +248,47 @@ def test_a_copy_that_cannot_be_written_to_is_used_without_being_held(disk, monke
 
     monkeypatch.setattr(os, "open", refuse)
     assert hold(copy) is None
+
+
+OTHER = "org/other"
+
+
+def fetching(hub, volume, name, *options):
+    """A process of `uellm fetch`."""
+    command = [UELLM, "fetch", f"hf://{name}", str(volume), *options]
+    environment = {**os.environ, "HF_ENDPOINT": hub.url}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_half(volume):
+    """Until one half of a model has come."""
+    deadline = time.monotonic() + 30
+    while not any(each.stat().st_size > LONG_BYTES // 2 for each in volume.rglob("*.safetensors.part")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["goes on", "was killed"])
+def test_a_copy_counts_what_another_process_will_still_write(hub, tmp_path, ended):
+    """Each of two models of 3 MB fits into 5 MB, and not both; one half of the first has come."""
+    hub.files = {**FILES, "model.safetensors": tensor_file({"a": [3 * LONG_BYTES // 2]})}
+    hub.others, hub.hold = {OTHER: hub.files}, tmp_path / "go-on"
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    first = fetching(hub, volume, "org/model", "--limit", "5Mi")
+    wait_for_half(volume)
+    if ended:
+        first.kill()
+        first.communicate()
+        hub.hold.touch()
+    second = fetching(hub, volume, OTHER, "--limit", "5Mi")
+    told = second.communicate(timeout=60)[1]
+    hub.hold.touch()
+    if ended:  # what it had promised counts no more
+        assert second.returncode == 0, told
+        return
+    assert second.returncode == 1
+    assert re.search(r"are free, and 3\.1 MB are still to come, beside [\d.]+ [kM]B of copies that are under way", told)
+    assert first.wait(timeout=60) == 0
+    assert not list(volume.rglob(".promised"))
+    assert fetching(hub, volume, "org/model", "--limit", "5Mi").wait(timeout=60) == 0

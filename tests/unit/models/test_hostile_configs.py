@@ -71,7 +71,7 @@ def test_a_hostile_config_is_refused_in_one_short_line(config: dict, words: str)
 
 def test_numbers_that_are_no_counts_where_a_config_has_text_or_no_bound_change_nothing() -> None:
     plain = {**CONVOLVING, "model_type": "llama", "layer_types": None}
-    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10**400}
+    rope = {"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 10**400}
     assert read_architecture({**plain, "rope_scaling": rope}).max_position_embeddings == 4 * 2048
     mixture = {**plain, "num_experts": 4, "num_experts_per_tok": 2, "moe_layers_enum": "1,\u00b2," + "9" * 5000}
     assert [experts > 0 for experts in read_architecture(mixture).layer_expert_bytes] == [False, True]

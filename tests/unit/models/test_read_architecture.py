@@ -121,12 +121,24 @@ def test_quantization_none_overrides_the_config() -> None:
         (None, 131072),
         ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}, 131072),
         ({"rope_type": "linear", "factor": 2.0}, 262144),
-        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+        ({"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32768}, 131072),
+        (
+            {"full_attention": {"rope_type": "linear", "factor": 2.0}, "sliding_attention": {"rope_type": "default"}},
+            262144,
+        ),
         ({"type": "dynamic", "factor": "many"}, 131072),
     ],
 )
 def test_the_longest_context_is_scaled_as_in_the_engine(scaling: dict | None, longest: int) -> None:
     assert read_architecture({**LLAMA_8B, "rope_scaling": scaling}).max_position_embeddings == longest
+
+
+@pytest.mark.parametrize(
+    ("lengths", "longest"),
+    [({"max_seq_length": 4096}, 4096), ({"model_max_length": 200_000}, 200_000), ({"seq_length": 1 << 20}, 131072)],
+)
+def test_the_shortest_length_counts_unless_the_config_has_the_models_own(lengths: dict, longest: int) -> None:
+    assert read_architecture({**LLAMA_8B, **lengths}).max_position_embeddings == longest
 
 
 def test_all_layers_of_mistral_slide_where_a_window_is_given() -> None:

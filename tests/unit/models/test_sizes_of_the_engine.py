@@ -95,6 +95,40 @@ def test_an_encoder_weighs_what_the_engine_builds(
     assert encoder_numbers(model_type, section, {"model_type": kind}, text) == numbers
 
 
+def test_nvidias_fast_conformer_weighs_what_transformers_builds() -> None:
+    """ParakeetEncoder has 607,749,120 numbers by its defaults, and a projection stands behind it."""
+    numbers = encoder_numbers("cohere_asr", "encoder_config", {"model_type": "parakeet_encoder"}, 1024)
+    assert numbers == 607_749_120 + 1024 * 1024 + 1024
+
+
+def test_coheres_model_of_speech_weighs_what_transformers_builds() -> None:
+    encoder = {"model_type": "parakeet_encoder", "hidden_size": 1280, "intermediate_size": 5120, "num_mel_bins": 128}
+    decoder = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 8}
+    whole = {"architectures": ["CohereAsrForConditionalGeneration"], "model_type": "cohere_asr", "dtype": "bfloat16"}
+    whole |= {**decoder, "vocab_size": 16384, "max_position_embeddings": 1024}
+    model = read_architecture({**whole, "encoder_config": {**encoder, "num_hidden_layers": 48}})
+    assert (model.parameters, model.exact) == (2_065_647_872, True)
+    # Keys and values of 5,000 frames.
+    assert model.layer_state_bytes == (5000 * model.layer_kv_bytes_per_token[0],) * 8
+
+
+def test_siglip_2_counts_its_positions_and_lfm2s_projector_has_a_norm() -> None:
+    siglip = {"model_type": "siglip2_vision_model", "hidden_size": 768, "intermediate_size": 3072, "patch_size": 16}
+    siglip |= {"num_hidden_layers": 12, "num_patches": 256}
+    whole = {"downsample_factor": 2, "projector_hidden_size": 2560}
+    # As transformers builds it, without the head for pooling.
+    assert encoder_numbers("lfm2_vl", "vision_config", siglip, 2560, **whole) == 100_272_384
+    plain = encoder_numbers("lfm2_vl", "vision_config", siglip, 2560, **whole, projector_use_layernorm=False)
+    assert plain == 100_272_384 - 2 * 4 * 768
+
+
+def test_kimi_k25s_encoder_may_have_names_of_its_own() -> None:
+    named = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "patch_size": 14}
+    own = {name if name == "patch_size" else f"vt_{name}": size for name, size in named.items()}
+    numbers = encoder_numbers("kimi_k25", "vision_config", own, 7168)
+    assert numbers == encoder_numbers("kimi_k25", "vision_config", named | {"model_type": "moonvit"}, 7168)
+
+
 def test_coheres_projector_is_as_wide_as_its_config_says() -> None:
     siglip = {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 3072}
     siglip |= {"num_hidden_layers": 27, "image_size": 512, "patch_size": 16}
@@ -119,6 +153,14 @@ def test_zamba2_shares_a_block_among_the_layers_that_use_it() -> None:
     assert model.layer_weight_bytes[first] > 2 * model.layer_weight_bytes[second]
     # Each use computes as much as the first.
     assert model.layer_flops_per_token[first] == model.layer_flops_per_token[second]
+
+
+def test_zamba2s_state_is_that_of_a_multiple_of_the_hidden_size() -> None:
+    """As vLLM keeps it: 256 x 64 numbers, and 3 x (256 + 2 x 64) of the convolution."""
+    small = {**ZAMBA2, "hidden_size": 128, "num_attention_heads": 4, "n_mamba_heads": 8}
+    small |= {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "hybrid", "hybrid"]}
+    model = read_architecture({"architectures": ["Zamba2ForCausalLM"], "dtype": "bfloat16", **small})
+    assert model.layer_state_bytes == (2 * (256 * 64 + 3 * (256 + 2 * 64)),) * 4
 
 
 def test_zamba2s_kinds_of_layers_may_be_named_or_numbered() -> None:
@@ -150,6 +192,43 @@ def test_an_indexer_may_be_shared_by_the_layers_behind_it() -> None:
     assert fewer == [index % 4 != 0 for index in range(8)]
     named = read_architecture({**DSA, "index_topk_pattern": "FSSSFSSS"})
     assert named.layer_kv_bytes_per_token == shared.layer_kv_bytes_per_token
+
+
+HY4 = {
+    "architectures": ["HYV4ForCausalLM"],
+    "model_type": "hy_v4",
+    "dtype": "bfloat16",
+    "vocab_size": 120832,
+    "hidden_size": 2816,
+    "intermediate_size": 6912,
+    "moe_intermediate_size": 768,
+    "num_hidden_layers": 34,
+    "num_attention_heads": 32,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 192,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 256,
+    "index_topk": 2048,
+    "index_head_dim": 128,
+    "index_n_heads": 16,
+    "hc_mult": 4,
+    "mlp_layer_types": ["dense", *["sparse"] * 33],
+    "tie_word_embeddings": False,
+}
+
+
+def test_hy_4_has_gates_sinks_and_copies_that_are_not_mixed_with_each_other() -> None:
+    """transformers' class has 58,278,193,133 parameters by its defaults, without the experts' corrections."""
+    kinds = ["full", "full", *["shared", "shared", "shared", "full"] * 8]
+    whole = read_architecture({**HY4, "indexer_types": ["full"] * 34})
+    shared = read_architecture({**HY4, "indexer_types": kinds})
+    indexer = 16 * 128 * 1536 + 128 * 2816 + 16 * 2816 + 2 * 128
+    assert whole.parameters - shared.parameters == kinds.count("shared") * indexer
+    assert (shared.exact, shared.parameters - 33 * 256) == (True, 58_278_193_133)
 
 
 def test_minicpm3_keeps_the_keys_and_values_of_every_head() -> None:
@@ -293,3 +372,115 @@ def test_bges_embedder_has_a_dense_layer_and_a_weight_for_words() -> None:
         read_architecture({**bert, "architectures": [name]}) for name in ("XLMRobertaModel", "BgeM3EmbeddingModel")
     )
     assert bge.weight_bytes - plain.weight_bytes == 2 * (768 * 768 + 768 + 768 + 1)
+
+
+V41_TEXT = {
+    "model_type": "deepseek_v41_text",
+    "hidden_size": 64,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "head_dim": 512,
+    "q_lora_rank": 32,
+    "o_lora_rank": 16,
+    "o_groups": 4,
+    "sliding_window": 128,
+    "compress_ratios": [0, 2, 2, 1, 1, 1, 0],  # the last one is for multi-token prediction
+    "kv_source_layer_ids": [1, 3],
+    "index_source_layer_ids": [1, 3, 5],
+    "index_n_heads": 4,
+    "index_head_dim": 128,
+    "index_topk": 256,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "hc_mult": 4,
+    "engram_layer_ids": [2],
+    "engram_num_embeddings": [1000],
+    "engram_max_ngram_size": 4,
+    "engram_n_heads": 8,
+    "engram_head_dim": 32,
+    "vocab_size": 512,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 4096,
+}
+V41 = {"architectures": ["DeepseekV41ForCausalLM"], "model_type": "deepseek_v41", "dtype": "bfloat16"}
+
+
+def test_deepseek_v41_has_compressors_and_indexers_in_the_layers_that_others_use_alone() -> None:
+    model = read_architecture({**V41, "text_config": V41_TEXT})
+    plain, *rest = model.layer_weight_bytes
+    # A compressor with its gate and norm; an indexer, with a key from the compressor and its norm.
+    keys, query, key = 512 * 64 + 512, 4 * 128 * 32 + 4 * 64, 128 * 512 + 128
+    lookup = 5 * 64 * (3 * 8 * 32) + 2 * 4 * 64
+    more = [keys + 512 * 64 + query + key, lookup, keys + query + key, 0, query]
+    assert [each - plain for each in rest] == [2 * numbers for numbers in more]
+    assert model.layer_kv_bytes_per_token == (584, 292 + 66, 584, 584 + 132, 584, 0)
+    assert model.layer_window_tokens == (128, None, 128, None, 128, None)
+    assert [[(each.bytes_per_token, each.tokens) for each in caches] for caches in model.layer_recent] == [
+        *([], [(584, 128)]) * 2,
+        [],
+        [(584, 128)],
+    ]
+    # A value and a score of 512 numbers for 8 tokens, in 32 bits.
+    assert model.layer_state_bytes == (0, 2 * 512 * 8 * 4, 0, 0, 0, 0)
+    assert (model.exact, model.supports_pipeline) == (True, False)
+
+
+def test_deepseek_v41s_tables_of_n_grams_are_in_host_memory() -> None:
+    model = read_architecture({**V41, "text_config": V41_TEXT})
+    without = read_architecture(
+        {**V41, "text_config": {**V41_TEXT, "engram_layer_ids": []} | {"engram_num_embeddings": []}}
+    )
+    assert model.host_bytes == 1000 * 32 + 1000
+    assert model.parameters - without.parameters == 1000 * 32 + 5 * 64 * (3 * 8 * 32) + 2 * 4 * 64
+    assert model.weight_bytes - without.weight_bytes == 2 * (5 * 64 * (3 * 8 * 32) + 2 * 4 * 64)
+
+
+def test_tables_of_n_grams_in_a_checkpoint_are_no_weights_of_a_gpu() -> None:
+    config = {**V41, "text_config": V41_TEXT}
+    tensors = {f"layers.{index}.attn_norm.weight": Tensor("BF16", (64,)) for index in range(6)}
+    tensors["embed_tokens.weight"] = Tensor("BF16", (512, 64))
+    plain = read_architecture(config, tensors=tensors)
+    tensors["layers.2.engram.embed.weight"] = Tensor("F8_E4M3", (1000, 32))
+    tensors["layers.2.engram.embed.scale"] = Tensor("F8_E8M0", (1000, 1))
+    model = read_architecture(config, tensors=tensors)
+    assert (model.weight_bytes, model.host_bytes) == (plain.weight_bytes, 1000 * 33)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"compress_ratios": [0, 4, 4, 0, 0, 0]}, r"compress_ratios: must be a list of 0, 1, 2"),
+        ({"kv_source_layer_ids": [3]}, r"kv_source_layer_ids: names no layer for layer 1, which compresses"),
+        (
+            {"engram_num_embeddings": []},
+            r"engram_num_embeddings: must be a list with an entry for each layer of n-grams",
+        ),
+    ],
+)
+def test_a_deepseek_v41_that_the_engine_refuses_is_refused(fields: dict, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        read_architecture({**V41, "text_config": {**V41_TEXT, **fields}})
+
+
+def test_deepseek_v4s_encoder_of_images_has_its_sizes_beside_or_in_a_section() -> None:
+    images = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    inside = read_architecture({**V41, "text_config": V41_TEXT, "vision_config": images})
+    block = 3 * 32 * 33 + 32 * 33 + 3 * 32 * 48 + 2 * 32
+    numbers = 32 * (3 * 14 * 14 + 1) + 2 * block + 32 + 64 * (9 * 32 + 1) + 64 * 65 + 3 * 64
+    assert inside.tower_bytes == 2 * numbers
+    flat = {"vision_dim": 32, "vision_inter_dim": 48, "vision_n_layers": 2, "vision_n_heads": 2}
+    v4 = {**V41_TEXT, "architectures": ["DeepseekV4ForConditionalGeneration"], "model_type": "deepseek_v4"}
+    beside = read_architecture({**v4, **flat, "compress_ratios": [0, 0, 4, 128, 4, 128], "dtype": "bfloat16"})
+    assert beside.tower_bytes == 2 * numbers
+
+
+def test_a_layer_that_is_run_again_reads_its_weights_again() -> None:
+    model = read_architecture(HRM)
+    stack = model.layer_weight_bytes[0] // 2
+    runs = [model.layer_read_bytes(16 * step, 1) for step in range(8)]
+    # Three runs of the lower stack and one of the upper, twice; the first run has the weights of both.
+    assert runs == [2 * stack, stack, stack, 0, stack, stack, stack, stack]
+    again = read_architecture({"architectures": ["Zamba2ForCausalLM"], "dtype": "bfloat16", **ZAMBA2})
+    assert sum(map(bool, again.layer_read_again_bytes)) == sum(map(bool, again.layer_kv_bytes_per_token)) - 1

@@ -7,6 +7,7 @@ from dataclasses import astuple, replace
 import pytest
 
 from helpers.models import LLAMA_8B
+from uellm.models.weights import RecentCache
 from uellm.planner import plan
 from uellm.planner.correction import model_digest, step_basis
 from uellm.planner.handover.sidecar_prior import step_prior, step_time
@@ -100,6 +101,16 @@ def test_the_digest_changes_with_model_arguments_and_calibration(build, request_
     ]
     assert len({model_digest(each) for each in (request_, *others)}) == 4
     assert model_digest(replace(request_, service="other/name")) == model_digest(request_)
+
+
+def test_a_model_with_other_caches_of_the_last_tokens_is_another_one(request_):
+    model = request_.architecture
+
+    def digest(tokens: int) -> str:
+        recent = ((RecentCache(584, tokens),),) * model.layers
+        return model_digest(replace(request_, architecture=replace(model, layer_recent=recent)))
+
+    assert len({digest(128), digest(256), model_digest(request_)}) == 3
 
 
 def test_the_sidecar_starts_from_uncorrected_times_and_the_factors(request_):

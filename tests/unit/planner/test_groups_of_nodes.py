@@ -137,6 +137,13 @@ def test_the_documents_of_a_pod_speak_of_its_node_alone(pair) -> None:
     assert host_memory_bytes(found, pair, simulated=False) < host_memory_bytes(whole, pair, simulated=False)
 
 
+def test_pods_ask_for_the_host_memory_of_tables_that_the_engine_keeps_there(pair) -> None:
+    found, table = plan(pair), 64 << 30
+    tabled = replace(pair, architecture=replace(pair.architecture, host_bytes=table))
+    more = host_memory_bytes(found, tabled, simulated=False) - host_memory_bytes(found, pair, simulated=False)
+    assert more == table // 2  # on each of two nodes
+
+
 def test_nodes_of_a_class_may_join_as_a_group(build, pair) -> None:
     offer = replace(build.offer(build.all_links(build.node("class big", "A10 A10"))), node_class="big")
     waiting = replace(pair, nodes=(), would_join=(offer,))

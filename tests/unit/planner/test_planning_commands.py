@@ -285,6 +285,25 @@ def test_flags_of_the_engine_that_the_plan_depends_on_are_read(command, build) -
     assert "spec.engine.args: --max-model-len 300000 is more than the 131072 positions of the model's" in error
 
 
+@pytest.mark.parametrize(("value", "status"), [("1", 0), (" True", 0), ("0", 1), ("yes", 1)])
+def test_a_length_beyond_the_models_is_taken_where_the_engine_is_told_to_take_it(command, build, value, status) -> None:
+    env = [{"name": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "value": value}]
+
+    def planned(engine: dict, spec_length: int | None) -> tuple[int, str, str]:
+        given = service(build, engine=engine)
+        del given["spec"]["model"]["maxModelLen"]
+        given["spec"]["model"] |= {"maxModelLen": spec_length} if spec_length else {}
+        return command("plan", "-f", given, "--profiles", profile("n", *["L4"] * 4), "-o", "json")
+
+    by_flag = planned({"args": ["--max-model-len", "200000"], "env": env}, None)
+    by_field = planned({"env": env}, 200_000)
+    assert (by_flag[0], by_field[0]) == (status, status)
+    told = (
+        "is more than the 131072 positions of the model's config.json: lower it, or set VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
+    )
+    assert all((told in error) == bool(status) for _, _, error in (by_flag, by_field))
+
+
 @pytest.mark.parametrize(
     ("labels", "template"),
     [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from uellm.errors import BadInput
 from uellm.models.families import names
+from uellm.models.families.layer_heads import gates_of
 from uellm.models.families.part import LayerPart
 from uellm.models.families.parts import Heads, even_width
 from uellm.models.families.traits import Traits
@@ -26,27 +29,32 @@ def heads_of(config: Config, hidden: int) -> Heads:
     if query % kv:
         raise BadInput(f"{config.prefix}.{names.KV_HEADS[0]}", f"{kv} does not divide {names.HEADS[0]} {query}")
     width = next((config.size(name) for name in names.HEAD_WIDTH if config.value(name)), 0)
-    return Heads(query, kv, width or even_width(config, hidden, query))
+    width = width or even_width(config, hidden, query)
+    return Heads(query, kv, width, config.size("v_head_dim", default=width))
 
 
-def grouped(config: Config, traits: Traits, hidden: int, of: Heads | None = None, *, source: int = 0) -> LayerPart:
-    """Grouped-query attention. `source`: width of the keys' and values' input where it is not the hidden size."""
+def grouped(
+    config: Config, traits: Traits, hidden: int, of: Heads | None = None, *, source: int = 0, sinks: bool = False
+) -> LayerPart:
+    """Grouped-query attention. `source`: width of the keys' and values' input where it is not the hidden size;
+    `sinks`: attention may fall back on a number a head."""
     of = of or heads_of(config, hidden)
     query, kv, inputs = of.query * of.width, of.kv * of.width, source or hidden
     qkv = traits.has(config, traits.qkv_bias)
     gate = query if traits.has(config, traits.output_gate) else 0
-    value = of.kv * config.size("v_head_dim", default=of.width)
+    value = of.kv * of.value
     linears = [
         WeightMatrix("self_attn.q_proj", query + gate, inputs, qkv),
         WeightMatrix("self_attn.k_proj", kv, inputs, qkv),
         WeightMatrix("self_attn.v_proj", value, inputs, qkv),
-        WeightMatrix("self_attn.o_proj", hidden, of.query * (value // of.kv), traits.has(config, traits.output_bias)),
+        WeightMatrix("self_attn.o_proj", hidden, of.query * of.value, traits.has(config, traits.output_bias)),
     ]
-    if traits.head_gate:
-        linears.append(WeightMatrix("self_attn.g_proj", of.query, inputs))
+    gates = gates_of(config, traits, of)
+    if gates:
+        linears.append(WeightMatrix("self_attn.g_proj", gates, inputs))
     return LayerPart(
         tuple(linears),
-        other=_norms(config, traits, of) + of.query * traits.sinks,
+        other=_norms(config, traits, of) + of.query * (traits.sinks or sinks),
         kv_numbers=0 if traits.encoder else kv + value,
         attention_flops=of.flops,
     )
@@ -60,6 +68,23 @@ def _norms(config: Config, traits: Traits, of: Heads) -> int:
     both = (of.query + of.kv) * of.width
     numbers = {"width": 2 * of.width, "heads": both, "all": both}[traits.query_key_norm]
     return numbers * (2 if traits.layer_norm and traits.query_key_norm == "width" else 1)
+
+
+def block_indexer(config: Config, hidden: int, index: int) -> LayerPart:
+    """MiniMax M3's indexer, which picks blocks of tokens; its keys are kept in 16 bits beside the layer's own."""
+    section = config.value("sparse_attention_config")
+    if not isinstance(section, Mapping):
+        return LayerPart()
+    where = list(section.get("sparse_attention_freq") or ())
+    if not index < len(where) or not where[index]:
+        return LayerPart()
+    inner = Config(section, f"{config.prefix}.sparse_attention_config")
+    count, width = inner.size("sparse_num_index_heads"), inner.size("sparse_index_dim")
+    linears = (
+        WeightMatrix("self_attn.index_q_proj", count * width, hidden),
+        WeightMatrix("self_attn.index_k_proj", width, hidden),
+    )
+    return LayerPart(linears, other=2 * width, index_bytes=2 * width, attention_flops=2.0 * count * width)
 
 
 def latent(config: Config, traits: Traits, hidden: int, *, indexed: bool = True) -> LayerPart:
@@ -80,9 +105,11 @@ def latent(config: Config, traits: Traits, hidden: int, *, indexed: bool = True)
         WeightMatrix("self_attn.kv_b_proj", count * (nope + value), rank),
         WeightMatrix("self_attn.o_proj", hidden, count * value, bias),
     ]
+    if traits.has(config, traits.output_gate):
+        linears.append(WeightMatrix("self_attn.gate_proj", count * value, hidden))
     part = LayerPart(
         tuple(linears),
-        other=rank + low,
+        other=rank + low + count * traits.sinks,
         # Values are kept as wide as keys.
         kv_numbers=2 * count * (nope + rope) if traits.latent_expanded else rank + rope,
         attention_flops=2.0 * count * (nope + rope + value),
@@ -95,6 +122,9 @@ def has_indexer(config: Config, index: int) -> bool:
     pattern = config.value("index_topk_pattern")
     if isinstance(pattern, str | list | tuple):
         return not index < len(pattern) or pattern[index] not in ("S", "shared")
+    kinds = config.value("indexer_types")
+    if isinstance(kinds, list | tuple):
+        return not index < len(kinds) or kinds[index] != "shared"
     every, first = config.count("index_topk_freq", default=1), config.count("index_skip_topk_offset", default=2)
     return max(index - first + 1, 0) % max(every, 1) == 0
 

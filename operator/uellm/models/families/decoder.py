@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from uellm.models.families import attention, feed_forward, names, recurrent
+from uellm.models.families.layer_heads import has_sinks, heads_at
 from uellm.models.families.part import LayerPart
 from uellm.models.families.parts import CHUNKED, FULL, SLIDING, Experts, Heads, window
 from uellm.models.families.pattern import (
@@ -19,7 +23,7 @@ from uellm.models.families.pattern import (
     layer_kinds,
 )
 from uellm.models.families.traits import Traits
-from uellm.models.fields import Config
+from uellm.models.fields import PREDICTING, Config
 from uellm.models.weights import Blueprint, Layer
 
 ATTENDING = (FULL, SLIDING, CHUNKED, HYBRID)
@@ -48,7 +52,7 @@ def read_decoder(config: Config, traits: Traits, *, head: bool = True, classes: 
         attention_heads=of.query,
         kv_heads=of.kv,
         head_dim=of.width,
-        final_norm=norm * traits.final_norm,
+        final_norm=norm * traits.final_norm + _last_connection(config, traits, hidden),
         tied=tied and head,
         max_position_embeddings=config.longest(),
         embedding_width=config.count("embedding_size"),
@@ -56,6 +60,7 @@ def read_decoder(config: Config, traits: Traits, *, head: bool = True, classes: 
         head_bias=traits.head_bias and head,
         classifier=_classifier(traits, hidden, classes),
         has_head=head,
+        unloaded=(hidden * hidden + hidden) * (traits.pooler and not head and not classes),
         experts=mixture.total if mixture else 0,
         experts_per_token=mixture.per_token if mixture else 0,
         kv_shared_by_tensor=not latent or traits.latent_expanded,
@@ -75,7 +80,7 @@ def _layer(
     elif kind.mlp in (DENSE, SPARSE):
         part += feed_forward.dense(config, traits, hidden, feed_forward.dense_width(config, traits, hidden, index))
     if config.value("hc_mult"):
-        part += feed_forward.hyper_connections(config, hidden)
+        part += feed_forward.hyper_connections(config, hidden, independent=traits.independent_connections)
     alone = kind.mlp == NO_MLP or kind.mixer == NOTHING
     norms = 1 if alone else traits.norms
     reach = {SLIDING: window(config), CHUNKED: window(config, "attention_chunk_size")}.get(kind.mixer)
@@ -106,9 +111,16 @@ def _mixer(config: Config, traits: Traits, hidden: int, kind: str, index: int) -
     part = (
         attention.latent(config, traits, hidden, indexed=attention.has_indexer(config, index))
         if attention.is_latent(config)
-        else attention.grouped(config, traits, hidden)
+        else attention.grouped(
+            config, traits, hidden, _heads_at(config, hidden, index, kind), sinks=has_sinks(config, kind)
+        )
+        + attention.block_indexer(config, hidden, index)
     )
     return part + _mamba(config, traits, hidden) if kind == HYBRID else part
+
+
+def _heads_at(config: Config, hidden: int, index: int, kind: str) -> Heads:
+    return heads_at(config, attention.heads_of(config, hidden), index, kind)
 
 
 def _linear(config: Config, hidden: int) -> LayerPart:
@@ -132,9 +144,17 @@ def _heads(config: Config, hidden: int, kinds: list[LayerPlan], *, latent: bool)
         width = config.size("kv_lora_rank") + config.count("qk_rope_head_dim")
         return Heads(config.size(*names.HEADS), 1, width)
     if any(kind.mixer in ATTENDING for kind in kinds):
-        return attention.heads_of(config, hidden)
+        return replace(
+            attention.heads_of(config, hidden), kv=min(each.kv for each in _all_heads(config, hidden, kinds))
+        )
     heads = config.size(*names.STATE_HEADS, default=1)
     return Heads(heads, heads, 1)
+
+
+def _all_heads(config: Config, hidden: int, kinds: list[LayerPlan]) -> list[Heads]:
+    """Those of the layers that attend."""
+    attending = [(index, kind.mixer) for index, kind in enumerate(kinds) if kind.mixer in ATTENDING]
+    return [_heads_at(config, hidden, index, kind) for index, kind in attending]
 
 
 def _classifier(traits: Traits, hidden: int, classes: int) -> int:
@@ -157,6 +177,9 @@ def _widths(
         elif kind.mlp in (DENSE, SPARSE):
             width = feed_forward.dense_width(config, traits, hidden, index)
             found.setdefault("intermediate_size", width)
+    counts = {each.query for each in _all_heads(config, hidden, kinds)} if not attention.is_latent(config) else set()
+    if len(counts) > 1:
+        found["heads of every layer"] = math.gcd(*counts)
     if any(kind.mixer == LINEAR for kind in kinds) and config.value("linear_num_value_heads"):
         found["linear_num_key_heads"] = config.size("linear_num_key_heads")
         found["linear_num_value_heads"] = config.size("linear_num_value_heads")
@@ -167,9 +190,15 @@ def _widths(
     return tuple(found.items())
 
 
+def _last_connection(config: Config, traits: Traits, hidden: int) -> int:
+    """Behind the last layer the copies of the hidden state become one."""
+    copies = config.count("hc_mult")
+    return copies * (copies * hidden + 1) + 1 if copies and traits.independent_connections else 0
+
+
 def _predicting(config: Config) -> int:
     """Layers for multi-token prediction."""
-    return next((config.count(name) for name in names.PREDICTING if config.fields.get(name)), 0)
+    return next((config.count(name) for name in PREDICTING if config.fields.get(name)), 0)
 
 
 def _notes(config: Config, traits: Traits) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def deepseek_v4(config: Config) -> Blueprint:
     hashed = config.count("num_hash_layers")
     built = []
     for index, ratio in enumerate(ratios):
-        part = _attention(config, hidden, heads, width) + _compressed(config, hidden, width, ratio)
+        part = attention(config, hidden, heads, width) + _compressed(config, hidden, width, ratio)
         part += sparse + feed_forward.hyper_connections(config, hidden)
         table = config.size("vocab_size") * mixture.per_token if index < hashed else 0
         built.append(
@@ -87,7 +87,8 @@ def _ratios(config: Config, layers: int) -> list[int]:
     return [0 if index < 2 else (4 if index % 2 == 0 else 128) for index in range(layers)]
 
 
-def _attention(config: Config, hidden: int, heads: int, width: int) -> LayerPart:
+def attention(config: Config, hidden: int, heads: int, width: int) -> LayerPart:
+    """One KV head, and output projections by groups of heads."""
     low, groups, out = config.size("q_lora_rank"), config.size("o_groups"), config.size("o_lora_rank")
     if heads % groups:
         raise BadInput(f"{config.prefix}.o_groups", f"{groups} does not divide num_attention_heads {heads}")

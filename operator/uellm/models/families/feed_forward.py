@@ -93,11 +93,14 @@ def _widths(config: Config, field: str) -> tuple[int, tuple[int, ...]]:
     return config.whole(field, values[-1]), ()
 
 
-def hyper_connections(config: Config, hidden: int) -> LayerPart:
-    """How a layer mixes several copies of the hidden state, before attention and before its MLP or experts."""
+def hyper_connections(config: Config, hidden: int, *, independent: bool = False) -> LayerPart:
+    """How a layer mixes several copies of the hidden state, before attention and before its MLP or experts.
+
+    `independent`: no copy is mixed with another.
+    """
     copies = config.size("hc_mult")
-    mixes = (2 + copies) * copies
-    return LayerPart(float32=2 * (mixes * copies * hidden + mixes + 3))
+    mixes, scales = (2 * copies, 2) if independent else ((2 + copies) * copies, 3)
+    return LayerPart(float32=2 * (mixes * copies * hidden + mixes + scales))
 
 
 def shared_width(config: Config, of: Experts) -> int:

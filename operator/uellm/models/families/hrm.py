@@ -30,7 +30,7 @@ def hrm_text(config: Config) -> Blueprint:
     part = attention.grouped(config, TRAITS, hidden) + feed_forward.dense(config, TRAITS, hidden, width)
     both = Layer(2 * part.linears, 2 * part.other, part.kv_numbers, part.attention_flops)
     counted = replace(both, linears=(), other=0)  # the first run of the upper stack, behind `low` of the lower one
-    again = replace(counted, flops_elsewhere=both.flops / 2)
+    again = replace(counted, shared=part.linears)
     runs = [both if step == 0 else counted if step == low else again for step in range(steps)]
     return Blueprint(
         layers=tuple(run for run in runs for _ in range(stack)),

@@ -27,7 +27,6 @@ SHARED_WIDTH = (
     *("share_expert_dim", "moe_shared_intermediate_size"),
 )
 DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
-PREDICTING = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "num_mtp_modules")
 # Mamba: the names of Jamba, Bamba, Granite and Falcon-H1; of Mamba, Mamba2 and Nemotron-H; of Zamba2.
 STATE = ("mamba_d_state", "ssm_state_size", "state_size")
 KERNEL = ("mamba_d_conv", "conv_kernel")

@@ -20,16 +20,23 @@ class Heads:
     query: int
     kv: int
     width: int
+    narrow: int = 0
+    """The width of a value where it is not that of a key; 0: it is."""
+
+    @property
+    def value(self) -> int:
+        """The width of a value."""
+        return self.narrow or self.width
 
     @property
     def kv_numbers(self) -> int:
         """Numbers that a token adds to a layer's KV cache: a key and a value of each KV head."""
-        return 2 * self.kv * self.width
+        return self.kv * (self.width + self.value)
 
     @property
     def flops(self) -> float:
         """FLOPs of a token per token of context: scores and weighted sum, 2 per product each."""
-        return 4.0 * self.query * self.width
+        return 2.0 * self.query * (self.width + self.value)
 
 
 def heads(config: Config, hidden: int) -> Heads:
@@ -120,6 +127,9 @@ def routed(
 
 def window(config: Config, field: str = "sliding_window") -> int | None:
     """The window in tokens; None if the field is null or 0, as in the engine."""
+    other = f"{field}_size"
+    if not config.value(field) and config.value(other):
+        return config.size(other)
     return config.size(field) if config.value(field) else None
 
 

@@ -83,8 +83,7 @@ def _mixers(config: Config, traits: Traits, layers: int) -> tuple[list[str], lis
     found = _kinds_field(config)
     if found:
         name, listed = found
-        if len(listed) != layers:
-            raise BadInput(f"{config.prefix}.{name}", f"has {len(listed)} entries, but there are {layers} layers")
+        listed = config.for_layers(name, listed, layers)
         for word in listed:
             if not isinstance(word, str) or word not in KINDS:
                 raise BadInput(
@@ -151,7 +150,7 @@ def _attention_numbers(config: Config, layers: int) -> frozenset[int] | None:
 
 def _sliding(config: Config, traits: Traits, layers: int) -> list[str]:
     """Which layers slide where the config gives a window without kinds of layers."""
-    if not (config.value("sliding_window") or config.value("local_attention")):
+    if not any(config.value(name) for name in ("sliding_window", "local_attention", "hybrid_layer_pattern")):
         return [FULL] * layers
     if config.value("use_sliding_window") is False:
         return [FULL] * layers
@@ -190,8 +189,8 @@ def _listed(config: Config, layers: int) -> list[bool] | None:
         if words is not None:
             return [word in ("sparse", "moe") for word in words]
     numbers = config.value("moe_layer_freq")
-    if isinstance(numbers, list | tuple) and len(numbers) == layers:
-        return [bool(each) for each in numbers]
+    if isinstance(numbers, list | tuple):
+        return [bool(each) for each in config.for_layers("moe_layer_freq", numbers, layers)]
     enumerated = config.value("moe_layers_enum")
     if isinstance(enumerated, str) and enumerated:
         chosen = {each.strip() for each in enumerated.split(",")}

@@ -44,10 +44,13 @@ def mamba1(config: Config, hidden: int, *, norms: bool) -> LayerPart:
     return _with_state(config, part, (kernel - 1) * inner, inner * state)
 
 
-def mamba2(config: Config, hidden: int, *, norm: bool = True) -> LayerPart:
-    """Mamba 2: heads with a scalar decay each; B and C are shared by groups of them."""
+def mamba2(config: Config, hidden: int, *, norm: bool = True, expands: bool = False) -> LayerPart:
+    """Mamba 2: heads with a scalar decay each; B and C are shared by groups of them.
+
+    `expands`: its heads share a multiple of the hidden size, whatever width of a head the family assumes.
+    """
     heads = config.size(*names.STATE_HEADS)
-    given = config.count("mamba_d_ssm")
+    given = config.size(*names.EXPAND, default=2) * hidden if expands else config.count("mamba_d_ssm")
     width = next((config.size(name) for name in names.STATE_HEAD_WIDTH if type(config.value(name)) is int), 0)
     inner = given or heads * width or config.size(*names.EXPAND, default=2) * hidden
     state, kernel = config.size(*names.STATE), config.size(*names.KERNEL, default=DEFAULT_KERNEL)

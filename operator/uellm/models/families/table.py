@@ -34,6 +34,7 @@ BERT = Traits(
     positions=("max_position_embeddings",),
     other_embedding=("type_vocab_size",),
     layer_path="encoder.layer",
+    pooler=True,
     encoder=True,
 )
 DELTA = Traits(mlp_bias=False, query_key_norm="width", output_gate=True, shared_gate=True, attention_interval=4)
@@ -69,6 +70,21 @@ TABLE: dict[str, Traits] = {
         layer_path="transformer.h",
     ),
     "qwen2": QWEN,
+    "laguna": Traits(mlp_bias=False, query_key_norm="width", corrected=True, head_gate="gating"),
+    **dict.fromkeys(
+        ("step3p5", "step3p7"),
+        Traits(
+            output_bias=False,
+            mlp_bias=False,
+            query_key_norm="width",
+            corrected=True,
+            wide_router=True,
+            head_gate="use_head_wise_attn_gate",
+        ),
+    ),
+    **dict.fromkeys(
+        ("mimo_v2", "mimo_v2_flash"), Traits(output_bias=False, mlp_bias=False, corrected=True, wide_router=True)
+    ),
     "mimo": Traits(qkv_bias=True, output_bias=False, mlp_bias=False),
     "qwen2_moe": Traits(qkv_bias="qkv_bias", output_bias=False, mlp_bias=False, shared_gate=True, slides=True),
     "qwen3": QWEN3,
@@ -109,7 +125,6 @@ TABLE: dict[str, Traits] = {
         query_key_norm="width",
         corrected="use_routing_bias",
         dense_width=("dense_intermediate_size", "intermediate_size"),
-        note="the indexer of sparse attention is left out",
     ),
     "minimax": Traits(qkv_bias=False, output_bias=False, mlp_bias=False),
     "ernie4_5": Traits(qkv_bias="use_bias", output_bias="use_bias", mlp_bias="use_bias", tied=True),
@@ -122,6 +137,8 @@ TABLE: dict[str, Traits] = {
     "glm4v_moe_text": GLM_MOE,
     "hunyuan_v1_dense": Traits(mlp_bias="mlp_bias", query_key_norm="width"),
     "hunyuan_v1_moe": Traits(mlp_bias="mlp_bias", query_key_norm="width", defaults={"num_shared_expert": 1}),
+    "hy_v4": Traits(mlp_bias=False, corrected=True, output_gate=True, sinks=True, independent_connections=True),
+    "mellum": QWEN3,
     "hy_v3": Traits(mlp_bias="mlp_bias", query_key_norm="width", corrected=True),
     "olmo": Traits(norm_weight=False, mlp_bias=False),
     "olmo2": OLMO2,

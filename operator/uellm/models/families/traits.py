@@ -34,11 +34,11 @@ class Traits:
     gated: bool = True
     """Gate, up and down; otherwise up and down."""
     output_gate: Switch = False
-    """Queries come with a gate as wide as they are."""
+    """Queries come with a gate as wide as they are; in latent attention it is as wide as the values."""
     latent_expanded: bool = False
     """The engine keeps the keys and values of every head that latent attention makes, not what they are made of."""
-    head_gate: bool = False
-    """A gate of one number a head."""
+    head_gate: str = ""
+    """The field that says whether there is a gate behind each head, or behind each of its numbers."""
     sinks: bool = False
     """A number a head that attention may fall back on."""
     tied: bool = False
@@ -65,6 +65,8 @@ class Traits:
     router_bias: bool = False
     wide_router: bool = False
     """The router's weights are in 32 bits."""
+    independent_connections: bool = False
+    """Copies of the hidden state are mixed without a matrix between them (HY 4)."""
     gated_experts: bool = True
     dense_width: tuple[str, ...] = ()
     """The fields of the dense layers' width, where it is not intermediate_size."""
@@ -75,6 +77,8 @@ class Traits:
     """Attention and Mamba read the same input in every layer."""
     half_width: bool = False
     """intermediate_size is the width of gate and up together."""
+    pooler: bool = False
+    """The checkpoint has a dense layer for the first token, which the engine does not load for an embedder."""
     encoder: bool = False
     """Attends in both directions and keeps no KV cache."""
     other_embedding: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 Source: transformers' and vLLM's zamba2.py. The block attends to the hidden state and the token's embedding side by
 side. Each use of it has low-rank adapters of its own, a projection into the layer, and a KV cache. The first use of a
-block has its weights here: the engine keeps all layers on one stage.
+block has its weights here, and the adapters of all its uses, as in the engine, which keeps all layers on one stage.
 """
 
 from __future__ import annotations
@@ -26,17 +26,21 @@ def zamba2(config: Config) -> Blueprint:
     hidden, layers = config.size("hidden_size"), layer_count(config)
     of, width = _heads(config, hidden), config.count("intermediate_size") or 4 * hidden
     hybrid, blocks = _hybrid_layers(config, layers), config.size("num_mem_blocks")
-    mamba = recurrent.mamba2(config, hidden) + LayerPart(other=hidden)
+    mamba = recurrent.mamba2(config, hidden, expands=True) + LayerPart(other=hidden)
     block = LayerPart(_block(config, hidden, of, width), other=3 * hidden, width=width)
-    use = LayerPart(_use(config, hidden, of, width), kv_numbers=of.kv_numbers, attention_flops=of.flops)
+    projection = (WeightMatrix("linear", hidden, hidden),)
+    use = LayerPart(projection, kv_numbers=of.kv_numbers, attention_flops=of.flops)
     built = []
     for index in range(layers):
-        part, elsewhere = mamba, 0.0
+        part, shared = mamba, tuple[WeightMatrix, ...]()
         if index in hybrid:
-            first = hybrid.index(index) < blocks
-            part += use + block if first else use
-            elsewhere = 0.0 if first else 2.0 * sum(each.weights for each in block.linears)
-        built.append(_layer(part, elsewhere))
+            turn = hybrid.index(index)
+            uses = len(hybrid[turn % blocks :: blocks])
+            if turn < blocks:
+                part += use + block + LayerPart(_adapters(config, hidden, of, width, uses))
+            else:
+                part, shared = part + use, block.linears + _adapters(config, hidden, of, width, 1)
+        built.append(_layer(part, shared))
     return Blueprint(
         layers=tuple(built),
         layer_path="model.layers",
@@ -53,7 +57,7 @@ def zamba2(config: Config) -> Blueprint:
     )
 
 
-def _layer(part: LayerPart, elsewhere: float) -> Layer:
+def _layer(part: LayerPart, shared: tuple[WeightMatrix, ...]) -> Layer:
     return Layer(
         part.linears,
         part.other,
@@ -63,7 +67,7 @@ def _layer(part: LayerPart, elsewhere: float) -> Layer:
         part.float32,
         state_numbers=part.state_numbers,
         state_float32=part.state_float32,
-        flops_elsewhere=elsewhere,
+        shared=shared,
     )
 
 
@@ -99,14 +103,14 @@ def _block(config: Config, hidden: int, of: Heads, width: int) -> tuple[WeightMa
     )
 
 
-def _use(config: Config, hidden: int, of: Heads, width: int) -> tuple[WeightMatrix, ...]:
-    """The matrices that each use of a block has: a projection, and the adapters, two matrices each."""
+def _adapters(config: Config, hidden: int, of: Heads, width: int, uses: int) -> tuple[WeightMatrix, ...]:
+    """The adapters of a block, two matrices each, for all its uses; a token passes one of them in each."""
     rank, inner = config.size("adapter_rank"), of.query * of.width
     adapted = [("feed_forward.gate_up_proj_adapter_list", hidden, 2 * width)]
     if config.flag("use_shared_attention_adapter", default=False):
         adapted += [(f"self_attn.linear_{name}_adapter_list", inner, inner) for name in "qkv"]
-    found = [WeightMatrix("linear", hidden, hidden)]
+    found: list[WeightMatrix] = []
     for name, inputs, outputs in adapted:
-        found.append(WeightMatrix(f"shared_transformer.{name}.0", rank, inputs))
-        found.append(WeightMatrix(f"shared_transformer.{name}.1", outputs, rank))
+        found.append(WeightMatrix(f"shared_transformer.{name}.0", rank, inputs, copies=uses))
+        found.append(WeightMatrix(f"shared_transformer.{name}.1", outputs, rank, copies=uses))
     return tuple(found)

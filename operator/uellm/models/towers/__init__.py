@@ -32,12 +32,12 @@ Tower = Callable[[Config, Config, int], int]
 # By the tower's model_type.
 TOWERS: dict[str, Tower] = {
     **dict.fromkeys(("clip_vision_model", "clip_vision"), vision.clip),
-    **dict.fromkeys(("siglip_vision_model", "siglip_vision"), vision.siglip),
+    **dict.fromkeys(("siglip_vision_model", "siglip_vision", "siglip2_vision_model"), vision.siglip),
     "pixtral": vision.pixtral,
     "llama4_vision_model": vision.llama4,
     "mllama_vision_model": vision.mllama,
     **dict.fromkeys(("intern_vit_6b", "internvl_vision", "intern_vit"), vision.intern),
-    **dict.fromkeys(("moonvit", "moonvit3d", "kimi_k25_vision"), vision.moonvit),
+    **dict.fromkeys(("moonvit", "moonvit3d", "kimi_k25", "kimi_k25_vision"), vision.moonvit),
     **dict.fromkeys(("qwen2_vl", "qwen2_vl_vision"), qwen.qwen2_vl),
     **dict.fromkeys(("qwen2_5_vl", "qwen2_5_vl_vision", "qwen2_5_omni_vision_encoder"), qwen.qwen2_5_vl),
     **dict.fromkeys(QWEN3, qwen.qwen3_vl),
@@ -58,6 +58,7 @@ TOWERS: dict[str, Tower] = {
     **dict.fromkeys(("qwen3_omni_moe_audio_encoder", "qwen3_asr_audio_encoder", "qwen3_asr_encoder"), audio.omni3),
     "gemma3n_audio": audio.gemma3n,
     "glmasr_encoder": audio.glmasr,
+    "parakeet_encoder": audio.parakeet,
     "vibevoice_acoustic_tokenizer_encoder": audio.vibevoice,
     "blip_2_vision_model": queries.blip2,
     **dict.fromkeys(("granite_speech_encoder", "granite_speech_plus_encoder"), queries.granite_speech),
@@ -65,6 +66,7 @@ TOWERS: dict[str, Tower] = {
     "cosmos3_edge_vision": mergers.cosmos3_edge,
     "muse_glimmer_vision": mergers.muse_glimmer,
     **dict.fromkeys(INKLING, mergers.inkling),
+    **dict.fromkeys(("deepseek_v41", "deepseek_v41_vision"), mergers.deepseek),
 }
 
 
@@ -75,6 +77,8 @@ def read_tower(config: Mapping[str, Any], text: int) -> tuple[int, tuple[str, ..
     whole = _config(config, "config", str(config.get("model_type")))
     if config.get("model_type") == "whisper":
         return TOWERS["whisper"](whole, whole, text), ()
+    if whole.count("vision_n_layers"):
+        numbers += mergers.deepseek_beside(whole, text)
     for field in SENSES:
         section = config.get(field)
         if not section:

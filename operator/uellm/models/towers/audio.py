@@ -70,6 +70,26 @@ def glmasr(tower: Config, whole: Config, text: int) -> int:
     return convolutions + tower.layers() * block(hidden, ffn) + 2 * hidden + projector
 
 
+def parakeet(tower: Config, whole: Config, text: int) -> int:
+    """NVIDIA's fast conformer: two halves of an MLP, relative positions, a convolution; one projection behind it."""
+    hidden, ffn, kernel = tower.size("hidden_size"), tower.size("intermediate_size"), tower.size("conv_kernel_size")
+    bias, beside = tower.flag("attention_bias", default=True), tower.flag("convolution_bias", default=True)
+    halves = 2 * (linear(ffn, hidden, bias) + linear(hidden, ffn, bias))
+    attention = 4 * linear(hidden, hidden, bias) + hidden * hidden + 2 * hidden
+    module = linear(2 * hidden, hidden, beside) + hidden * kernel + hidden * beside + linear(hidden, hidden, beside)
+    channels, mel = tower.size("subsampling_conv_channels"), tower.size("num_mel_bins")
+    square, halvings = (
+        tower.size("subsampling_conv_kernel_size") ** 2,
+        tower.size("subsampling_factor").bit_length() - 1,
+    )
+    entry = channels * (square + 1) + (halvings - 1) * (channels * (square + 1) + linear(channels, channels))
+    for _ in range(halvings):
+        mel = (mel + 1) // 2
+    entry += linear(hidden, channels * mel)
+    # Five norms of a layer, and that of its convolution.
+    return entry + tower.layers() * (halves + attention + module + 12 * hidden) + linear(text, hidden)
+
+
 def gemma4(tower: Config, whole: Config, text: int) -> int:
     """Gemma 4's conformer."""
     hidden, ffn = tower.size("hidden_size"), CONFORMER_FFN * tower.size("hidden_size")

@@ -1,6 +1,7 @@
-"""Image encoders that merge patches on their way: MiniCPM-V 4.6, MuseGlimmer, Cosmos 3 Edge, Inkling.
+"""Image encoders that merge patches on their way: MiniCPM-V 4.6, MuseGlimmer, Cosmos 3 Edge, Inkling, DeepSeek V4.
 
-Sources: minicpmv4_6.py, muse_glimmer.py, cosmos3_edge.py in vllm/model_executor/models; vllm/models/inkling/common.
+Sources: minicpmv4_6.py, muse_glimmer.py, cosmos3_edge.py in vllm/model_executor/models; vllm/models/inkling/common and
+vllm/models/deepseek_v4/common/vision.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,23 @@ COSMOS_PROJECTOR = {
 MERGED = 4  # patches of a window of two by two
 CHANNEL_TILE = 64
 MOST_PATCH, MOST_FRAMES, MOST_LAYERS = 256, 64, 64  # which bound the ways to fold a patch
+
+
+def deepseek(tower: Config, whole: Config, text: int) -> int:
+    """DeepSeek V4's and V4.1's: gated MLPs; a projector merges the patches of a square."""
+    hidden, ffn = tower.size("hidden_size", default=1024), tower.size("intermediate_size", default=2816)
+    patch, merge = tower.size("patch_size", default=14), tower.size("downsample_ratio", default=3)
+    one = linear(3 * hidden, hidden) + linear(hidden, hidden) + 3 * hidden * ffn + 2 * hidden
+    projector = linear(text, hidden * merge * merge) + linear(text, text) + 3 * text
+    return linear(hidden, CHANNELS * patch * patch) + tower.layers() * one + hidden + projector
+
+
+def deepseek_beside(whole: Config, text: int) -> int:
+    """The same where its sizes stand beside those of the text model, as DeepSeek V4's do."""
+    names = {"hidden_size": "dim", "intermediate_size": "inter_dim", "num_hidden_layers": "n_layers"}
+    names |= {"patch_size": "patch_size", "downsample_ratio": "downsample_ratio"}
+    fields = {name: whole.fields.get(f"vision_{own}") for name, own in names.items()}
+    return deepseek(Config(fields, whole.prefix), whole, text)
 
 
 def minicpmv(tower: Config, whole: Config, text: int) -> int:

@@ -23,13 +23,20 @@ def clip(tower: Config, whole: Config, text: int) -> int:
 def siglip(tower: Config, whole: Config, text: int) -> int:
     """SigLIP with the projector of Gemma 3, PaliGemma, PaddleOCR, Cohere or LLaVA."""
     hidden, ffn = tower.size("hidden_size"), tower.size("intermediate_size")
-    patch, image = tower.size("patch_size"), tower.size("image_size")
-    embed = CHANNELS * patch * patch * hidden + hidden + (image // patch) ** 2 * hidden
+    patch = tower.size("patch_size")
+    # SigLIP 2 counts its positions itself.
+    rows = tower.count("num_patches") or (tower.size("image_size") // patch) ** 2
+    embed = CHANNELS * patch * patch * hidden + hidden + rows * hidden
     blocks = tower.layers() * block(hidden, ffn)
     kind = str(whole.fields.get("model_type"))
     if "paddleocr" in kind:
         merged = hidden * tower.size("spatial_merge_size", default=2) ** 2
         projector = 2 * hidden + linear(merged, merged) + linear(text, merged)
+    elif "lfm2_vl" in kind:
+        merged, inner = hidden * whole.size("downsample_factor") ** 2, whole.size("projector_hidden_size")
+        bias = whole.flag("projector_bias", default=True)
+        projector = linear(inner, merged, bias) + linear(text, inner, bias)
+        projector += 2 * merged * whole.flag("projector_use_layernorm", default=True)
     elif "gemma3" in kind:
         projector = hidden * text + hidden
     elif "paligemma" in kind:

@@ -27,6 +27,7 @@ class LayerKind(NamedTuple):
     """The figures of one layer, by which equal layers are grouped, before tensor parallelism divides them."""
 
     weight_bytes: int
+    """With those of an earlier layer that are read once more."""
     expert_bytes: int
     flops_per_token: float
     expert_flops: float
@@ -86,7 +87,7 @@ class StageLoad:
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes of the layers' weights, experts included."""
+        """Bytes of weights that the layers read, all experts included."""
         return sum(count * kind.weight_bytes for kind, count in self.kinds) / len(self.devices)
 
     @property
@@ -169,8 +170,9 @@ def kv_share(model: Architecture, tensor: int) -> Fraction:
 
 
 def _kinds(model: Architecture, first: int, end: int) -> tuple[tuple[LayerKind, int], ...]:
+    again = model.layer_read_again_bytes or (0,) * model.layers
     layers = zip(
-        model.layer_weight_bytes[first:end],
+        map(sum, zip(model.layer_weight_bytes[first:end], again[first:end], strict=True)),
         model.layer_expert_bytes[first:end],
         model.layer_flops_per_token[first:end],
         (model.layer_expert_flops_per_token or (0.0,) * model.layers)[first:end],

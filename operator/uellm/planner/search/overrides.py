@@ -8,7 +8,7 @@ from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import ALLOCATIONS, OBJECTIVES, PlanRequest
 from uellm.planner.search.shapes import indivisible_size
 from uellm.planner.vllm.drafting import check_drafting, uncut_because
-from uellm.planner.vllm.flags import BATCHED_TOKENS, MODEL_LENGTH, UserArgs, check_args
+from uellm.planner.vllm.flags import ALLOW_LONG, BATCHED_TOKENS, MODEL_LENGTH, UserArgs, check_args
 
 LENGTHENING = frozenset({"--hf-overrides", "--rope-scaling", "--rope-theta"})
 """Flags that extend a model's length beyond that in its config.json."""
@@ -77,12 +77,12 @@ def _check_gpus(request: PlanRequest) -> None:
 
 def _check_length(request: PlanRequest) -> None:
     longest, user = request.architecture.max_position_embeddings, UserArgs(request.engine.args)
-    if request.max_model_len > longest and not LENGTHENING & user.flags:
+    if request.max_model_len > longest and not (request.engine.lengthens or LENGTHENING & user.flags):
         field = f"spec.engine.args: {MODEL_LENGTH}" if MODEL_LENGTH in user.flags else "spec.model.maxModelLen"
         raise PlanError(
             "InvalidOverride",
             f"{field} {request.max_model_len} is more than the {longest} positions of the model's "
-            "config.json: lower it",
+            f"config.json: lower it, or set {ALLOW_LONG}=1 in spec.engine.env if the model is known to do well there",
         )
 
 

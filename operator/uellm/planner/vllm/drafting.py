@@ -96,6 +96,7 @@ def _predictor(model: Architecture) -> Architecture | None:
         layer_window_tokens=(model.layer_window_tokens[widest],) * layers,
         layer_state_bytes=(0,) * layers,
         layer_recent=(),
+        layer_read_again_bytes=(),
         layer_expert_bytes=(min(model.layer_expert_bytes[last], model.predicting_bytes // layers),) * layers,
         layer_expert_flops_per_token=(expert_flops[last],) * layers if expert_flops else (),
         layer_adapter_widths=(),

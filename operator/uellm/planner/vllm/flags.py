@@ -35,6 +35,8 @@ ADAPTER_SLOTS = "--max-loras"
 ADAPTER_RANK = "--max-lora-rank"
 HOST_ADAPTERS = "--max-cpu-loras"
 LOAD_FORMAT = "--load-format"
+ALLOW_LONG = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+"""The variable that lets --max-model-len go beyond the length of the model's config.json."""
 STREAMING_FORMATS = ("runai_streamer", "runai_streamer_sharded", "modelexpress")
 """Those that load from an object store (vllm/config/vllm.py)."""
 

@@ -22,6 +22,12 @@ def model_settings(service: LLMService, config: Mapping[str, Any]) -> ModelSetti
     return found._replace(quantization=spec.quantization) if repeated else found
 
 
+def is_lengthened(service: LLMService) -> bool:
+    """Whether the engine is told to accept a length beyond that of the model's config.json (vllm/envs.py)."""
+    values = [each.value for each in service.spec.engine.env if each.name == flags.ALLOW_LONG]
+    return bool(values) and values[-1].strip().lower() in ("1", "true")  # of two of one name the last one counts
+
+
 def is_by_flag(service: LLMService, field: str) -> bool:
     """Whether `dtype` or `quantization` comes from the engine's flags."""
     flag = f"--{field}"

@@ -25,7 +25,7 @@ from uellm.reconcile.draft import args_with_draft, draft_facts
 from uellm.reconcile.model_source import is_in_bucket, model_path, model_revision
 from uellm.reconcile.planning.adapters import adapter_notes, adapter_slots, check_adapters
 from uellm.reconcile.planning.calibration import efficiency_of
-from uellm.reconcile.planning.model_settings import is_by_flag, model_settings
+from uellm.reconcile.planning.model_settings import is_by_flag, is_lengthened, model_settings
 from uellm.reconcile.planning.served_task import OVERRIDES, ServedTask, overridden, served_task
 from uellm.step_basis import Correction
 
@@ -220,6 +220,7 @@ def plan_request(
             dtype=settings.dtype,
             quantization=settings.quantization,
             task_args=(*served.engine_args, *_loader_args(service)),
+            lengthens=is_lengthened(service),
             leaves_length=served.pools and settings.max_model_len is None,
         ),
         replicas=max(1, spec.replicas if spec.autoscaling is None else spec.autoscaling.min_replicas),
