@@ -12,6 +12,7 @@ from uellm.planner.nodes.network import ASSUMED_NETWORK, network_links
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import MemoryUse, Plan
 from uellm.planner.spans import spans
+from uellm.planner.units import three_digits
 
 CARD = (200, 118)  # width and height of a GPU's card
 ABOVE_CARDS = 67  # from the first row of a node's cards up to the space between its frame and the one above
@@ -114,7 +115,8 @@ def _label(link: Link | None, stage: int) -> str:
 def link_figures(link: Link) -> str:
     """Kind, rate and latency of a link, as far as they are known."""
     if link.kind == NETWORK and link.bytes_per_s and link.latency_s:
-        return f"{link.kind} {link.bytes_per_s / 1e9:.3g} GB/s, {link.latency_s * 1e6:.3g} µs"
+        figures = f"{three_digits(link.bytes_per_s / 1e9)} GB/s, {three_digits(link.latency_s * 1e6)} µs"
+        return f"{link.kind} {figures}"
     figures = f" {link.bytes_per_s / 1e9:.0f} GB/s" if link.bytes_per_s else ""
     return f"{link.kind}{figures}"
 

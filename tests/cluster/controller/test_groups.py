@@ -320,7 +320,7 @@ async def test_deleting_the_service_leaves_no_set(grouped, eventually):
     await eventually(gone, timeout_s=150)
 
 
-async def test_a_measured_network_changes_the_prediction_and_never_the_pods(
+async def test_a_measured_network_changes_neither_a_plan_in_use_nor_its_pods_and_counts_in_the_next_prediction(
     operator, service, gpu_node, install, kube, eventually
 ):
     await install()
@@ -345,5 +345,10 @@ async def test_a_measured_network_changes_the_prediction_and_never_the_pods(
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
     assert after["spec"] == before["spec"]
     assert (await llama.revision())["metadata"]["name"] == revision
+    assert await llama.plan() == assumed
+
+    await llama.change(lambda spec: spec.update(slo={"classes": [{"name": "chat", "tpot": "1s"}]}))
+    await watching.settle("llama")
     predicted = [plan["predicted"]["tpotMilliseconds"] for plan in (assumed, await llama.plan())]
     assert predicted[1] > predicted[0]
+    assert (await groups.live())["spec"] == before["spec"]

@@ -16,6 +16,7 @@ from uellm.planner.search.candidate import Candidate, Evaluator
 from uellm.planner.search.replicas import Sized
 from uellm.planner.search.search import PlacedShape, Rejection, Search, SearchResult
 from uellm.planner.shape import Shape
+from uellm.planner.units import three_digits
 from uellm.planner.vllm.drafting import drafting_note
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UTILIZATION
 from uellm.step_basis import Correction
@@ -102,7 +103,7 @@ def _network(best: Candidate) -> list[str]:
 
 
 def _network_figures(rate: NetworkRate) -> str:
-    figures = f"{rate.bytes_per_s / 1e9:.3g} GB/s and {rate.latency_s * 1e6:.3g} µs"
+    figures = f"{three_digits(rate.bytes_per_s / 1e9)} GB/s and {three_digits(rate.latency_s * 1e6)} µs"
     if not rate.pairs:
         return f"the network between nodes is not measured: {figures} are assumed, as NCCL reaches over TCP"
     slowest = f"the slowest of {rate.pairs} pairs" if rate.pairs > 1 else "by one pair of them"

@@ -140,7 +140,7 @@ class NetworkKeeper:
             self._failures.pop(peer.node, None)
             self._entries[peer.node] = entry(peer.node, figures, now())
             logger.info(
-                "network to node %s: %.3g GB/s, %.3g µs there and back",
+                "network to node %s: %.3g GB/s, %.0f µs there and back",
                 *(peer.node, figures.bytes_per_s / 1e9, figures.round_trip_s * 1e6),
             )
         finally:
