@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import grpc
 import pytest
 import yaml
 
+from uellm.hardware import Node
 from uellm.kube import GPUNODEPROFILE, NODE, Kube
 from uellm.kube.kinds import CORE_EVENT
 from uellm.profiler.kubelet import podresources_pb2 as pr
 from uellm.profiler.kubelet import podresources_pb2_grpc as pr_grpc
+from uellm.profiler.network.gate import NetworkGate
+from uellm.profiler.network.sink import Sink
 
 STATUS = {
     "devices": [{"uuid": "GPU-a", "memoryBytes": 2000}, {"uuid": "GPU-b", "memoryBytes": 1000, "numaNode": 0}],
@@ -174,3 +178,37 @@ async def test_the_profiler_ends_within_5_s_of_a_signal(profile, profiler):
     start = time.monotonic()
     assert await profiler.wait() == 0
     assert time.monotonic() - start < 5
+
+
+async def test_the_network_to_another_profiler_s_node_is_in_the_profile(
+    kube, node, pod_resources, namespace, kubeconfig, eventually, tmp_path
+):
+    labels = {"app.kubernetes.io/name": "uellm-profiler", "app.kubernetes.io/instance": "uellm"}
+    spec = {"nodeName": "another", "containers": [{"name": "profiler", "image": "none"}]}
+    head = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "profiler-2", "namespace": namespace}}
+    await kube.create({**head, "metadata": {**head["metadata"], "labels": labels}, "spec": spec})
+    address = {"podIP": "127.0.0.2", "podIPs": [{"ip": "127.0.0.2"}]}
+    await kube.apply_status({**head, "status": {"phase": "Running", **address}}, manager="kubelet")
+    (tmp_path / "gpus.yaml").write_text(yaml.safe_dump(STATUS))
+    with closing(Sink("127.0.0.2", 0, NetworkGate())) as other:
+        other.known = frozenset({"127.0.0.1"})
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "uellm.cli.main", "profiler", "--node", node, "--kubeconfig", kubeconfig),
+            *("--simulate", str(tmp_path / "gpus.yaml"), "--pod-resources", str(tmp_path / "kubelet.sock")),
+            *("--network-listen", f"127.0.0.1:{other.port}"),
+            *("--network-peers", f"{namespace}/{','.join(f'{key}={value}' for key, value in labels.items())}"),
+        )
+
+        async def measured() -> list[dict[str, Any]]:
+            profile = await kube.get(GPUNODEPROFILE, node) or {}
+            return profile.get("status", {}).get("network") or []
+
+        try:
+            (found,) = await eventually(measured)
+        finally:
+            process.terminate()
+            await process.wait()
+    assert found["node"] == "another"
+    assert found["bytesPerSecond"] > 1_000_000
+    assert 0 < found["roundTripNanoseconds"] < 10**9
+    assert Node.from_profile({"metadata": {"name": node}, "status": {"network": [found]}}).network[0].node == "another"

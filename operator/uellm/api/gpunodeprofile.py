@@ -225,6 +225,19 @@ class Measurement(StatusModel):
     """What could not be measured, or was measured and is not believed, and why."""
 
 
+class NetworkPeer(StatusModel):
+    """The network from this node to another, as measured over TCP between the pods of their profilers."""
+
+    node: Annotated[str, StringConstraints(min_length=1, max_length=253)]
+    """Name of the other node."""
+    bytes_per_second: Annotated[int, Field(ge=1, le=2**50)]
+    """Throughput over several connections, with two digits."""
+    round_trip_nanoseconds: Annotated[int, Field(ge=1, le=10**10)]
+    """Median time of a byte to the other node and back, with two digits."""
+    measured_at: Timestamp | None = None
+    """Time of the measurement."""
+
+
 class ProfileSummary(StatusModel):
     """A summary of the node's GPUs for the printer columns."""
 
@@ -260,6 +273,9 @@ class GPUNodeProfileStatus(StatusModel):
     """The links between them."""
     measurement: Measurement | None = None
     """How the measured figures came about; not set where nothing was measured."""
+    network: Annotated[tuple[NetworkPeer, ...] | None, Field(max_length=16, json_schema_extra=dict(ATOMIC))] = None
+    """The network to other nodes, where the chart's `profiler.measureNetwork` has it measured. Plans over several
+    nodes count with it."""
     conditions: Conditions = ()
     """Aspects of the profile's state."""
 

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 from uellm.cli import svg
 from uellm.hardware import NETWORK, Link, Node
-from uellm.planner.nodes.groups import network
+from uellm.planner.handover.revalidate import as_allocated, planned_pools
+from uellm.planner.nodes.network import ASSUMED_NETWORK, network_links
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import MemoryUse, Plan
 from uellm.planner.spans import spans
+from uellm.planner.units import three_digits
 
 CARD = (200, 118)  # width and height of a GPU's card
 ABOVE_CARDS = 67  # from the first row of a node's cards up to the space between its frame and the one above
@@ -112,9 +114,10 @@ def _label(link: Link | None, stage: int) -> str:
 
 def link_figures(link: Link) -> str:
     """Kind, rate and latency of a link, as far as they are known."""
+    if link.kind == NETWORK and link.bytes_per_s and link.latency_s:
+        figures = f"{three_digits(link.bytes_per_s / 1e9)} GB/s, {three_digits(link.latency_s * 1e6)} µs"
+        return f"{link.kind} {figures}"
     figures = f" {link.bytes_per_s / 1e9:.0f} GB/s" if link.bytes_per_s else ""
-    if link.kind == NETWORK and link.latency_s:
-        figures += f", {link.latency_s * 1e6:.0f} µs"
     return f"{link.kind}{figures}"
 
 
@@ -123,24 +126,43 @@ def node_of(uuid: str, request: PlanRequest) -> str:
     return next(offer.node.name for offer in request.nodes if any(device.uuid == uuid for device in offer.node.devices))
 
 
-def node_hops(plan: Plan, request: PlanRequest) -> list[tuple[int, Link]]:
-    """The stages after which a plan over several nodes crosses the network, and the link between their first GPUs."""
+class NetworkHop(NamedTuple):
+    """A crossing of the network between two nodes of a plan."""
+
+    stage: int
+    """The last one before it."""
+    link: Link
+    """From the first GPU of this stage to that of the next, with the figures that the plan counts with."""
+    source: str
+    """Where these are from."""
+
+
+def node_hops(plan: Plan, request: PlanRequest) -> list[NetworkHop]:
+    """The crossings of a plan over several nodes; none of another plan."""
+    if plan.nodes_per_replica == 1:
+        return []
     devices = {device.uuid: device for offer in request.nodes for device in offer.node.devices}
     each = plan.pipeline // plan.nodes_per_replica
     heads = [devices[stage.devices[0]] for stage in plan.stages if stage.devices]
+    own = {device.uuid for device in heads}
+    groups = planned_pools(plan, as_allocated(plan, request))
+    rates = (group.network for group in groups if own <= {device.uuid for device in group.devices})
+    rate = next(rates, ASSUMED_NETWORK)
+    source = "the slowest measured" if rate.pairs else "assumed"
     return [
-        (index, network([[heads[index]], [heads[index + 1]]])[0]) for index in range(each - 1, len(heads) - 1, each)
+        NetworkHop(index, network_links([[heads[index]], [heads[index + 1]]], rate)[0], source)
+        for index in range(each - 1, len(heads) - 1, each)
     ]
 
 
 def network_arrows(plan: Plan, request: PlanRequest, spots: Spots) -> list[str]:
     """Arrows from each node's last stage to the next node's first, with the figures of the network."""
     parts = []
-    for stage, link in node_hops(plan, request) if plan.nodes_per_replica > 1 else ():
+    for stage, link, source in node_hops(plan, request):
         way = _way(spots[link.a], spots[link.b])
         above = min(spots[uuid][1] for uuid in _neighbours(link.b, request)) - ABOVE_CARDS
-        figures = svg.text(way[1][0] + 10, above, f"{link_figures(link)}, assumed", size=11, fill=LINKS[NETWORK])
-        parts.append(svg.group([svg.arrow(way, LINKS[NETWORK]), figures], f"{_label(link, stage)}, assumed"))
+        figures = svg.text(way[1][0] + 10, above, f"{link_figures(link)}, {source}", size=11, fill=LINKS[NETWORK])
+        parts.append(svg.group([svg.arrow(way, LINKS[NETWORK]), figures], f"{_label(link, stage)}, {source}"))
     return parts
 
 

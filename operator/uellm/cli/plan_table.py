@@ -57,9 +57,9 @@ def _decision(plan: Plan, request: PlanRequest) -> Iterator[str]:
 
 def _network(plan: Plan, request: PlanRequest) -> Iterator[str]:
     """The links that a plan over several nodes needs, with their figures."""
-    for stage, link in node_hops(plan, request) if plan.nodes_per_replica > 1 else ():
+    for stage, link, source in node_hops(plan, request):
         one, other = (node_of(uuid, request) for uuid in (link.a, link.b))
-        yield f"network    stage {stage} to {stage + 1}, {one} to {other}: {link_figures(link)} (assumed)"
+        yield f"network    stage {stage} to {stage + 1}, {one} to {other}: {link_figures(link)} ({source})"
 
 
 def _unmet(verdict: SloVerdict) -> str:

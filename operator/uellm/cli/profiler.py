@@ -3,6 +3,7 @@
 Its pod's requirements:
 
     args      profiler --node $(NODE_NAME) [--simulate /etc/uellm/simulate] [--measurements DIR] [--interval 10]
+              [--network-listen :8009 --network-peers NAMESPACE/LABELS]
               `--simulate` takes a directory of `<nodeName>.yaml` files (the ConfigMap) or one file. A node without a
               file in the directory is measured by NVML. If it has no driver either, the process logs that once and
               tries again every interval. It neither crash-loops nor writes a profile for a node without GPUs.
@@ -18,7 +19,8 @@ Its pod's requirements:
     security  runAsUser 0 (the kubelet's socket belongs to root), runAsNonRoot false, drop ALL capabilities,
               allowPrivilegeEscalation false, readOnlyRootFilesystem true, RuntimeDefault; not privileged.
     RBAC      uellm.io gpunodeprofiles: get, list, watch, create, patch; gpunodeprofiles/status: get, patch;
-              core nodes: get, patch (labels); core pods: list (field selector spec.nodeName, for the pods' UIDs);
+              core nodes: get, patch (labels); core pods: list (field selector spec.nodeName, for the pods' UIDs;
+              label selector, for the addresses of the other profilers);
               resource.k8s.io resourceslices: list (what DRA drivers hand out on the node);
               events.k8s.io events: create in the namespace default.
     probes    none: on a fatal error the process exits with status 1.
@@ -29,18 +31,23 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from contextlib import AsyncExitStack, suppress
+import re
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from uellm import __version__
-from uellm.cli.arguments import add_log_level, metrics_listen
+from uellm.cli.arguments import add_log_level, listen_address, metrics_listen
 from uellm.errors import BadInput
 from uellm.kube import Kube
 from uellm.metrics.server import WebListener, metrics_app
 from uellm.profiler.keeper import Keeper, Periods
 from uellm.profiler.measured import MeasurementFile
 from uellm.profiler.metrics import ProfilerMetrics
+from uellm.profiler.network.gate import NetworkGate
+from uellm.profiler.network.keeping import NetworkKeeper
+from uellm.profiler.network.sink import Sink
 from uellm.profiler.nvml import NVMLSource
 from uellm.profiler.podresources import SOCKET, PodResources
 from uellm.profiler.process import log_to_stderr, run_until_signal
@@ -49,6 +56,7 @@ from uellm.profiler.simulated import SimulatedSource
 from uellm.profiler.store import Store
 
 METRICS_LISTEN = ":8004"
+NETWORK_LISTEN = ":8009"
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +75,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMESPACE",
         default="",
         help="namespace of measuring pods: the GPUs that these have count as free (default: none)",
+    )
+    parser.add_argument(
+        "--network-listen",
+        metavar="[HOST]:PORT",
+        help=f"measure the network to other GPU nodes, and listen there, such as {NETWORK_LISTEN}; all profilers have "
+        "the same port (default: do not)",
+    )
+    parser.add_argument(
+        "--network-peers",
+        metavar="NAMESPACE/LABELS",
+        help="namespace and labels (`key=value,...`) of the pods of all profilers; needed with --network-listen",
     )
     parser.add_argument(
         "--interval",
@@ -95,6 +114,10 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput("--node", "is required (or the variable NODE_NAME)")
     if not args.interval > 0:
         raise BadInput("--interval", f"must be more than 0 seconds, not {args.interval:g}")
+    if (args.network_listen is None) != (args.network_peers is None):
+        raise BadInput("--network-listen", "goes with --network-peers: give both, or none")
+    if args.network_peers is not None and not re.fullmatch(r"[^/=]+/[^=]+=.*", args.network_peers):
+        raise BadInput("--network-peers", f"must be NAMESPACE/KEY=VALUE,..., not {args.network_peers!r}")
     source = _source(args)
     log_to_stderr(args.log_level)
     run_until_signal(_keep(args, source))
@@ -111,6 +134,15 @@ def _source(args: argparse.Namespace) -> Source:
     return SimulatedSource(args.simulate, args.node, otherwise=NVMLSource())
 
 
+@contextmanager
+def _network(args: argparse.Namespace, store: Store) -> Iterator[NetworkKeeper]:
+    namespace, _, labels = args.network_peers.partition("/")
+    host, port = listen_address(args.network_listen, "--network-listen", NETWORK_LISTEN)
+    gate = NetworkGate()
+    with closing(Sink(host, port, gate)) as sink:
+        yield NetworkKeeper(args.node, sink, gate, lambda: store.profilers(namespace, labels))
+
+
 async def _keep(args: argparse.Namespace, source: Source) -> None:
     logger.info("uellm profiler %s keeps the profile of node %s", __version__, args.node)
     metrics = ProfilerMetrics(args.node)
@@ -125,6 +157,7 @@ async def _keep(args: argparse.Namespace, source: Source) -> None:
         periods = replace(Periods(), interval_s=args.interval)
         measurements = MeasurementFile(args.measurements)
         store = Store(kube, args.node)
+        network = None if args.network_listen is None else stack.enter_context(_network(args, store))
         await Keeper(
             store,
             source,
@@ -132,5 +165,6 @@ async def _keep(args: argparse.Namespace, source: Source) -> None:
             metrics,
             measurements=measurements,
             measuring_namespace=args.measuring_namespace,
+            network=network,
             periods=periods,
         ).run()

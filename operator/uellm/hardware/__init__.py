@@ -22,7 +22,7 @@ from uellm.hardware.names import (
 )
 from uellm.hardware.node_needs import NodeNeeds
 from uellm.hardware.published import Attribute, PublishedGpu
-from uellm.hardware.types import Device, Link, Node
+from uellm.hardware.types import Device, Link, NetworkLink, Node
 
 __all__ = [
     "AUTO",
@@ -41,6 +41,7 @@ __all__ = [
     "DeviceClass",
     "Link",
     "LinkKind",
+    "NetworkLink",
     "Node",
     "NodeNeeds",
     "PublishedGpu",

@@ -160,6 +160,30 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkLink:
+    """The network from a node to another one, as measured over TCP."""
+
+    node: str
+    """The other node."""
+    bytes_per_s: float
+    latency_s: float
+    """One way: half of a round trip."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> NetworkLink:
+        """Read an entry of `GPUNodeProfile.status.network`."""
+        return cls(data["node"], float(data["bytesPerSecond"]), data["roundTripNanoseconds"] * 0.5e-9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of `GPUNodeProfile.status.network`, without its time."""
+        return {
+            "node": self.node,
+            "bytesPerSecond": int(self.bytes_per_s),
+            "roundTripNanoseconds": round(self.latency_s * 2e9),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A node and its GPUs, in order of index."""
 
@@ -170,6 +194,8 @@ class Node:
     """NVML or Simulated."""
     driver_version: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    network: tuple[NetworkLink, ...] = ()
+    """To other nodes, as far as it was measured, ordered by their names."""
 
     @property
     def simulated(self) -> bool:
@@ -192,6 +218,10 @@ class Node:
             links=tuple(Link.from_dict(entry) for entry in status.get("links") or ()),
             source=status.get("source", "NVML"),
             driver_version=status.get("driverVersion", ""),
+            network=tuple(
+                NetworkLink.from_dict(entry)
+                for entry in sorted(status.get("network") or (), key=lambda entry: entry["node"])
+            ),
         )
 
 

@@ -23,3 +23,12 @@ def milliseconds(seconds: float) -> str:
     """
     value = seconds * 1e3
     return f"{-(-value // 1):.0f} ms" if value >= 20 else f"{-(-value * 10 // 1) / 10:.1f} ms"
+
+
+def three_digits(value: float) -> str:
+    """A figure for a person, without an exponent.
+
+    >>> three_digits(0.2), three_digits(49.96), three_digits(2000.4)
+    ('0.2', '50', '2000')
+    """
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"

@@ -3,6 +3,7 @@
     look      source ------- sample, every `interval_s`            \
     poll      kubelet ------ who has which device, every `poll_s`   > what was seen --> write, where it differs
     restore   API server --- the profile was deleted               /
+    network   others ------- the network to their nodes, daily    /
 
 Only changes are written, and a heartbeat (`observedAt`) every `heartbeat_s`. Readers hold a watch: no event means that
 nothing changed, and an old `observedAt` means that the profiler is gone.
@@ -27,6 +28,7 @@ from uellm.profiler.device_names import Names, unknown_names
 from uellm.profiler.events import Turn, turns
 from uellm.profiler.measured import MeasurementFile
 from uellm.profiler.metrics import ProfilerMetrics
+from uellm.profiler.network.keeping import NetworkKeeper
 from uellm.profiler.offered import KubeletOffer
 from uellm.profiler.outside_memory import OutsideMemory
 from uellm.profiler.podresources import Held, Kubelet, KubeletSilent, Listed
@@ -68,6 +70,7 @@ class Keeper:
         *,
         measurements: MeasurementFile | None = None,
         measuring_namespace: str = "",
+        network: NetworkKeeper | None = None,
         periods: Periods = Periods(),
     ) -> None:
         self._metrics = metrics
@@ -78,6 +81,7 @@ class Keeper:
         self._wake = asyncio.Event()
         self._measurements = measurements or MeasurementFile(None)
         self._measuring_namespace = measuring_namespace
+        self._network = network
         self._logged: dict[str, str] = {}
         # Observed.
         self._sample: Sample | None = None
@@ -101,6 +105,8 @@ class Keeper:
             async with asyncio.TaskGroup() as tasks:
                 for loop in (self._look, self._poll, self._restore, self._write):
                     tasks.create_task(loop())
+                if self._network is not None:
+                    tasks.create_task(self._network.run(self._wake.set))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 
@@ -115,6 +121,8 @@ class Keeper:
                 self._allocations = Allocations(pod_uids_of(self._before), settled=False)
                 self._offered.adopt(self._before)
                 self._outside.adopt(self._before)
+                if self._network is not None:
+                    self._network.adopt(self._before)
                 return
 
     async def _look(self) -> None:
@@ -253,6 +261,9 @@ class Keeper:
     def _seen(self, sample: Sample, names: Names) -> Seen:
         unknown = names.unknown(self._listed.devices if self._listed else ())
         believed = self._measurements.believed(sample)
+        remarks = [unknown_names(unknown), self._outside.sentence(sample)]
+        if self._network is not None:
+            remarks.append(self._network.sentence())
         return Seen(
             sample=sample,
             pod_uids=self._allocations.pod_uids,
@@ -260,7 +271,8 @@ class Keeper:
             shares=self._offered.shares,
             not_offered=self._offered.faults,
             outside_bytes=self._outside.bytes,
-            remarks=tuple(filter(None, (unknown_names(unknown), self._outside.sentence(sample)))),
+            remarks=tuple(filter(None, remarks)),
+            network=() if self._network is None else self._network.entries(),
             measured=believed.devices,
             measured_links=believed.links,
             measurement=believed.measurement,

@@ -43,6 +43,8 @@ class Seen:
     """Memory in use that no pod explains."""
     remarks: Sequence[str] = ()
     """Sentences for the condition."""
+    network: Sequence[Mapping[str, Any]] = ()
+    """What was measured between this node and others."""
 
 
 def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> dict[str, Any]:
@@ -68,6 +70,7 @@ def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> d
         "devices": devices,
         "links": [{**link, **seen.measured_links.get((link["a"], link["b"]), {})} for link in sample.links],
         "measurement": seen.measurement,
+        "network": list(seen.network) or None,
         "conditions": [_ready(seen, before, now)],
     }
     # The API's own types drop what the API server would refuse.

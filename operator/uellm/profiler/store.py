@@ -36,6 +36,11 @@ class Store:
         async with _in_time():
             return await self._kube.list(POD, field_selector=f"spec.nodeName={self._node}")
 
+    async def profilers(self, namespace: str, labels: str) -> list[dict[str, Any]]:
+        """The pods of all profilers: those in a namespace with these labels, `key=value,...`."""
+        async with _in_time():
+            return await self._kube.list(POD, namespace, label_selector=labels)
+
     async def published(self) -> frozenset[str]:
         """UUIDs of the GPUs that NVIDIA's DRA driver hands out on the node; none on a server that knows no DRA."""
         async with _in_time():

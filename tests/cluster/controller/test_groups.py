@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from helpers.sizes import GIB
-from uellm.kube import CRD, NotFound
+from uellm.kube import CRD, GPUNODEPROFILE, NotFound
 from uellm.kube.kinds import DEPLOYMENT, LEADERWORKERSET, POD, SERVICE
 from uellm.reconcile.children.revision import GROUP_FILE
 from uellm_devcluster.binaries import LEADER_WORKER_SET_VERSION, module_files
@@ -318,3 +318,37 @@ async def test_deleting_the_service_leaves_no_set(grouped, eventually):
         return await groups.live() is None
 
     await eventually(gone, timeout_s=150)
+
+
+async def test_a_measured_network_changes_neither_a_plan_in_use_nor_its_pods_and_counts_in_the_next_prediction(
+    operator, service, gpu_node, install, kube, eventually
+):
+    await install()
+    nodes = [await gpu_node([12 * GIB], source="NVML") for _ in range(2)]
+    llama = await service(placement=SPEC["placement"])
+    watching = operator()
+    await watching.settle("llama")
+    groups = Groups(llama)
+    await groups.serve(eventually)
+    await watching.settle("llama")
+    before, assumed, revision = await groups.live(), await llama.plan(), (await llama.revision())["metadata"]["name"]
+    assert assumed["nodesPerReplica"] == 2
+    assert any("the network between nodes is not measured" in each for each in assumed["assumptions"])
+
+    document = await kube.get(GPUNODEPROFILE, nodes[0])
+    measured = {"node": nodes[1], "bytesPerSecond": 200_000_000, "roundTripNanoseconds": 4_000_000}
+    status = {**document["status"], "network": [{**measured, "measuredAt": "2026-01-01T00:00:00Z"}]}
+    head = {"apiVersion": document["apiVersion"], "kind": document["kind"], "metadata": {"name": nodes[0]}}
+    await kube.apply_status({**head, "status": status}, manager="uellm-tests")
+    await watching.settle("llama")
+    after = await groups.live()
+    assert after["metadata"]["generation"] == before["metadata"]["generation"]
+    assert after["spec"] == before["spec"]
+    assert (await llama.revision())["metadata"]["name"] == revision
+    assert await llama.plan() == assumed
+
+    await llama.change(lambda spec: spec.update(slo={"classes": [{"name": "chat", "tpot": "1s"}]}))
+    await watching.settle("llama")
+    predicted = [plan["predicted"]["tpotMilliseconds"] for plan in (assumed, await llama.plan())]
+    assert predicted[1] > predicted[0]
+    assert (await groups.live())["spec"] == before["spec"]

@@ -58,6 +58,7 @@ MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
     ),
     "models on nodes": ({"modelCache": {"path": "/mnt/models", "limit": "500Gi"}}, False),
     "nothing measured": ({"measuring": {"enabled": False}}, False),
+    "the network measured": ({"profiler": {"measureNetwork": True}}, True),
     "no gateway": ({"gateway": {"enabled": False}}, False),
     "a gateway for two namespaces, with everything": (
         {
@@ -689,6 +690,25 @@ def test_only_an_empty_directory_is_opened_to_all_whenever_the_profiler_starts(
     place.chmod(0o750)  # by an administrator
     subprocess.run([program, option, script.replace("/models", str(place)), limit], check=True)
     assert place.stat().st_mode & 0o7777 == 0o750
+
+
+def test_profilers_measure_the_network_only_where_that_is_asked_for_and_for_each_other_alone(render: Render) -> None:
+    plain, measuring = render(), render({"profiler": {"measureNetwork": True}})
+    assert not of_kind(plain, "NetworkPolicy")
+    assert not any("network" in each for each in profiler_of(plain)[1]["args"])
+    args = profiler_of(measuring)[1]["args"]
+    labels = named(measuring, "DaemonSet", "uellm-profiler")["spec"]["template"]["metadata"]["labels"]
+    (peers,) = (each.partition("/")[2] for each in args if each.startswith("--network-peers=uellm-system-profiler/"))
+    assert dict(each.split("=") for each in peers.split(",")).items() <= labels.items()
+    assert "--network-listen=:8009" in args
+    spec = named(measuring, "NetworkPolicy", "uellm-profiler")["spec"]
+    assert spec["podSelector"]["matchLabels"].items() <= labels.items()
+    assert spec["policyTypes"] == ["Ingress"]
+    assert spec["ingress"] == [
+        {"ports": [{"port": 8004}]},
+        {"ports": [{"port": 8009}], "from": [{"podSelector": spec["podSelector"]}]},
+    ]
+    assert granted(plain, "uellm-profiler") == granted(measuring, "uellm-profiler")
 
 
 @pytest.mark.parametrize("values", [{"measuring": {"enabled": False}}, {"profiler": {"enabled": False}}])

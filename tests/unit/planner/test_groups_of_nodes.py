@@ -10,7 +10,7 @@ import pytest
 from uellm.cli.plan_svg import draw
 from uellm.cli.plan_table import render
 from uellm.errors import PlanError
-from uellm.hardware import AUTO, DRA
+from uellm.hardware import AUTO, DRA, NetworkLink, Node
 from uellm.planner import Plan, outlook, plan, still_holds
 from uellm.planner.handover.node_needs import node_needs
 from uellm.planner.handover.plan_document import PlanDocument
@@ -18,9 +18,11 @@ from uellm.planner.handover.publish import plan_document
 from uellm.planner.handover.sidecar_prior import step_time
 from uellm.planner.host_needs import host_memory_bytes
 from uellm.planner.joining import as_joined, broken, joined
+from uellm.planner.nodes.facts import profile_hash
 from uellm.planner.nodes.groups import groups_of, room
 from uellm.planner.nodes.pools import pools_of
 from uellm.planner.refusals.sentences import sentence
+from uellm.planner.request import PlanRequest
 from uellm.planner.revised import revised
 
 
@@ -177,3 +179,81 @@ def test_the_figures_of_the_network_can_be_read_in_the_drawing_itself_between_th
     frames = sorted(tall, key=lambda each: float(each.get("y", "0")))[-2:]
     upper, lower = (float(frame.get("y", "0")) for frame in frames)
     assert upper + float(frames[0].get("height", "0")) < float(label.get("y", "0")) < lower
+
+
+def measured(request: PlanRequest, *links: tuple[str, str, float, float]) -> PlanRequest:
+    """The request after a measurement of the network from one node to another: bytes per second, seconds one way."""
+    nodes = []
+    for offer in request.nodes:
+        found = tuple(NetworkLink(b, rate, late) for a, b, rate, late in links if a == offer.node.name)
+        nodes.append(replace(offer, node=replace(offer.node, network=found)))
+    return replace(request, nodes=tuple(nodes))
+
+
+def test_a_measured_network_counts_in_place_of_the_assumed_one_and_the_plan_says_so(pair) -> None:
+    assumed = plan(pair)
+    slow, fast = (plan(measured(pair, ("a", "b", rate, late))) for rate, late in ((2e8, 5e-4), (2.5e10, 1e-5)))
+    assert slow.predicted.tpot_ms is not None
+    assert fast.predicted.tpot_ms < assumed.predicted.tpot_ms < slow.predicted.tpot_ms
+    assert fast.predicted.ttft_ms < assumed.predicted.ttft_ms < slow.predicted.ttft_ms
+    assert any(
+        each.startswith("the network between nodes is not measured: 5 GB/s and 50 µs") for each in assumed.assumptions
+    )
+    (sentence,) = (each for each in slow.assumptions if "network" in each)
+    assert sentence.startswith(
+        "the network between such nodes is measured over TCP: 0.2 GB/s and 500 µs, by one pair of them; RDMA is not "
+        "measured; what crosses it in a step of "
+    )
+
+
+def test_the_slowest_measured_pair_of_the_nodes_that_could_be_in_a_group_counts(build, pair) -> None:
+    third = build.offer(build.all_links(build.node("c", "A10 A10")))
+    unlike = build.offer(build.all_links(build.node("d", "L4 L4")))
+    wide = replace(pair, nodes=(*pair.nodes, third, unlike))
+    request = measured(
+        wide,
+        ("a", "b", 9e9, 1e-5),
+        ("b", "a", 8e9, 2e-5),
+        ("b", "c", 7e9, 1e-5),  # a replica may be on these two as well
+        ("c", "d", 1e3, 1.0),  # no group has both
+        ("c", "gone", 1e3, 1.0),
+    )
+    found = plan(request)
+    (sentence,) = (each for each in found.assumptions if "network" in each)
+    assert "7 GB/s and 20 µs, the slowest of 2 pairs" in sentence
+    assert plan(replace(request, nodes=request.nodes[::-1])) == found
+    table = render(found, request)
+    assert "network    stage 0 to 1, a to b: Network 7 GB/s, 20 µs (the slowest measured)" in table
+    assert "Network 7 GB/s, 20 µs, the slowest measured" in draw(found, request)
+
+
+def test_a_kept_plan_is_predicted_with_the_network_as_it_is_measured_now(pair) -> None:
+    found, slow = plan(pair), measured(pair, ("b", "a", 2e8, 5e-4))
+    assert still_holds(found, slow) is None
+    before, now = outlook(found, pair), outlook(found, slow)
+    assert before is not None
+    assert now is not None
+    assert now.end_to_end_s > before.end_to_end_s
+    assert revised(found, slow, None).predicted.tpot_ms == plan(slow).predicted.tpot_ms
+    prior, slower = step_time(found, pair), step_time(found, slow)
+    assert prior is not None
+    assert slower is not None
+    assert slower.floor_s + slower.overhead_s > prior.floor_s + prior.overhead_s
+
+
+def test_what_pods_are_started_with_does_not_depend_on_the_network(pair) -> None:
+    found, slow = plan(pair), measured(pair, ("a", "b", 2e8, 5e-4))
+    assert plan_document(found, pair) == plan_document(found, slow)
+    assert profile_hash(offer.node for offer in pair.nodes) != profile_hash(offer.node for offer in slow.nodes)
+
+
+def test_a_profile_tells_of_the_network_and_an_older_one_does_not() -> None:
+    entries = [
+        {"node": name, "bytesPerSecond": 10**9, "roundTripNanoseconds": 60_000, "measuredAt": "2026-01-01T00:00:00Z"}
+        for name in ("c", "b")
+    ]
+    profile = {"metadata": {"name": "a"}, "status": {"devices": [], "network": entries}}
+    found = Node.from_profile(profile).network
+    assert found == (NetworkLink("b", 1e9, 3e-5), NetworkLink("c", 1e9, 3e-5))
+    assert [{**link.to_dict(), "measuredAt": entries[0]["measuredAt"]} for link in found] == entries[::-1]
+    assert Node.from_profile({"metadata": {"name": "a"}, "status": {"devices": []}}).network == ()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,9 @@ from uellm.measuring.store import write_document
 from uellm.profiler.keeper import Keeper, Periods
 from uellm.profiler.measured import MeasurementFile
 from uellm.profiler.metrics import ProfilerMetrics
+from uellm.profiler.network.gate import NetworkGate
+from uellm.profiler.network.keeping import NetworkKeeper, NetworkPeriods
+from uellm.profiler.network.sink import Sink
 from uellm.profiler.podresources import DeviceId, KubeletSilent, Listed, PodKey
 from uellm.profiler.sample import DeviceFailure, DriverChanged, NoGPUs, Sample, SourceError
 from uellm.profiler.store import Store
@@ -88,7 +92,12 @@ def metrics():
 
 @pytest.fixture
 def keep(cluster, pod_resources, metrics, background):
-    def start(source, periods: Periods = QUICK, measurements: MeasurementFile | None = None) -> asyncio.Task:
+    def start(
+        source,
+        periods: Periods = QUICK,
+        measurements: MeasurementFile | None = None,
+        network: NetworkKeeper | None = None,
+    ) -> asyncio.Task:
         keeper = Keeper(
             Store(cluster, "node-1"),
             source,
@@ -96,6 +105,7 @@ def keep(cluster, pod_resources, metrics, background):
             metrics,
             measurements=measurements,
             measuring_namespace="default",
+            network=network,
             periods=periods,
         )
         return background(keeper.run())
@@ -454,3 +464,63 @@ async def test_a_profiler_that_may_not_label_its_node_goes_on_with_the_profile(c
     await asyncio.wait_for(refused.wait(), 10)
     pod_resources.give("GPU-a", to="engine-0")
     await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
+
+
+async def test_the_network_to_another_node_is_published_kept_over_a_restart_and_dropped_where_nobody_measures(
+    cluster, keep, pod_resources
+):
+    other = {
+        "metadata": {},
+        "spec": {"nodeName": "node-2"},
+        "status": {"phase": "Running", "podIPs": [{"ip": "127.0.0.1"}]},
+    }
+    pods = [other]
+
+    async def profilers():
+        return pods
+
+    def network():
+        return NetworkKeeper("node-1", sink, NetworkGate(), profilers, periods=NetworkPeriods(0.05, 0.01, 0.05))
+
+    def published():
+        return [entry["node"] for entry in cluster.status().get("network", ())]
+
+    with closing(Sink("127.0.0.1", 0, NetworkGate())) as sink:
+        keeping = keep(FakeSource(), network=network())
+        await cluster.until(lambda: published() == ["node-2"])
+        before = cluster.status()["network"]
+        async with no_writes(cluster, pod_resources):
+            pass
+        keeping.cancel()
+        pods.clear()
+        keeping, writes = keep(FakeSource(), network=network()), len(cluster.writes)
+        await cluster.until(lambda: len(cluster.writes) > writes)
+        assert cluster.status()["network"] == before
+        keeping.cancel()
+        keep(FakeSource())
+        await cluster.until(lambda: published() == [])
+
+
+async def test_a_network_that_cannot_be_measured_is_in_the_condition(cluster, keep):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = listener.getsockname()[1]
+    other = {
+        "metadata": {},
+        "spec": {"nodeName": "node-2"},
+        "status": {"phase": "Running", "podIPs": [{"ip": "127.0.0.1"}]},
+    }
+
+    async def profilers():
+        return [other]
+
+    with closing(Sink("127.0.0.1", 0, NetworkGate())) as sink:
+        network = NetworkKeeper(
+            "node-1", sink, NetworkGate(), profilers, port=closed, periods=NetworkPeriods(0.05, 0.01, 0.05)
+        )
+        keep(FakeSource(), network=network)
+        await cluster.until(lambda: "not measured" in str(cluster.status().get("conditions")))
+    condition = cluster.status()["conditions"][0]
+    assert (condition["status"], condition["message"]) == (
+        "True",
+        f"2 devices observed; the network to node node-2 is not measured: 127.0.0.1 port {closed}: connection refused",
+    )

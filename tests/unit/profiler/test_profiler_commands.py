@@ -125,6 +125,11 @@ def test_profile_without_a_gpu_is_one_clear_line(nvml, capsys, monkeypatch):
         (["profiler", "--node", "n1", "--interval", "0", "--simulate", "{file}"], "--interval"),
         (["profiler", "--node", "n1", "--interval", "nan", "--simulate", "{file}"], "--interval"),
         (["profiler", "--node", "n1", "--simulate", "{dir}/gone.yaml"], "gone.yaml"),
+        (["profiler", "--node", "n1", "--network-listen", ":8009"], "--network-listen: goes with --network-peers"),
+        (
+            ["profiler", "--node", "n1", "--network-listen", ":8009", "--network-peers", "labels"],
+            "--network-peers: must be NAMESPACE/KEY=VALUE,..., not 'labels'",
+        ),
         (["device-plugin", "--simulate", "{dir}"], "--node"),
         (["device-plugin", "--simulate", "{file}", "--plugin-dir", "{dir}/gone"], "--plugin-dir"),
         (["device-plugin", "--simulate", "{dir}/gone.yaml", "--plugin-dir", "{dir}"], "gone.yaml"),

@@ -8,6 +8,7 @@ from uellm.planner.assignment.spanning import hops_over_network
 from uellm.planner.cost.rates import Links, measured
 from uellm.planner.nodes.capability import remarks
 from uellm.planner.nodes.groups import takes
+from uellm.planner.nodes.network import NetworkRate
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.result import Alternative
@@ -15,6 +16,7 @@ from uellm.planner.search.candidate import Candidate, Evaluator
 from uellm.planner.search.replicas import Sized
 from uellm.planner.search.search import PlacedShape, Rejection, Search, SearchResult
 from uellm.planner.shape import Shape
+from uellm.planner.units import three_digits
 from uellm.planner.vllm.drafting import drafting_note
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UTILIZATION
 from uellm.step_basis import Correction
@@ -84,7 +86,7 @@ def assumptions(
 
 
 def _network(best: Candidate) -> list[str]:
-    """What is assumed between the nodes of a replica, and what it costs."""
+    """What is measured or assumed between the nodes of a replica, and what it costs."""
     nodes = len(best.pool.members)
     if not nodes:
         return []
@@ -95,10 +97,17 @@ def _network(best: Candidate) -> list[str]:
     return [
         f"a replica spans {nodes} nodes, with {best.shape.pipeline // nodes} of {best.shape.pipeline} stages on each: "
         "no single node holds it within the targets; GPUs that share a layer are in one node",
-        f"the network between nodes is not measured: {c.NETWORK_BYTES_PER_S / 1e9:g} GB/s and "
-        f"{c.NETWORK_LATENCY_S * 1e6:g} µs are assumed, as NCCL reaches over TCP; what crosses it in a step of "
-        f"{c.TYPICAL_SEQUENCES} tokens takes {step_s * 1e3:.2f} ms",
+        f"{_network_figures(best.pool.network)}; what crosses it in a step of {c.TYPICAL_SEQUENCES} tokens takes "
+        f"{step_s * 1e3:.2f} ms",
     ]
+
+
+def _network_figures(rate: NetworkRate) -> str:
+    figures = f"{three_digits(rate.bytes_per_s / 1e9)} GB/s and {three_digits(rate.latency_s * 1e6)} µs"
+    if not rate.pairs:
+        return f"the network between nodes is not measured: {figures} are assumed, as NCCL reaches over TCP"
+    slowest = f"the slowest of {rate.pairs} pairs" if rate.pairs > 1 else "by one pair of them"
+    return f"the network between such nodes is measured over TCP: {figures}, {slowest}; RDMA is not measured"
 
 
 def _corrected(correction: Correction, shape: Shape) -> str:

@@ -10,7 +10,7 @@ from uellm.planner.cost.rates import Links
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.handover.revalidate import evaluator_of, shape_of
 from uellm.planner.memory.footprint import kv_width
-from uellm.planner.nodes.groups import network
+from uellm.planner.nodes.network import network_links, network_rate
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.shape import Steps
@@ -62,7 +62,9 @@ def step_time(plan: Plan, request: PlanRequest) -> StepTime | None:
     loads = stage_loads(request.architecture, groups, plan.layers, kv_width=width, drafting=drafting)
     evaluator, sizes = evaluator_of(plan, request), Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
     tokens = plan.predicted.kv_cache_tokens
-    links = Links((*(link for node in nodes for link in node.links), *network([node.devices for node in nodes])))
+    rate = network_rate((offer.node.name, offer.node.network) for offer in offers)
+    between = network_links([node.devices for node in nodes], rate)
+    links = Links((*(link for node in nodes for link in node.links), *between))
     times = predict(loads, links, evaluator.costs, evaluator.demand, tokens, sizes)
     step = None if times is None else times.step
     return step.rounded() if step is not None and step.per_prefill_token_s > 0 else None

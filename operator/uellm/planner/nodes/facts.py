@@ -40,5 +40,6 @@ def _facts_json(node: Node) -> str:
             for device in sorted(node.devices, key=lambda device: device.uuid)
         ],
         "links": [link.to_dict() for link in ordered_links(node)],
+        **({"network": [link.to_dict() for link in node.network]} if node.network else {}),
     }
     return json.dumps(facts, sort_keys=True, separators=(",", ":"))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
-from uellm.hardware import DRA, NETWORK, Device, Link
+from uellm.hardware import DRA, Device, Link
 from uellm.planner import constants as c
 from uellm.planner.cost.rates import flops_per_s, measured
+from uellm.planner.nodes.network import NetworkRate, network_links, network_rate
 from uellm.planner.nodes.pools import Pool, joined_names
 from uellm.planner.nodes.tensor_groups import kind_of
 from uellm.planner.request import NodeOffer, PlanRequest
@@ -25,8 +25,9 @@ def groups_of(request: PlanRequest, pools: Sequence[Pool]) -> tuple[Pool, ...]:
     if request.allocation == DRA:
         return ()
     return tuple(
-        _group(alike, count)
+        _group(alike, count, rate)
         for alike in _alike(pools)
+        for rate in [network_rate((pool.node, pool.peers) for pool in alike)]
         for count in range(2, min(len(alike), c.MOST_NODES_OF_A_REPLICA) + 1)
     )
 
@@ -99,7 +100,7 @@ def _copied(name: str, number: int) -> str:
     return f"{name} #{number + 1}"
 
 
-def _group(alike: Sequence[Pool], count: int) -> Pool:
+def _group(alike: Sequence[Pool], count: int, rate: NetworkRate) -> Pool:
     members = tuple(alike[:count])
     first = members[0]
     inside = tuple(link for pool in members for link in pool.links)
@@ -107,21 +108,12 @@ def _group(alike: Sequence[Pool], count: int) -> Pool:
         node=joined_names([pool.node for pool in members]),
         resource_name=first.resource_name,
         devices=tuple(device for pool in members for device in pool.devices),
-        links=(*inside, *network([pool.devices for pool in members])),
+        links=(*inside, *network_links([pool.devices for pool in members], rate)),
         simulated=first.simulated,
         copies=first.copies,
         members=members,
         kin=tuple(alike),
-    )
-
-
-def network(nodes: Sequence[Sequence[Device]]) -> tuple[Link, ...]:
-    """The links from each node's GPUs to those of the next node, as they are assumed where nobody measures them."""
-    return tuple(
-        Link(a.uuid, b.uuid, NETWORK, c.NETWORK_BYTES_PER_S, c.NETWORK_LATENCY_S)
-        for one, other in pairwise(nodes)
-        for a in one
-        for b in other
+        network=rate,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from uellm.hardware import DRA, Device, Link, Node
+from uellm.hardware import DRA, Device, Link, NetworkLink, Node
 from uellm.planner.constants import MOST_NODES_NAMED, MOST_REPLICAS
 from uellm.planner.memo import KEPT_NODES, by_identity
 from uellm.planner.nodes.capability import SHARE_MARK, device_refusal
+from uellm.planner.nodes.network import ASSUMED_NETWORK, NetworkRate
 from uellm.planner.nodes.product_rates import with_product_rates
 from uellm.planner.request import NodeOffer, PlanRequest
 
@@ -76,6 +77,7 @@ def pools_of_offer(offer: NodeOffer) -> tuple[Pool, ...]:
             promised=offer.promised,
             simulated=node.simulated,
             copies=MOST_REPLICAS if offer.node_class else 1,
+            peers=node.network,
         )
         for name in sorted({device.resource_name for device in devices})
     )
@@ -103,6 +105,10 @@ class Pool:
     """Of a group of nodes: its nodes in the order of their stages (groups.py). Empty for one node."""
     kin: tuple[Pool, ...] = ()
     """Of a group: all nodes that could be its members, those with the most free GPUs first."""
+    peers: tuple[NetworkLink, ...] = ()
+    """The network from the node to others, as far as it was measured."""
+    network: NetworkRate = ASSUMED_NETWORK
+    """Of a group: between its nodes."""
 
     @property
     def sure(self) -> int:

@@ -92,8 +92,10 @@ class Known(Generic[V]):
 
 
 def build_of(pool: Pool) -> Hashable:
-    """Equal for pools whose devices and links differ in nothing but names; between nodes they are all the same."""
-    return Essence(*map(_build_of_node, pool.members)) if pool.members else _build_of_node(pool)
+    """Equal for pools whose devices and links differ in nothing but names; between nodes all links are the same."""
+    if not pool.members:
+        return _build_of_node(pool)
+    return Essence(*map(_build_of_node, pool.members), pool.network.bytes_per_s, pool.network.latency_s)
 
 
 @by_identity(KEPT_NODES)

@@ -1,0 +1,185 @@
+"""The loop that has the network measured to a few other nodes: when one is new, and then once a day."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from math import floor, log10
+from typing import Any
+
+from uellm.kube import KubeError
+from uellm.profiler.network.exchange import NetworkFigures, NoFigures, measured
+from uellm.profiler.network.gate import OWN, NetworkGate
+from uellm.profiler.network.peers import ProfilerPeer, callers, peers_of, to_ask
+from uellm.profiler.network.sink import Sink
+from uellm.profiler.process import in_daemon_thread, now
+
+logger = logging.getLogger(__name__)
+
+RENEWED_AFTER = timedelta(days=1)
+KEPT_FOR = timedelta(days=2)
+"""Figures that nothing renews are dropped then: the node has left, or is not reached any more."""
+MOST_KEPT = 16  # of the API's list
+TOLD_FROM = 3
+"""Failures in a row until people are told: a profiler that is being replaced, or is busy, is none of their business."""
+
+ListProfilers = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
+
+
+@dataclass(frozen=True)
+class NetworkPeriods:
+    """How often, in seconds."""
+
+    rest_s: float = 1800.0
+    """Of asking the API server for the other profilers."""
+    least_s: float = 30.0
+    """Until a failed question or measurement is repeated the first time, and to the next question where a profiler
+    that is not known yet has asked. The second failure of a measurement waits twice as long, and so on."""
+    longest_s: float = 3600.0
+    """Until it is tried again at most."""
+
+
+class NetworkKeeper:
+    """What is known of the network from one node to others."""
+
+    def __init__(
+        self,
+        node: str,
+        sink: Sink,
+        gate: NetworkGate,
+        profilers: ListProfilers,
+        *,
+        port: int | None = None,
+        periods: NetworkPeriods = NetworkPeriods(),
+    ) -> None:
+        """`port`: of the other profilers (default: that of the sink)."""
+        self._node = node
+        self._sink = sink
+        self._gate = gate
+        self._profilers = profilers
+        self._port = port or sink.port
+        self._periods = periods
+        self._entries: dict[str, dict[str, Any]] = {}
+        self._failures: dict[str, tuple[int, float, str]] = {}  # in a row, next try, why
+        self._trouble = ""
+
+    def adopt(self, status: Mapping[str, Any]) -> None:
+        """Take over what an earlier process measured."""
+        self._entries = {entry["node"]: dict(entry) for entry in status.get("network") or ()}
+
+    def entries(self) -> list[dict[str, Any]]:
+        """`status.network`: the newest figures, by node."""
+        kept = [entry for entry in self._entries.values() if _age(entry) < KEPT_FOR]
+        newest = sorted(kept, key=lambda entry: str(entry["measuredAt"]), reverse=True)[:MOST_KEPT]
+        return sorted(newest, key=lambda entry: str(entry["node"]))
+
+    def sentence(self) -> str:
+        """What could not be measured, and why; empty where there is none."""
+        told = [(node, why) for node, (count, _, why) in sorted(self._failures.items()) if count >= TOLD_FROM]
+        return "; ".join([f"the network to node {node} is not measured: {why}" for node, why in told])
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Measure whenever something is due; `changed` is called when there is something new to publish."""
+        asked, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def stranger() -> None:
+            with suppress(RuntimeError):  # the loop has been closed meanwhile
+                loop.call_soon_threadsafe(asked.set)
+
+        self._sink.stranger = stranger
+        while True:
+            asked.clear()
+            await self._round(changed)
+            rest_s = self._rest_s()
+            # A connection from an unknown address is perhaps a new profiler. It is looked for, but not more often.
+            await asyncio.sleep(min(rest_s, self._periods.least_s))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, rest_s - self._periods.least_s)):
+                    await asked.wait()
+
+    async def _round(self, changed: Callable[[], None]) -> None:
+        try:
+            peers = peers_of(await self._profilers())
+        except KubeError as error:
+            if self._trouble != (trouble := str(error)):
+                logger.warning("network: %s", trouble)
+            self._trouble = trouble
+            return
+        self._trouble = ""
+        self._sink.known = callers(peers, self._node)
+        own = to_ask(peers, self._node)
+        before = self.sentence()
+        self._failures = {peer.node: self._failures[peer.node] for peer in own if peer.node in self._failures}
+        for peer in own:
+            if self._due(peer.node):
+                await self._measure(peer)
+                changed()
+        if self.sentence() != before:
+            changed()
+
+    def _due(self, node: str) -> bool:
+        if node in self._failures:
+            return time.monotonic() >= self._failures[node][1]
+        return node not in self._entries or _age(self._entries[node]) >= RENEWED_AFTER
+
+    async def _measure(self, peer: ProfilerPeer) -> None:
+        if not self._gate.enter(OWN):
+            self._failed(peer.node, "this node is busy with another measurement")
+            return
+        try:
+            figures = await in_daemon_thread(lambda: measured(peer.address, self._port))
+        except NoFigures as error:
+            self._failed(peer.node, str(error))
+        else:
+            self._failures.pop(peer.node, None)
+            self._entries[peer.node] = entry(peer.node, figures, now())
+            logger.info(
+                "network to node %s: %.3g GB/s, %.0f µs there and back",
+                *(peer.node, figures.bytes_per_s / 1e9, figures.round_trip_s * 1e6),
+            )
+        finally:
+            self._gate.leave()
+
+    def _failed(self, node: str, why: str) -> None:
+        count, _, before = self._failures.get(node, (0, 0.0, ""))
+        if count + 1 == TOLD_FROM or (count >= TOLD_FROM and why != before):
+            logger.warning("the network to node %s is not measured: %s", node, why)
+        wait_s = min(self._periods.longest_s, self._periods.least_s * 2.0 ** min(count, 10)) * random.uniform(0.5, 1.0)
+        self._failures[node] = count + 1, time.monotonic() + wait_s, why
+
+    def _rest_s(self) -> float:
+        again = [at - time.monotonic() for _, at, _ in self._failures.values()]
+        if self._trouble:
+            again.append(self._periods.least_s)
+        return max(0.0, min([self._periods.rest_s, *again]))
+
+
+def entry(node: str, figures: NetworkFigures, at: str) -> dict[str, Any]:
+    """The entry of `status.network`. Two digits: the noise of the next measurement shall change nothing."""
+    return {
+        "node": node,
+        "bytesPerSecond": _rounded(figures.bytes_per_s, most=2**50),
+        "roundTripNanoseconds": _rounded(figures.round_trip_s * 1e9, most=10**10),
+        "measuredAt": at,
+    }
+
+
+def _rounded(figure: float, *, most: int) -> int:
+    if figure < 1:
+        return 1
+    return min(most, int(round(figure, 1 - floor(log10(figure)))))
+
+
+def _age(one: Mapping[str, Any]) -> timedelta:
+    """Since the measurement. One whose time is not known, or is to come, counts as old."""
+    try:
+        found = datetime.now(UTC) - datetime.fromisoformat(one["measuredAt"])
+    except (KeyError, ValueError, TypeError):
+        return KEPT_FOR
+    return found if found >= timedelta(0) else RENEWED_AFTER
