@@ -230,13 +230,16 @@ async def with_quota_for_two_and_room_for_one_no_two_half_groups_wait_for_each_o
     await groups.service("one")
     await groups.service("two")
 
-    async def seats() -> list[tuple[int, int]]:
-        return sorted([await groups.world.seats(name) for name in ("one", "two")])
+    async def pods() -> list[tuple[int, int, int]]:
+        """Of each service, the pods that have a node, those that a gate holds back, and all."""
+        return sorted(
+            [(*await groups.world.seats(name), len(await groups.world.pods(name))) for name in ("one", "two")]
+        )
 
-    await groups.world.becomes(seats, [(0, 0), WHOLE])
+    await groups.world.becomes(pods, [(0, 0, 2), (2, 0, 2)])
     (waits,) = [name for name in ("one", "two") if await groups.world.seats(name) == (0, 0)]
     await groups.ready(waits, "Unschedulable", "room for 1 of them")
-    assert await seats() == [(0, 0), WHOLE]
+    assert await pods() == [(0, 0, 2), (2, 0, 2)]
     await groups.cordon("d", cordoned=False)
     await groups.are(one=WHOLE, two=WHOLE)
     await groups.delete("one", "two")
