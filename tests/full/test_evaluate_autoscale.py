@@ -71,6 +71,36 @@ def test_the_model_attains_what_vllms_scheduler_behind_the_sidecar_does(per_s: f
 
 
 @pytest.mark.timeout(300)
+def test_what_a_full_pool_refuses_has_ended_and_is_told_with_its_prompt_tokens() -> None:
+    count = 4000  # at once: the queues of the one replica hold half of them
+    load = DayLoad(
+        np.full(count, 1.0),
+        np.full(count, 500),
+        np.full(count, 400),
+        np.full(count, 100),
+        np.full(count, 100),
+        np.zeros(count, np.int64),
+        CLASSES.classes,
+    )
+    pool = ReplicaPool(load, ENGINE, CHUNK, 1, 60.0)
+    pool.begin(1)
+    pool.advance(15.0)
+    found = pool.figures(15.0)
+
+    refused = found.ended - found.answered
+    assert refused > 1000
+    assert found.arrived == count == found.ended + found.running + found.queued
+    assert (found.prompt_tokens, found.output_tokens) == (400 * found.ended, 100 * found.answered)
+    assert found.met <= found.answered
+
+    pool.advance(3600.0)
+    later = pool.figures(3585.0)
+
+    assert later.ended == later.answered == found.running + found.queued
+    assert (later.arrived, later.running, later.queued) == (0, 0, 0)
+
+
+@pytest.mark.timeout(300)
 def test_the_command_compares_every_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [f"{r.arrival_s},{r.prompt_tokens},{r.output_tokens}" for r in poisson_trace(2000, 1.0).requests]
     (tmp_path / "trace").write_text("\n".join(["arrival_s,input_tokens,output_tokens", *lines]))

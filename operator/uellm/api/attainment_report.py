@@ -64,14 +64,16 @@ class StepMeasurement(NamedTuple):
 
 
 class LoadMeasurement(NamedTuple):
-    """The load of one replica. The first four grow from the sidecar's start on."""
+    """The load of one replica. The first four, `prompts` and `answers` grow from the sidecar's start on."""
 
     ended: int
     """Requests, refused ones included."""
     missed: int
     """Requests that missed a target."""
     prompt_tokens: int
+    """Of `prompts`; estimated where the engine did not count them."""
     output_tokens: int
+    """Of `answers`."""
     running: int
     """Requests in the engine now."""
     queued: int
@@ -82,6 +84,11 @@ class LoadMeasurement(NamedTuple):
     """The time of a step as it was measured; None: none was."""
     passing: int = 0
     """Requests of routes that are not scheduled, such as realtime sessions, in the engine now."""
+    prompts: int | None = None
+    """Requests that ended whose prompts were read. None: a sidecar of an earlier release, which tells tokens of what it
+    served alone, for all requests that ended."""
+    answers: int | None = None
+    """Requests that ended with an answer as long as it was to be; not those that were refused or lost."""
 
     def to_dict(self) -> dict[str, Any]:
         """`load`."""
@@ -95,6 +102,8 @@ class LoadMeasurement(NamedTuple):
             "cachedShare": _digits(self.cached_share),
             "stepSeconds": None if self.step is None else self.step.to_dict(),
             "passing": self.passing,
+            "prompts": self.prompts,
+            "answers": self.answers,
         }
 
 
@@ -162,10 +171,10 @@ def _load(entry: Any) -> LoadMeasurement | None:
         return None
     ended, missed, prompts, outputs, running, queued = counts
     step = StepTime.if_sane(entry.get("stepSeconds"))
-    # A sidecar of an earlier release does not tell the last.
-    return LoadMeasurement(
-        ended, missed, prompts, outputs, running, queued, share, step, _count(entry.get("passing")) or 0
-    )
+    # A sidecar of an earlier release does not tell the last ones.
+    passing = _count(entry.get("passing")) or 0
+    known = _count(entry.get("prompts")), _count(entry.get("answers"))
+    return LoadMeasurement(ended, missed, prompts, outputs, running, queued, share, step, passing, *known)
 
 
 def _factor(value: Any) -> float | None:

@@ -75,7 +75,7 @@ class Autoscaler:
         self._startup_s = startup_s
         self._forecaster = Forecaster(_minutes_ahead(startup_s))
         self._curve = MissCurve()
-        self._prompt, self._arrived, self._output, self._ended = 0.0, 0.0, 0.0, 0.0
+        self._prompt, self._prompts, self._output, self._answers = 0.0, 0.0, 0.0, 0.0
         self._minute: int | None = None
         self._minute_work_s, self._minute_seconds = 0.0, 0.0
         self._last_minute: deque[tuple[float, float, int]] = deque()
@@ -89,10 +89,9 @@ class Autoscaler:
     @property
     def lengths(self) -> MeanLengths:
         """The mean lengths of late."""
-        if self._arrived <= 0:
-            return FIRST_LENGTHS
-        output = self._output / self._ended if self._ended else FIRST_LENGTHS.output_tokens
-        return MeanLengths(_rounded(self._prompt / self._arrived), _rounded(output))
+        prompt = self._prompt / self._prompts if self._prompts else FIRST_LENGTHS.prompt_tokens
+        output = self._output / self._answers if self._answers else FIRST_LENGTHS.output_tokens
+        return MeanLengths(_rounded(prompt), _rounded(output))
 
     def expect_startup(self, startup_s: float) -> None:
         """A replica takes another time to start. What was learned of the load stays; one minute makes no difference."""
@@ -171,9 +170,9 @@ class Autoscaler:
     def _learn_lengths(self, interval: Interval) -> None:
         keep = math.exp(-interval.seconds / LENGTHS_S)
         self._prompt = keep * self._prompt + interval.prompt_tokens
-        self._arrived = keep * self._arrived + interval.arrived
+        self._prompts = keep * self._prompts + interval.prompts
         self._output = keep * self._output + interval.output_tokens
-        self._ended = keep * self._ended + interval.ended
+        self._answers = keep * self._answers + interval.answers
 
     def _take_minutes(self, interval: Interval, work_s: float) -> None:
         minute = int(interval.end_s // MINUTE_S)

@@ -15,14 +15,18 @@ class Interval:
     """Its length."""
     arrived: int
     """Requests."""
-    prompt_tokens: float
-    """Prompt tokens of these to compute, without those from the prefix cache."""
     ended: int
     """Requests that ended, refused ones included."""
     met: int
     """Those of them that met their targets."""
+    prompts: int
+    """Those of them whose prompts are known."""
+    prompt_tokens: float
+    """Prompt tokens of these to compute, without those from the prefix cache."""
+    answers: int
+    """Those of them whose answers are known to the end: not of refused ones."""
     output_tokens: float
-    """Tokens of the answers that ended."""
+    """Tokens of these."""
     running: int
     """Requests in the engines at the end."""
     queued: int

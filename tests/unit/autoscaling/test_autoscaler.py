@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -15,9 +16,22 @@ CLASSES = (ShareOfClass(SloClass("chat", 1.0, 0.06, None), 1.0),)
 BOUNDS = Bounds(1, 20)
 
 
-def interval(number: int, requests: int, ready: int, queued: int = 0) -> Interval:
+def interval(number: int, requests: int, ready: int, queued: int = 0, served: int | None = None) -> Interval:
+    """All requests end; those that are not served are refused."""
+    answers = requests if served is None else served
     return Interval(
-        (number + 1) * 15.0, 15.0, requests, 900.0 * requests, requests, requests, 200.0 * requests, 0, queued, ready
+        end_s=(number + 1) * 15.0,
+        seconds=15.0,
+        arrived=requests,
+        ended=requests,
+        met=answers,
+        prompts=requests,
+        prompt_tokens=900.0 * requests,
+        answers=answers,
+        output_tokens=200.0 * answers,
+        running=0,
+        queued=queued,
+        ready=ready,
     )
 
 
@@ -46,6 +60,24 @@ def test_a_load_of_three_replicas_is_given_more_than_three() -> None:
     rate = 3 / REPLICA.work_s(MeanLengths(900.0, 200.0))
 
     assert 4 <= after(Autoscaler(REPLICA, CLASSES), round(rate * 15), 80) <= 6
+
+
+def test_a_refused_request_is_as_much_work_as_one_that_was_served() -> None:
+    rate = round(6 * 15 / REPLICA.work_s(MeanLengths(900.0, 200.0)))
+    served, mostly_refused = Autoscaler(REPLICA, CLASSES), Autoscaler(REPLICA, CLASSES)
+    for number in range(4):
+        served.observe(interval(number, rate, 1))
+        mostly_refused.observe(interval(number, rate, 1, served=rate // 6))
+
+    assert mostly_refused.lengths == served.lengths
+    assert mostly_refused.decide(60.0, 1, BOUNDS).work == served.decide(60.0, 1, BOUNDS).work
+
+
+def test_while_nothing_ends_the_lengths_are_those_that_are_assumed() -> None:
+    autoscaler = Autoscaler(REPLICA, CLASSES)
+    autoscaler.observe(replace(interval(0, 0, 1), arrived=50, running=50))
+
+    assert autoscaler.lengths == Autoscaler(REPLICA, CLASSES).lengths
 
 
 def test_replicas_are_given_up_only_after_the_hold() -> None:

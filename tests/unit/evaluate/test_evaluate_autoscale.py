@@ -28,7 +28,7 @@ def trace(seconds: float, every_s: float) -> Trace:
 
 
 def figures(now_s: float, running: int = 0, queued: int = 0, ready: int = 2, kv_share: float = 0.0) -> PoolFigures:
-    return PoolFigures(now_s, ready, 0, running, queued, kv_share, 0.5, 0, 0.0, 0.0, 0, 0)
+    return PoolFigures(now_s, ready, 0, running, queued, kv_share, 0.5, 0, 0.0, 0.0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))

@@ -41,8 +41,8 @@ def test_what_arrived_is_what_ended_and_what_is_more_in_flight() -> None:
 
     assert (found.arrived, found.ended, found.met) == (24, 20, 17)
     assert (found.running, found.queued, found.ready) == (5, 1, 2)
-    assert found.output_tokens == 200
-    assert found.prompt_tokens == pytest.approx(100 * 24)
+    assert (found.answers, found.output_tokens) == (20, 200)
+    assert (found.prompts, found.prompt_tokens) == (20, 2000)
 
 
 def test_replicas_that_do_not_report_count_as_the_others() -> None:
@@ -51,7 +51,27 @@ def test_replicas_that_do_not_report_count_as_the_others() -> None:
     found = interval(before, now, end_s=60.0, seconds=15.0, ready=2)
 
     assert (found.arrived, found.ended, found.met, found.running, found.queued) == (48, 40, 32, 10, 2)
-    assert (found.output_tokens, found.prompt_tokens) == (400, pytest.approx(100 * 48))
+    assert (found.answers, found.output_tokens, found.prompts, found.prompt_tokens) == (40, 400, 40, 4000)
+
+
+def test_tokens_are_those_of_the_requests_that_the_sidecar_knows_them_of() -> None:
+    before = LoadMeasurement(10, 0, 1000, 100, 0, 0, prompts=10, answers=10)
+    # 20 more: 2 were refused before their bodies were read, and 13 thereafter.
+    now = LoadMeasurement(30, 15, 2800, 150, 0, 0, prompts=28, answers=15)
+
+    found = interval({"a": before}, {"a": now}, end_s=60.0, seconds=15.0, ready=1)
+
+    assert (found.arrived, found.ended, found.met) == (20, 20, 5)
+    assert (found.prompts, found.prompt_tokens, found.answers, found.output_tokens) == (18, 1800, 5, 50)
+
+
+def test_sidecars_of_two_releases_are_added_up() -> None:
+    new = LoadMeasurement(10, 5, 1000, 50, 0, 0, prompts=10, answers=5)
+
+    found = interval({}, {"old": load(10), "new": new}, end_s=60.0, seconds=15.0, ready=2)
+
+    assert (found.ended, found.prompts, found.prompt_tokens) == (20, 20, 2000)
+    assert (found.answers, found.output_tokens) == (15, 150)
 
 
 def test_prompts_from_the_prefix_cache_do_not_count() -> None:
@@ -116,6 +136,16 @@ def test_a_report_with_a_load_is_read_back_and_a_damaged_one_is_left_out() -> No
     for damage in ({"ended": -1}, {"cachedShare": 2}, {"queued": "3"}):
         assert AttainmentReport.from_dict({**document, "load": {**document["load"], **damage}}).load is None
     assert AttainmentReport.from_dict({**document, "load": 3}).load is None
+
+
+def test_a_load_of_an_earlier_release_is_read_without_the_counts_that_it_lacks() -> None:
+    known = load(7)._replace(prompts=7, answers=5)
+    document = AttainmentReport((), 300, load=known).to_dict()
+    assert AttainmentReport.from_dict(document).load == known
+    for name in ("prompts", "answers"):
+        del document["load"][name]
+
+    assert AttainmentReport.from_dict(document).load == load(7)
 
 
 def test_a_session_of_a_route_that_is_not_scheduled_is_in_flight_and_no_arrival():

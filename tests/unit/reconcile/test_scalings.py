@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -42,6 +43,9 @@ class World:
         """Sidecars that do not report."""
         self.read_at: datetime | None = None
         """When the load was read last, where that is not now."""
+        self.serves_per_s = math.inf
+        """What each replica serves; it refuses the rest."""
+        self.refused: dict[str, int] = {}
         self.step: StepTime | None = None
         """As the sidecars measure it."""
         self.pods: list[dict] | None = None
@@ -73,7 +77,9 @@ class World:
             self.now += timedelta(seconds=EVERY_S)
             uids = [f"uid-{place}" for place in range(self.made)]
             for uid in uids:
-                self.counted[uid] = self.counted.get(uid, 0) + round(requests_per_s * EVERY_S / len(uids))
+                asked = round(requests_per_s * EVERY_S / len(uids))
+                self.counted[uid] = self.counted.get(uid, 0) + asked
+                self.refused[uid] = self.refused.get(uid, 0) + round(max(0, asked - self.serves_per_s * EVERY_S))
             self.look()
         return self.made
 
@@ -81,8 +87,11 @@ class World:
         return self.make.pod(str(place), conditions=[{"type": "Ready", "status": "True"}])
 
     def _load(self, uid: str) -> LoadMeasurement:
-        ended = self.counted[uid]
-        return LoadMeasurement(ended, 0, 900 * ended, 200 * ended, 0, 0, step=self.step)
+        ended, refused = self.counted[uid], self.refused.get(uid, 0)
+        served = ended - refused
+        return LoadMeasurement(
+            ended, refused, 900 * ended, 200 * served, 0, 0, step=self.step, prompts=ended, answers=served
+        )
 
 
 @pytest.fixture
@@ -115,6 +124,21 @@ def test_more_than_the_largest_number_is_told(world):
 
     assert scaling.reason == "ScalingLimited"
     assert scaling.message == "the load needs more than 2 replicas: raise spec.autoscaling.maxReplicas"
+
+
+def test_a_rush_that_is_mostly_refused_gets_the_replicas_that_serve_it_and_no_more(world):
+    """The first replica refuses seven of eight requests, until the others have started."""
+    served, rush = world(1, 40), world(1, 40)
+    for here in (served, rush):
+        here.look()
+    enough = served.minutes(30, 60.0)
+    rush.serves_per_s = 7.5
+    rush.pods = [rush._ready(0)]
+    high = rush.minutes(3, 60.0)
+    rush.pods, rush.serves_per_s = None, math.inf
+
+    assert enough <= high <= 2 * enough
+    assert rush.minutes(60, 60.0) <= enough + 2
 
 
 def test_an_engine_whose_steps_take_three_times_as_long_as_planned_gets_more_replicas(world):

@@ -278,7 +278,8 @@ async def test_the_load_since_the_start_is_reported(vllm, launch):
     assert set(before.values()) == {0}
     assert (load["ended"], load["running"], load["queued"]) == (2, 0, 0)
     assert load["missed"] == harness.sidecar.figures.missed.value("hard", "e2e")
-    assert load["outputTokens"] == 6
+    assert (load["answers"], load["outputTokens"]) == (2, 6)
+    assert load["prompts"] == 2
     assert load["promptTokens"] > 0
 
 
@@ -308,6 +309,9 @@ async def test_a_dropped_request_has_llm_ds_reason(engine, launch, eventually):
         assert response.status == 429
         assert response.headers["x-llm-d-request-dropped-reason"] == "rejected-saturated"
         assert 1 <= int(response.headers["Retry-After"]) <= 60
+    load = (await reported(harness))["load"]
+    assert (load["ended"], load["prompts"], load["answers"]) == (1, 1, 0)
+    assert load["promptTokens"] > 0
     running.go_on.set()
     (await engine.arrivals.get()).go_on.set()
     await asyncio.gather(first, second)

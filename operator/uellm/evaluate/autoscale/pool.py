@@ -45,10 +45,12 @@ class PoolFigures(NamedTuple):
     """The share of the time in which engines were in a step: the mean of the ready replicas."""
     arrived: int
     prompt_tokens: float
-    """Sum over what arrived; those to compute."""
+    """Sum over what ended; those to compute."""
     output_tokens: float
-    """Sum over what ended."""
+    """Sum over what was answered."""
+    answered: int
     ended: int
+    """Those that were answered, and those that were refused."""
     met: int
     """Of those that ended, as far as they met all their targets."""
 
@@ -131,6 +133,14 @@ class ReplicaPool:
     def _ready(self) -> int:
         return int(np.count_nonzero(self._state.phase == model.READY))
 
+    def _held(self) -> Any:
+        """The requests that replicas have, in their queues or engines."""
+        state, parts = self._state, [np.zeros(0, np.int64)]
+        rows = ((state.running, state.request), (state.waiting, state.queue), (state.late, state.tail))
+        for counts, requests in (*rows, (state.coming, state.inbox)):
+            parts += [requests[replica, : counts[replica]] for replica in np.flatnonzero(counts)]
+        return np.concatenate(parts)
+
     def figures(self, interval_s: float) -> PoolFigures:
         """What happened since the last call, which was `interval_s` ago."""
         state, load = self._state, self._load
@@ -139,10 +149,10 @@ class ReplicaPool:
         candidates = np.concatenate([self._open, np.arange(new.start, new.stop)])
         ends = self.outcomes.end_s[candidates]
         done = ends <= self.now_s
-        ended = candidates[done]
-        # What was refused never ends; it is not looked at for ever.
-        late = load.arrival_s[candidates] < self.now_s - 3600.0
-        self._open = candidates[~done & ~late]
+        # What was refused never ends, and no replica has it.
+        refused = np.isnan(ends) & ~np.isin(candidates, self._held())
+        answered, ended = candidates[done], candidates[done | refused]
+        self._open = candidates[~done & ~refused]
         ready = state.phase == model.READY
         count = max(1, int(np.count_nonzero(ready)))
         utilisation = float(np.minimum(1.0, state.busy_s[ready] / interval_s).sum()) / count
@@ -156,8 +166,9 @@ class ReplicaPool:
             float(state.kv[ready].sum()) / count / self._engine.kv_tokens,
             utilisation,
             new.stop - new.start,
-            float(load.uncached[new].sum()),
-            float(load.output[ended].sum()),
+            float(load.uncached[ended].sum()),
+            float(load.output[answered].sum()),
+            len(answered),
             len(ended),
             int(met(load, self.outcomes, ended).sum()),
         )

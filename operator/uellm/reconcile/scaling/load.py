@@ -33,10 +33,10 @@ def interval(
     """
     nothing = LoadMeasurement(0, 0, 0, 0, 0, 0)
     pairs = [(before.get(uid, nothing), now) for uid, now in loads.items()]
-    pairs = [(nothing if _restarted(then, now) else then, now) for then, now in pairs]
+    pairs = [(_complete(nothing if _restarted(then, now) else then), _complete(now)) for then, now in pairs]
     ended = sum(now.ended - then.ended for then, now in pairs)
     missed = sum(max(0, now.missed - then.missed) for then, now in pairs)
-    prompts = sum(max(0, now.prompt_tokens - then.prompt_tokens) * (1.0 - now.cached_share) for then, now in pairs)
+    tokens = sum(max(0, now.prompt_tokens - then.prompt_tokens) * (1.0 - now.cached_share) for then, now in pairs)
     in_flight = [sum(each.running + each.queued for each in side) for side in zip(*pairs, strict=True)] or [0, 0]
     arrived = max(0, ended + in_flight[1] - in_flight[0])
     outputs = sum(max(0, now.output_tokens - then.output_tokens) for then, now in pairs)
@@ -45,10 +45,11 @@ def interval(
         end_s,
         seconds,
         round(times * arrived),
-        # The prompts of what ended stand for those of what arrived.
-        times * prompts * arrived / ended if ended else 0.0,
         round(times * ended),
         round(times * max(0, ended - missed)),
+        round(times * sum(max(0, (now.prompts or 0) - (then.prompts or 0)) for then, now in pairs)),
+        times * tokens,
+        round(times * sum(max(0, (now.answers or 0) - (then.answers or 0)) for then, now in pairs)),
         times * outputs,
         round(times * sum(now.running + now.passing for _, now in pairs)),
         round(times * sum(now.queued for _, now in pairs)),
@@ -60,6 +61,11 @@ def measured_step(loads: Iterable[LoadMeasurement]) -> StepTime | None:
     """The measured step of the replica in the middle, the faster of two; None: none was measured."""
     steps = sorted((each.step for each in loads if each.step is not None), key=lambda step: step.step_s(*_TYPICAL))
     return steps[(len(steps) - 1) // 2] if steps else None
+
+
+def _complete(load: LoadMeasurement) -> LoadMeasurement:
+    """With what a sidecar of an earlier release does not tell: its tokens stand for all requests that ended."""
+    return load if load.prompts is not None else load._replace(prompts=load.ended, answers=load.ended)
 
 
 def _restarted(then: LoadMeasurement, now: LoadMeasurement) -> bool:

@@ -48,6 +48,7 @@ class Exchange:
             self._faults.count("predictor", error, record.id)
         record.predicted_tokens = None if found is None else found.p50
         record.sequences = call.sequences
+        record.estimated_prompt_tokens = call.prompt_tokens
         record.blind = call.mode is Mode.AS_IS and call.kind is not RouteKind.POOLING
         self._ticket = Ticket(
             call.targets,

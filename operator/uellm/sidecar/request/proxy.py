@@ -95,6 +95,8 @@ class Proxy(RequestHandler[Record]):
             dispatcher.cached_share(),
             dispatcher.measured_step(),
             self._passing,
+            totals.prompts,
+            totals.answers,
         )
 
     def _steps(self) -> StepMeasurement | None:

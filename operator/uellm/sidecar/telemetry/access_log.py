@@ -30,6 +30,9 @@ class Record(RequestRecord):
     """When the first token came."""
     last_token_s: float | None = None
     prompt_tokens: int | None = None
+    """As the engine counted them."""
+    estimated_prompt_tokens: int | None = None
+    """As they were estimated before its turn. None: its body was not read."""
     output_tokens: int | None = None
     sequences: int = 1
     predicted_tokens: float | None = None

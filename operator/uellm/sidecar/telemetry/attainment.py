@@ -25,7 +25,7 @@ SLOT_S = 10.0
 STEP = 1.05
 """Resolution of the percentiles: 5 %."""
 
-_CLIENTS_OWN = frozenset(
+CLIENTS_OWN = frozenset(
     (
         *(
             RequestOutcome.REJECTED_BY_ENGINE,
@@ -40,7 +40,7 @@ _CLIENTS_OWN = frozenset(
 
 def missed(record: Record) -> tuple[str, ...] | None:
     """The targets that a request missed: `ttft`, `tpot`, `e2e` or `dropped`. None: it is not judged."""
-    if record.targets is None or record.outcome in _CLIENTS_OWN:
+    if record.targets is None or record.outcome in CLIENTS_OWN:
         return None
     bounds = _bounds(record)
     late = tuple(name for name, least_s, _, most_s in bounds if least_s > most_s)

@@ -17,7 +17,7 @@ from uellm.proxying.metrics import (
 )
 from uellm.proxying.outcome import RequestOutcome
 from uellm.sidecar.telemetry.access_log import Record, write
-from uellm.sidecar.telemetry.attainment import Attainment, missed
+from uellm.sidecar.telemetry.attainment import CLIENTS_OWN, Attainment, missed
 from uellm.sidecar.telemetry.help_texts import COUNTERS
 
 _RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
@@ -30,8 +30,30 @@ class Totals:
     ended: int = 0
     missed: int = 0
     """Requests that missed a target."""
+    prompts: int = 0
+    """Requests whose prompts were read: refused ones, too, for they are load."""
     prompt_tokens: int = 0
+    answers: int = 0
+    """Requests whose answers came to their end, were it an early one by the client's wish or fault."""
     output_tokens: int = 0
+    """Of these."""
+
+    def add(self, record: Record) -> None:
+        """A request ended. What the engine does not do for it through the client's own fault is no work."""
+        fault = record.outcome in CLIENTS_OWN
+        prompt = record.estimated_prompt_tokens if record.prompt_tokens is None else record.prompt_tokens
+        self.ended += 1
+        if fault or prompt is not None:
+            self.prompts += 1
+            self.prompt_tokens += 0 if fault else prompt or 0
+        if fault or record.outcome is RequestOutcome.COMPLETED or _was_stopped(record):
+            self.answers += 1
+            self.output_tokens += record.output_tokens or 0
+
+
+def _was_stopped(record: Record) -> bool:
+    """Whether the client wanted no more of an answer under way. Of one that left the queue the length is not known."""
+    return record.outcome is RequestOutcome.CLIENT_LEFT and record.queue_s is not None
 
 
 class SidecarMetrics:
@@ -116,9 +138,7 @@ class SidecarMetrics:
         if record.targets is not None:
             try:
                 self._times(record, name)
-                self.totals.ended += 1
-                self.totals.prompt_tokens += record.prompt_tokens or 0
-                self.totals.output_tokens += record.output_tokens or 0
+                self.totals.add(record)
             except Exception as error:
                 self.faults.count("metrics", error, record.id)
             try:
