@@ -173,6 +173,43 @@ def test_where_a_pod_does_not_report_the_number_stays(world):
     assert here.look().reason == "NotReported"
 
 
+def test_while_no_replica_is_ready_none_is_given_up_nor_for_a_while_after(world):
+    here = world(1, 9)
+    here.look()
+    high = here.minutes(30, 30.0)
+    here.pods = [here.make.pod(str(place)) for place in range(high)]  # they run, and are not ready
+
+    assert here.minutes(45, 0.0) == high
+    condition = here.look().condition
+    assert (condition.status, condition.reason) == ("Unknown", "NotReported")
+    assert condition.message == f"{high} replicas as before, because none is ready; spec.replicas is not looked at"
+    here.pods = None
+
+    assert here.minutes(LEARN_S / 60 - 1, 0.5) == high
+    assert here.minutes(30, 0.5) == 1
+
+
+def test_after_an_outage_the_load_is_known_as_before(world):
+    here = world(1, 9)
+    here.look()
+    high = here.minutes(60, 30.0)
+    here.pods = []
+    here.minutes(20, 0.0)
+    here.pods = None
+
+    assert here.minutes(30, 30.0) == high
+
+
+def test_an_outage_of_an_idle_service_ends_its_replicas_once_they_were_waited_for(world):
+    here = world(0, 9)
+    here.look()
+    here.minutes(5, 30.0)
+    here.pods = []
+
+    assert here.minutes(30 + IDLE_S / 60 - 2, 0.0) > 1
+    assert here.minutes(3, 0.0) == 0
+
+
 def test_where_some_pods_do_not_report_the_others_make_the_number_go_up_and_none_is_given_up(world):
     here = world(1, 9)
     here.look()

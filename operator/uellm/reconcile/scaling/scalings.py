@@ -130,17 +130,21 @@ class Scalings:
         pods = [pod for pod in living(observed.engines) if is_ready(pod)]
         told = {uid_of(pod): loads[uid_of(pod)] for pod in pods if uid_of(pod) in loads}
         if pods and not told:
-            return _held(before, took_s)
+            return _held(before, took_s, "no sidecar reports its load")
         asked_s = (now - memory.asked_at).total_seconds()
         # A replica that does not start is not waited for without end: it holds GPUs that nobody uses.
         patience_s = service.spec.engine.startup_timeout_s
         starting = before > 0 and not pods and (asked_s < patience_s or copying(observed.pods) is not None)
-        self._take(memory, told, len(pods), now, starting=starting)
+        unseen = before > 0 and not pods
+        self._take(memory, told, len(pods), now, unseen=unseen, starting=starting)
         if len(told) < len(pods):
             memory.since = now
             return _decided_by_some(observed, memory, bounds, before, took_s, now, silent=len(pods) - len(told))
         if bounds[0] == 0 and not _awake(memory, autoscaling.idle_timeout_s, before, now, wanted=wanted):
             return Scaling(0, "ScaledToZero", "no pods run, because no requests came", took_s)
+        if unseen:
+            memory.since = now
+            return _waiting_for_room(observed, before, took_s) or _held(before, took_s, "none is ready")
         return _decided(observed, memory, bounds, before, took_s, now)
 
     def _memory(self, observed: Observed, service: LLMService, plan: Plan, startup: float, now: datetime) -> _Memory:
@@ -165,8 +169,16 @@ class Scalings:
         return memory
 
     @staticmethod
-    def _take(memory: _Memory, loads: Mapping[str, TimedLoad], ready: int, now: datetime, *, starting: bool) -> None:
-        """Give the autoscaler what is new since the last pass."""
+    def _take(
+        memory: _Memory,
+        loads: Mapping[str, TimedLoad],
+        ready: int,
+        now: datetime,
+        *,
+        unseen: bool,
+        starting: bool,
+    ) -> None:
+        """Give the autoscaler what is new since the last pass. `unseen`: no replica is there to see the load."""
         new = any(memory.read_at_s.get(uid) != each.at_s for uid, each in loads.items())
         seconds = (now - memory.seen_at).total_seconds()
         if seconds <= 0 or (loads and not new) or (not loads and seconds < EVERY_S):
@@ -177,7 +189,8 @@ class Scalings:
         # Without an earlier reading nothing is known of the time of what a pod counted.
         known = {uid: memory.loads.get(uid, load) for uid, load in current.items()}
         taken = interval(known, current, end_s=now.timestamp(), seconds=seconds, ready=ready)
-        memory.autoscaler.observe(taken)
+        if not unseen:
+            memory.autoscaler.observe(taken)
         memory.loads, memory.seen_at = current, now
         memory.read_at_s = {uid: each.at_s for uid, each in loads.items()}
         if taken.arrived or taken.running or taken.queued:
@@ -228,8 +241,8 @@ def _times(step: StepTime, prefill: float, decode: float) -> StepTime:
     )
 
 
-def _held(before: int, took_s: float | None) -> Scaling:
-    message = f"{counted(before, 'replica')} as before, because no sidecar reports its load"
+def _held(before: int, took_s: float | None, why: str) -> Scaling:
+    message = f"{counted(before, 'replica')} as before, because {why}"
     return Scaling(before, "NotReported", message, took_s)
 
 
@@ -274,15 +287,21 @@ def _decided_by_some(
 def _explained(
     observed: Observed, decision: ReplicaDecision, replicas: int, most: int, took_s: float | None
 ) -> Scaling:
-    unbound = [pod for pod in living(observed.pods) if not pod["spec"].get("nodeName") and not gates(pod)]
-    waiting = len({replica_of(pod) for pod in unbound})
     if decision.limited:
         message = f"the load needs more than {counted(most, 'replica')}: raise spec.autoscaling.maxReplicas"
         return Scaling(replicas, "ScalingLimited", message, took_s)
+    as_needed = Scaling(replicas, "AsNeeded", f"{counted(replicas, 'replica')} by load and targets", took_s)
+    return _waiting_for_room(observed, replicas, took_s) or as_needed
+
+
+def _waiting_for_room(observed: Observed, replicas: int, took_s: float | None) -> Scaling | None:
+    """Told where pods find no GPUs, or wait in a queue."""
+    unbound = [pod for pod in living(observed.pods) if not pod["spec"].get("nodeName") and not gates(pod)]
+    waiting = len({replica_of(pod) for pod in unbound})
     if waiting and observed.unschedulable_since is not None:
         message = f"{waiting} of {counted(replicas, 'replica')} find no node with free GPUs: add GPUs, or free some"
         return Scaling(replicas, "ScalingLimited", message, took_s)
     if queued := len({replica_of(pod) for pod in observed.pods if gates(pod)}):
         message = f"{queued} of {counted(replicas, 'replica')} wait in a queue, or for another scheduling gate"
         return Scaling(replicas, "ScalingLimited", message, took_s)
-    return Scaling(replicas, "AsNeeded", f"{counted(replicas, 'replica')} by load and targets", took_s)
+    return None
