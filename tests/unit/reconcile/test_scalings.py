@@ -453,6 +453,37 @@ def test_another_time_to_start_does_not_make_the_load_be_forgotten(world):
     assert here.minutes(LEARN_S / 60 - 5, 0.1) < high
 
 
+def at(here: World, uid: str, created_s: float, ready_s: float | None) -> dict:
+    """A pod that was created and became ready so long ago; None: it is not ready."""
+    since = timestamp(here.now - timedelta(seconds=ready_s or 0))
+    ready = {"type": "Ready", "status": "False" if ready_s is None else "True", "lastTransitionTime": since}
+    pod = here.make.pod(uid, conditions=[ready])
+    pod["metadata"]["creationTimestamp"] = timestamp(here.now - timedelta(seconds=created_s))
+    return pod
+
+
+def startup_after(here: World, *pods: dict) -> float | None:
+    here.pods = list(pods)
+    return here.look().startup_s
+
+
+def test_the_time_to_start_is_that_until_a_pod_was_ready_for_the_first_time(world):
+    here = world(1, 5)
+    here.look()
+    assert startup_after(here, at(here, "a", 60, None)) is None
+    assert startup_after(here, at(here, "a", 100, 10)) == 90
+    here.now += timedelta(minutes=20)
+    assert startup_after(here, at(here, "a", 1300, None)) == 90
+    assert startup_after(here, at(here, "a", 1310, 5)) == 90, "it is ready again: its probe had missed once"
+    assert startup_after(here, at(here, "a", 1310, 5), at(here, "b", 130, 10)) == 120
+
+
+def test_what_was_ready_when_the_operator_began_to_look_does_not_tell_how_long_a_start_takes(world):
+    here = world(1, 5)
+    assert startup_after(here, at(here, "a", 1310, 5)) is None
+    assert startup_after(here, at(here, "a", 1310, 5)) is None
+
+
 def test_replicas_that_wait_in_a_queue_are_told_and_are_not_taken_for_missing_gpus(world):
     here = world(2, 4)
     queued = here.make.pod("b", node=None)

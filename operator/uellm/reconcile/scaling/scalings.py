@@ -6,10 +6,10 @@ number stays, or grows, until the load has been seen for a while.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from uellm.api import LLMService
 from uellm.api.attainment_report import LoadMeasurement
@@ -29,6 +29,7 @@ from uellm.reconcile.pods.measurements import TimedLoad
 from uellm.reconcile.pods.pod_state import is_ready
 from uellm.reconcile.scaling.load import interval, measured_step, startup_s
 from uellm.reconcile.scaling.scaling import Scaling, chosen_before, within, without_gateway
+from uellm.reconcile.scaling.starts import Starts
 from uellm.reconcile.scaling.wishes import Wishes
 from uellm.step_time import StepTime
 from uellm.text import counted
@@ -91,11 +92,13 @@ class Scalings:
         self._gateway_namespaces = gateway_namespaces
         self._memories: dict[Key, _Memory] = {}
         self._wishes = Wishes()
+        self._starts = Starts()
 
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self._memories.pop(key, None)
         self._wishes.forget(key)
+        self._starts.forget(key)
 
     def advance(self, observed: Observed, loads: Mapping[str, TimedLoad], now: datetime) -> Scaling | None:
         """The number of replicas; None where the operator does not choose it."""
@@ -121,7 +124,8 @@ class Scalings:
     ) -> Scaling:
         bounds = least, autoscaling.max_replicas
         before, wanted = _before(observed, bounds), self._wishes.waits(observed, now)
-        took_s = _startup_s(observed, service, now)
+        started = self._starts.seen(observed.key, living(observed.engines))
+        took_s = _startup_s(observed, started, service, now)
         plan = observed.incumbent
         if plan is None or observed.suspended:
             return Scaling(before, "NotRunning", "the number is chosen once pods run", took_s)
@@ -207,8 +211,10 @@ def _before(observed: Observed, bounds: tuple[int, int]) -> int:
     return within(bounds, max(1, bounds[0]) if chosen is None else chosen)
 
 
-def _startup_s(observed: Observed, service: LLMService, now: datetime) -> float | None:
-    measured = startup_s(living(observed.engines), now, service.spec.engine.startup_timeout_s)
+def _startup_s(
+    observed: Observed, started: Sequence[Mapping[str, Any]], service: LLMService, now: datetime
+) -> float | None:
+    measured = startup_s(started, now, service.spec.engine.startup_timeout_s)
     if measured is not None:
         return measured
     known = (observed.status.get("autoscaling") or {}).get("startupSeconds")
