@@ -121,7 +121,8 @@ def test_the_device_files_of_described_gpus_are_numbered_by_index():
         ("nvidia.com/gpu", True),
         ("nvidia.com/gpu.shared", True),
         ("nvidia.com/mig-1g.10gb", True),
-        ("nvidia.com/a100", True),
+        ("nvidia.com/a100", False),
+        ("nvidia.com/switchdev", False),
         ("volcano.sh/vgpu-number", True),
         ("example.com/big-gpu", True),
         ("nvidia.com/hostdev", False),
@@ -155,11 +156,37 @@ def test_a_network_card_takes_no_gpu(sample):
     assert (held.devices, held.unmatched) == ({}, ())
 
 
+@pytest.mark.parametrize(
+    "resource", ["nvidia.com/switchdev", "nvidia.com/cx7_vf", "nvidia.com/bf3_p0", "nvidia.com/ens3f0"]
+)
+@pytest.mark.parametrize("name", ["0", "7", "port-1", "0000:3b:00.2"])
+def test_a_network_card_under_nvidia_s_name_takes_no_gpu_and_offers_none(sample, resource, name):
+    names, card = Names(sample), DeviceId(resource, name)
+    held = names.held(listed(engine={card}))
+    assert (held.devices, held.unmatched, held.unclear) == ({}, (), ())
+    assert names.offered({card, *gpus(A)}).keys() == {A}
+    assert names.unknown({card}) == ()
+
+
+def test_an_address_that_is_none_of_the_gpus_takes_no_gpu_under_whatever_resource(sample):
+    card = gpus("0000:3b:00.2", resource="nvidia.com/gpudirect")
+    assert Names(sample).held(listed(engine=card)).unmatched == ()
+    unplaced = Sample("NVML", ({"uuid": A, "index": 0},))
+    assert Names(unplaced).held(listed(engine=card)).unclear == (A,)
+
+
+@pytest.mark.parametrize("name", [A, f"{A}::1", "nvidia1", "nvidia1/vgpu2", "00000000:01:00.0"])
+def test_renamed_gpus_are_known_by_names_that_tell_by_themselves(sample, name):
+    renamed = gpus(name, resource="nvidia.com/a100")
+    assert Names(sample).held(listed(engine=renamed)).devices == {A: ENGINE}
+    assert Names(sample).offered(renamed).keys() == {A}
+
+
 def test_a_uuid_means_its_gpu_under_whatever_resource(sample):
     assert Names(sample).held(listed(engine={DeviceId("example.com/fast", A)})).devices == {A: ENGINE}
 
 
-@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/a100"])
+@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "nvidia.com/gpu.shared"])
 def test_a_name_that_means_no_device_takes_every_gpu_that_nobody_is_known_to_have(sample, resource):
     names = Names(sample)
     kubelet = listed(engine=gpus("slot-7", resource=resource), other=gpus(A))
@@ -176,6 +203,44 @@ def test_a_name_that_means_no_device_takes_every_gpu_that_nobody_is_known_to_hav
     assert silent.pod_uids == found.pod_uids
     ended = [{**pod, "status": {"phase": "Succeeded"}} if pod["metadata"]["uid"] == "uid-1" else pod for pod in pods]
     assert allocations(names.held(kubelet), ended, found.pod_uids).pod_uids == {A: "uid-2"}
+
+
+LOST = {"uuid": "GPU-8f6c8a1e-31c4-5c4e-9c1f-444444444444", "index": 3, "pciBusId": "0000:04:00.0"}
+
+
+@pytest.mark.parametrize(
+    ("resource", "name"),
+    [
+        ("nvidia.com/gpu", LOST["uuid"]),
+        ("nvidia.com/gpu", f"{LOST['uuid']}::2"),
+        ("nvidia.com/gpu", "00000000:04:00.0"),
+        ("nvidia.com/gpu", "3"),
+        ("nvidia.com/gpu", "nvidia3"),
+        ("nvidia.com/gpu", "nvidia3/gi2"),
+        ("gpu.nvidia.com", "gpu-3"),
+    ],
+)
+def test_a_pod_keeps_a_lost_gpu_and_the_others_stay_free(sample, resource, name):
+    listed_id = DeviceId(resource, name)
+    names = Names(sample, [LOST])
+    held = names.held(listed(engine={listed_id}))
+    assert (held.devices, held.unmatched, held.unclear) == ({LOST["uuid"]: ENGINE}, (), ())
+    assert names.unknown({listed_id}) == ()
+
+
+def test_an_index_that_another_gpu_has_taken_over_means_that_one(sample):
+    assert Names(sample, [{**LOST, "index": 1}]).devices("1") == (B,)
+
+
+def test_the_uuid_of_a_gpu_that_nobody_remembers_takes_no_other(sample):
+    held = Names(sample).held(listed(engine=gpus(LOST["uuid"], f"{LOST['uuid']}::2", f"MIG-{LOST['uuid'][4:]}")))
+    assert (held.devices, held.unmatched, held.unclear) == ({}, (), ())
+
+
+def test_without_numbers_of_device_files_a_lost_gpu_s_may_be_any():
+    nvml = FakeNVML(FakeGPU(A))
+    nvml.faults = {"nvmlDeviceGetMinorNumber": 3}
+    assert Names(NVMLSource(nvml).sample(), [LOST]).unknown(gpus("nvidia3")) == (DeviceId("nvidia.com/gpu", "nvidia3"),)
 
 
 def test_names_that_mean_no_device_are_told_in_a_sentence(sample):
