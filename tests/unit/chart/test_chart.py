@@ -17,6 +17,7 @@ from uellm.api.crd import DEFINITIONS
 from uellm.api.crd import render as render_crd
 from uellm.api.gpunodeprofile import GPUNodeProfileStatus
 from uellm.api.names import SERVICE_LABEL
+from uellm.controller.lease import NAME as LEASE_NAME
 from uellm.kube.kinds import RESOURCECLAIMTEMPLATE
 from uellm.pod_interface import METRICS_PORT, SIDECAR_PORT
 from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS
@@ -78,6 +79,7 @@ MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
         },
         False,
     ),
+    "a gateway alone": ({"operator": {"enabled": False}, "monitoring": {"podMonitors": {"enabled": True}}}, True),
     "no CRDs": ({"crds": {"install": False}}, False),
     "everything placed": (
         {
@@ -425,6 +427,19 @@ def test_a_version_that_names_no_image_of_the_scheduler_is_refused(
     assert done.returncode == 0, done.stderr
 
 
+def test_the_values_for_argo_cd_render_for_the_minor_version_that_it_tells_helm(
+    helm: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    guide = (ROOT / "docs" / "how-to" / "gitops.md").read_text()
+    application = yaml.safe_load(guide.split("```yaml\n", 1)[1].split("```", 1)[0])
+    file = tmp_path / "values.yaml"
+    values = application["spec"]["source"]["helm"]["valuesObject"]
+    values["images"]["registry"] = "registry.example.com"
+    file.write_text(yaml.safe_dump(values))
+    done = helm("template", "uellm", str(CHART), "--kube-version", "v1.34", "--values", str(file))
+    assert done.returncode == 0, done.stderr
+
+
 def test_simulated_gpus_need_nodes(helm: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = helm("template", "uellm", str(CHART), "--kube-version", "v1.34.2", "--set", "simulated.enabled=true")
     assert done.returncode != 0
@@ -549,6 +564,8 @@ def test_selectors_do_not_change_with_the_version(render: Render) -> None:
         ({"operator": {"tolerations": [{"keys": "a"}]}}, "keys"),
         ({"simulated": {"enabled": True, "dra": {"enabled": True, "nodes": ["node-9"]}}}, "node-9 is not among"),
         ({"gateway": {"replicas": 0}}, "replicas"),
+        ({"operator": {"enabled": False}, "gateway": {"enabled": False}}, "nothing is left to install"),
+        ({"operator": {"gatewayNamespaces": ["Team_A"]}}, "gatewayNamespaces"),
         ({"gateway": {"namespaces": ["Team_A"]}}, "namespaces"),
         ({"gateway": {"httpRoute": {"enabled": True}}}, "parentRefs"),
     ],
@@ -624,6 +641,20 @@ def test_pods_that_measure_have_a_priority_below_all_others_and_preempt_nobody(r
     assert (settings.image, settings.launcher_image) == ("engine:1", "launcher:1")
 
 
+def test_another_priority_is_another_class_because_the_value_of_a_class_cannot_be_changed(render: Render) -> None:
+    for value, name in (
+        (-1000, "uellm-measuring"),
+        (-500, "uellm-measuring-500"),
+        (-2_000_000, "uellm-measuring-2000000"),
+    ):
+        objects = render({"measuring": {"priority": value}})
+        (priority,) = of_kind(objects, "PriorityClass")
+        assert (priority["metadata"]["name"], priority["value"]) == (name, value)
+        settings = measuring_settings(objects)
+        assert settings is not None
+        assert settings.priority_class == name
+
+
 def test_the_profiler_reads_the_directory_of_the_node_into_which_they_write(render: Render) -> None:
     objects = render({"measuring": {"directory": "/opt/measured"}})
     settings = measuring_settings(objects)
@@ -653,18 +684,21 @@ def test_the_profilers_pod_makes_the_directory_of_the_node_that_engines_keep_mod
 
 
 @pytest.mark.parametrize(
-    ("gateway", "told"),
+    ("gateway", "others", "told"),
     [
-        ({}, None),
-        ({"enabled": False}, ""),
-        ({"enabled": False, "namespaces": ["team-a"]}, ""),
-        ({"namespaces": ["team-a", "team-b"]}, "team-a,team-b"),
+        ({}, [], None),
+        ({}, ["team-c"], None),
+        ({"enabled": False}, [], ""),
+        ({"enabled": False}, ["team-c"], "team-c"),
+        ({"enabled": False, "namespaces": ["team-a"]}, [], ""),
+        ({"namespaces": ["team-a", "team-b"]}, [], "team-a,team-b"),
+        ({"namespaces": ["team-a", "team-b"]}, ["team-b", "team-c"], "team-a,team-b,team-c"),
     ],
 )
-def test_the_operator_knows_whose_services_the_gateway_wakes(
-    render: Render, gateway: dict[str, Any], told: str | None
+def test_the_operator_knows_whose_services_a_gateway_wakes(
+    render: Render, gateway: dict[str, Any], others: list[str], told: str | None
 ) -> None:
-    objects = of_kind(render({"gateway": gateway}), "Deployment")
+    objects = of_kind(render({"gateway": gateway, "operator": {"gatewayNamespaces": others}}), "Deployment")
     (operator,) = (each for each in objects if each["metadata"]["name"] == "uellm-operator")
     args = operator["spec"]["template"]["spec"]["containers"][0]["args"]
     found = [each.partition("=")[2] for each in args if each.startswith("--gateway-namespaces")]
@@ -736,6 +770,26 @@ def test_a_gateway_of_some_namespaces_has_rights_there_alone(render: Render) -> 
     assert {"--namespace=team-a", "--namespace=team-b"} <= set(args)
 
 
+def test_a_release_without_the_operator_is_a_gateway_and_nothing_else(render: Render) -> None:
+    values, simulated = MATRIX["a gateway alone"]
+    objects = render(values, simulated=simulated)
+    assert {obj["metadata"]["labels"]["app.kubernetes.io/name"] for obj in objects} == {"uellm-gateway"}
+    assert [pod["metadata"]["name"] for pod, _ in pod_specs(objects)] == ["uellm-gateway"]
+    (monitor,) = of_kind(objects, "PodMonitor")
+    assert monitor["metadata"]["name"] == "uellm-gateway"
+
+
+def test_an_upgrade_with_the_values_of_a_release_that_had_no_such_key_keeps_the_operator(render: Render) -> None:
+    kept = render({"operator": {"enabled": None, "gatewayNamespaces": None}})
+    assert kept == render()
+
+
+def test_the_operator_may_see_whether_that_of_another_release_works(render: Render) -> None:
+    rules = named(render(), "ClusterRole", "uellm-operator")["rules"]
+    (leases,) = (rule for rule in rules if "leases" in rule["resources"])
+    assert (leases["resourceNames"], leases["verbs"]) == ([LEASE_NAME], ["list"])
+
+
 def test_two_gateways_serve_behind_one_service_and_stop_one_at_a_time(render: Render) -> None:
     objects = render()
     deployment = named(objects, "Deployment", "uellm-gateway")
@@ -764,8 +818,32 @@ def test_a_route_or_an_ingress_leads_to_the_gateway_where_that_is_asked_for(rend
     assert rule["http"]["paths"][0]["backend"]["service"] == {"name": "uellm-gateway", "port": {"number": 80}}
     route = {"enabled": True, "parentRefs": [{"name": "public", "namespace": "infra"}]}
     spec = named(render({"gateway": {"httpRoute": route}}), "HTTPRoute", "uellm-gateway")["spec"]
-    assert spec["parentRefs"] == route["parentRefs"]
-    assert spec["rules"][0]["backendRefs"] == [{"name": "uellm-gateway", "port": 80}]
+    (parent,) = spec["parentRefs"]
+    assert (parent["name"], parent["namespace"]) == ("public", "infra")
+    (backend,) = spec["rules"][0]["backendRefs"]
+    assert (backend["kind"], backend["name"], backend["port"]) == ("Service", "uellm-gateway", 80)
+
+
+def test_what_the_server_would_add_inside_of_lists_is_written_out_so_that_gitops_tools_see_no_difference(
+    render: Render,
+) -> None:
+    """The defaults of the Gateway API's and the Prometheus operator's CRDs, in lists without keys."""
+    other = {"name": "mesh", "kind": "Service", "group": ""}
+    route = {"enabled": True, "parentRefs": [{"name": "public"}, other]}
+    monitoring = {"podMonitors": {"enabled": True}, "serviceMonitors": {"enabled": True}}
+    objects = render({"gateway": {"httpRoute": route}, "monitoring": monitoring})
+    spec = named(objects, "HTTPRoute", "uellm-gateway")["spec"]
+    gateway = {"group": "gateway.networking.k8s.io", "kind": "Gateway"}
+    assert spec["parentRefs"] == [{**gateway, "name": "public"}, other]
+    for rule in spec["rules"]:
+        assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": "/"}}]
+        for backend in rule["backendRefs"]:
+            assert {"group": "", "kind": "Service", "weight": 1}.items() <= backend.items()
+    monitors = of_kind(objects, "PodMonitor", "ServiceMonitor")
+    endpoints = [e for m in monitors for e in m["spec"].get("podMetricsEndpoints") or m["spec"]["endpoints"]]
+    relabelings = [each for endpoint in endpoints for each in endpoint.get("relabelings", ())]
+    assert relabelings
+    assert all("action" in each for each in relabelings)
 
 
 def test_a_network_policy_says_who_reaches_the_gateway_and_whom_it_reaches(render: Render) -> None:
