@@ -9,13 +9,15 @@
     0000:3b:00.0                   the address on the PCI bus
     gpu-0, gpu-0-mig-1g10gb-19-0   the device file, and a slice of it, as NVIDIA's DRA driver calls them
 
-A pod may have a GPU by a name that is none of these. Then nobody knows which, so no GPU of the node counts as free.
+A pod may have a GPU by a name that is none of these. Then nobody knows which, so no GPU of the node counts as free. But
+a pod keeps a GPU that has fallen off the bus: its name is that of a lost one, and a UUID of none is no other GPU's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from uellm.hardware import DRA_DRIVER
 from uellm.profiler.links import bus_id
@@ -24,6 +26,8 @@ from uellm.profiler.sample import NVML, Sample
 from uellm.text import and_more
 
 _PCI = re.compile(r"^[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$")
+_UUID = re.compile(r"^(GPU|MIG)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-z])", re.IGNORECASE)
+_FILE = re.compile(r"^nvidia\d+(/.+)?$")
 _DRA = re.compile(r"^gpu-(\d+)(-mig-.+)?$")
 _OTHER_VENDORS = ("amd.com", "intel.com", "habana.ai", "huawei.com")
 _NETWORK = re.compile(r"rdma|roce|hostdev|hca|mlnx|sriov|nic|ib\b", re.IGNORECASE)
@@ -31,19 +35,21 @@ _GPU = re.compile(r"gpu|mig-|cuda", re.IGNORECASE)
 
 
 class Names:
-    """The names of the devices of one sample."""
+    """The names of the devices of one sample. `lost`: entries of GPUs that are in the node and cannot be used."""
 
-    def __init__(self, sample: Sample) -> None:
+    def __init__(self, sample: Sample, lost: Sequence[Mapping[str, Any]] = ()) -> None:
         self._uuids = tuple(device["uuid"] for device in sample.devices)
-        self._known: dict[str, tuple[str, ...]] = {}
-        for device in sample.devices:
-            names = [str(device["index"]), device.get("pciBusId", "")]
-            # A real device file is numbered by itself, and the sample says how.
-            names += [] if sample.source == NVML else [f"nvidia{device['index']}"]
-            for name in filter(None, names):
-                self._known[name] = (*self._known.get(name, ()), device["uuid"])
-        self._known |= sample.aliases
-        self._known |= {uuid: (uuid,) for uuid in self._uuids}
+        self._lost = tuple(device["uuid"] for device in lost)
+        # A real device file is numbered by itself, and the sample says how.
+        files = [] if sample.source == NVML else [(f"nvidia{each['index']}", each["uuid"]) for each in sample.devices]
+        self._known: dict[str, tuple[str, ...]] = {
+            **_joined(_names(lost)),
+            **_joined([*_names(sample.devices), *files]),
+            **sample.aliases,
+            **{uuid: (uuid,) for uuid in self._uuids},
+        }
+        numbered = {uuid for name, uuids in self._known.items() if _FILE.match(name) for uuid in uuids}
+        self._all_numbered = numbered.issuperset(self._uuids)
 
     def devices(self, device_id: str) -> tuple[str, ...]:
         """UUIDs of the devices that an id means: one, the slices of one GPU, or none for an unknown id.
@@ -55,7 +61,10 @@ class Names:
         if (exact := self._known.get(name)) is not None:
             return exact
         longest = max((known for known in self._known if _is_part(name, known)), key=len, default=None)
-        return () if longest is None else self._known[longest]
+        if longest is not None:
+            return self._known[longest]
+        # The number of a lost GPU's device file is no longer known.
+        return self._lost if self._all_numbered and _FILE.match(name) else ()
 
     def _meant(self, device_id: DeviceId) -> tuple[str, ...]:
         """The devices of an id. Resources that count other things than GPUs have ids such as `0` too."""
@@ -80,7 +89,8 @@ class Names:
 
     def unknown(self, ids: Iterable[DeviceId]) -> tuple[DeviceId, ...]:
         """The ids of GPUs that are none of these devices, in order."""
-        return tuple(sorted(each for each in ids if is_gpu_resource(each.resource) and not self._meant(each)))
+        strange = (each for each in ids if is_gpu_resource(each.resource) and not self._meant(each))
+        return tuple(sorted(each for each in strange if not _UUID.match(each.name)))
 
     def offered(self, ids: Iterable[DeviceId]) -> Mapping[str, list[DeviceId]]:
         """By UUID: the ids that the kubelet can give away, in order."""
@@ -89,6 +99,22 @@ class Names:
             for uuid in self._meant(each):
                 found.setdefault(uuid, []).append(each)
         return found
+
+
+def _names(devices: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Each name of each device that is in its entry, with its UUID."""
+    for device in devices:
+        for name in (device["uuid"], str(device.get("index", 0)), device.get("pciBusId")):
+            if name:
+                yield name, device["uuid"]
+
+
+def _joined(named: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """The UUIDs by name: the slices of a GPU have some in common."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, uuid in named:
+        found[name] = (*found.get(name, ()), uuid)
+    return found
 
 
 def unknown_names(ids: Sequence[DeviceId]) -> str:

@@ -32,7 +32,7 @@ from uellm.profiler.outside_memory import OutsideMemory
 from uellm.profiler.podresources import Held, Kubelet, KubeletSilent, Listed
 from uellm.profiler.process import in_daemon_thread, now
 from uellm.profiler.sample import SIMULATED, DriverChanged, Sample, Source, SourceError
-from uellm.profiler.status import Seen, Status, changes, compose, device_states, facts, pod_uids_of, sample_of
+from uellm.profiler.status import Seen, Status, changes, compose, device_states, facts, lost, pod_uids_of, sample_of
 from uellm.profiler.store import Store
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class Keeper:
         present = [device["uuid"] for device in self._sample.devices]
         with suppress(KubeletSilent, KubeError):
             allocatable = await self._kubelet.allocatable()
-            missing = self._offered.missing(allocatable, Names(self._sample), present, time.monotonic())
+            missing = self._offered.missing(allocatable, self._names(self._sample), present, time.monotonic())
             # Asked only then: a list from every node, every few seconds, would be a load for the API server.
             self._offered.judge(missing, await self._store.published() if missing else ())
 
@@ -195,7 +195,7 @@ class Keeper:
         if sample is None or self._listed is None:
             return
         heartbeat = self._written_at is None or time.monotonic() - self._written_at >= self._periods.heartbeat_s
-        names = Names(sample)
+        names = self._names(sample)
         await self._resolve(names.held(self._listed), heartbeat)
         status = compose(self._seen(sample, names), self._before, now(), observed_at=self._looked_at)
         if heartbeat or facts(status) != facts(self._before):
@@ -208,6 +208,9 @@ class Keeper:
             self._written_at = time.monotonic()
             await self._tell(turned)
         await self._label(status, again=heartbeat)
+
+    def _names(self, sample: Sample) -> Names:
+        return Names(sample, tuple(lost(sample, self._before)))
 
     async def _tell(self, turned: tuple[Turn, ...]) -> None:
         """Events inform people and are lost with the API server's own: the profile has the state."""

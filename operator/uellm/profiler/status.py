@@ -55,7 +55,7 @@ def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> d
     faulty = {**seen.not_offered, **faults(present)}
     devices = [
         _device(entry, seen, known.get(entry["uuid"], {}), faulty.get(entry["uuid"]), now)
-        for entry in sorted([*present, *_lost(sample, before)][:MOST_DEVICES], key=_order)
+        for entry in sorted([*present, *lost(sample, before)][:MOST_DEVICES], key=_order)
     ]
     document = {
         "observedAt": observed_at or before.get("observedAt"),
@@ -138,8 +138,11 @@ def device_states(status: Status) -> dict[str, int]:
     return counts
 
 
-def _lost(sample: Sample, before: Status) -> Iterator[dict[str, Any]]:
-    """The devices of `before` that are in the node and cannot be used, with the facts that they had."""
+def lost(sample: Sample, before: Status) -> Iterator[dict[str, Any]]:
+    """The devices of `before` that are in the node and cannot be used, with the facts that they had.
+
+    A pod keeps one that is lost until it ends.
+    """
     seen = {entry["uuid"] for entry in sample.devices}
     bus_ids = {entry.get("pciBusId") for entry in sample.devices}
     for device in before.get("devices") or ():

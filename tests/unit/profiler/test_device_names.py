@@ -178,6 +178,44 @@ def test_a_name_that_means_no_device_takes_every_gpu_that_nobody_is_known_to_hav
     assert allocations(names.held(kubelet), ended, found.pod_uids).pod_uids == {A: "uid-2"}
 
 
+LOST = {"uuid": "GPU-8f6c8a1e-31c4-5c4e-9c1f-444444444444", "index": 3, "pciBusId": "0000:04:00.0"}
+
+
+@pytest.mark.parametrize(
+    ("resource", "name"),
+    [
+        ("nvidia.com/gpu", LOST["uuid"]),
+        ("nvidia.com/gpu", f"{LOST['uuid']}::2"),
+        ("nvidia.com/gpu", "00000000:04:00.0"),
+        ("nvidia.com/gpu", "3"),
+        ("nvidia.com/gpu", "nvidia3"),
+        ("nvidia.com/gpu", "nvidia3/gi2"),
+        ("gpu.nvidia.com", "gpu-3"),
+    ],
+)
+def test_a_pod_keeps_a_lost_gpu_and_the_others_stay_free(sample, resource, name):
+    listed_id = DeviceId(resource, name)
+    names = Names(sample, [LOST])
+    held = names.held(listed(engine={listed_id}))
+    assert (held.devices, held.unmatched, held.unclear) == ({LOST["uuid"]: ENGINE}, (), ())
+    assert names.unknown({listed_id}) == ()
+
+
+def test_an_index_that_another_gpu_has_taken_over_means_that_one(sample):
+    assert Names(sample, [{**LOST, "index": 1}]).devices("1") == (B,)
+
+
+def test_the_uuid_of_a_gpu_that_nobody_remembers_takes_no_other(sample):
+    held = Names(sample).held(listed(engine=gpus(LOST["uuid"], f"{LOST['uuid']}::2", f"MIG-{LOST['uuid'][4:]}")))
+    assert (held.devices, held.unmatched, held.unclear) == ({}, (), ())
+
+
+def test_without_numbers_of_device_files_a_lost_gpu_s_may_be_any():
+    nvml = FakeNVML(FakeGPU(A))
+    nvml.faults = {"nvmlDeviceGetMinorNumber": 3}
+    assert Names(NVMLSource(nvml).sample(), [LOST]).unknown(gpus("nvidia3")) == (DeviceId("nvidia.com/gpu", "nvidia3"),)
+
+
 def test_names_that_mean_no_device_are_told_in_a_sentence(sample):
     assert unknown_names(Names(sample).unknown(gpus(A, "slot-1", "slot-2", "slot-3"))) == (
         "pods have GPUs by names that are none of these devices' (nvidia.com/gpu slot-1, nvidia.com/gpu slot-2 and 1 "

@@ -225,6 +225,19 @@ async def test_a_new_process_goes_on_from_what_the_last_one_wrote(cluster, keep,
     assert cluster.device("GPU-b") == before["devices"][1]
 
 
+async def test_a_lost_gpu_stays_with_its_pod_and_the_others_stay_free(cluster, keep, pod_resources):
+    cluster.pod("engine-0", "uid-1")
+    pod_resources.give("GPU-a", to="engine-0")
+    source = FakeSource()
+    keep(source)
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
+    source.answer = Sample("NVML", (B,), failed={0: DeviceFailure("GPULost", "gone")})
+    await cluster.until(lambda: cluster.device("GPU-a")["health"]["state"] == "Quarantined")
+    assert cluster.device("GPU-a")["allocatedTo"] == {"podUID": "uid-1"}
+    assert "allocatedTo" not in cluster.device("GPU-b")
+    assert cluster.status()["summary"]["free"] == "1"
+
+
 async def test_a_deleted_profile_is_written_again(cluster, keep):
     keep(FakeSource())
     await cluster.until(lambda: bool(cluster.writes))
