@@ -39,7 +39,8 @@ class FoundDevices:
 
 
 def find_devices(environment: Mapping[str, str], *, simulated: bool) -> FoundDevices:
-    """The container's devices. Raises PlanError NoDevices, with the answer of each source, where there are none.
+    """The container's devices. Raises PlanError NoDevices, with the answer of each source, where there are none, and
+    DeviceLost where one that was allocated is not there.
 
     `simulated` devices exist in the plan alone, so the machine's own driver is not asked about them.
     """
@@ -56,7 +57,7 @@ def find_devices(environment: Mapping[str, str], *, simulated: bool) -> FoundDev
     missing = [uuid for uuid in allocated if uuid not in known]
     if missing:
         raise PlanError(
-            "NoDevices",
+            "DeviceLost",
             f"{VARIABLE} names {missing[0]}, which `nvidia-smi -L` does not list (it has {', '.join(known)}): "
             "the GPU has left the driver or the container was started without it; check the node's GPU",
         )

@@ -101,7 +101,7 @@ def test_a_privileged_container_keeps_to_what_it_was_allocated(nvidia_smi):
 def test_an_allocated_gpu_the_driver_does_not_show_is_named(nvidia_smi):
     with pytest.raises(PlanError, match=r"names GPU-gone-9, which .* does not list \(it has GPU-aaaa-1") as caught:
         find_devices(nvidia_smi(TWO_GPUS) | {"NVIDIA_VISIBLE_DEVICES": "GPU-aaaa-1,GPU-gone-9"}, simulated=False)
-    assert caught.value.reason == "NoDevices"
+    assert caught.value.reason == "DeviceLost"
 
 
 def test_the_variable_is_the_fallback_where_nvidia_smi_fails(nvidia_smi):

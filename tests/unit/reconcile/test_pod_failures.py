@@ -13,9 +13,11 @@ from uellm.reconcile.pods.pod_failures import (
     PodFailures,
     Removal,
     failed_pods,
+    lost_gpus,
     removals,
     tally,
 )
+from uellm.reconcile.profiled_node import profiled_node
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -124,6 +126,51 @@ def test_failed_pods_are_removed_but_the_newest_stays_a_while_for_people(make):
     gone, more_in_s = removals(failures, found(new), NOW + timedelta(seconds=SHOWN_S))
     assert gone == (Removal("new", "uid-new", force=False),)
     assert more_in_s is None
+
+
+def profile(state="Quarantined", reason="GPULost", holder="uid-a"):
+    health = {"state": state, "reason": reason} if reason else {"state": state}
+    device = {"uuid": "GPU-3", "index": 3, "memoryBytes": 5, "health": health, "allocatedTo": {"podUID": holder}}
+    return profiled_node({"metadata": {"name": "node-1"}, "status": {"devices": [device]}})
+
+
+def cannot_start(make):
+    """A pod whose container the runtime refuses to start: it says so in its own words."""
+    said = "failed to create containerd task: nvidia-container-cli: device error: GPU-3: unknown device"
+    ended = {"terminated": {"reason": "StartError", "exitCode": 128, "message": said}}
+    return make.pod("a", containerStatuses=[{"name": "engine", "state": {"waiting": {}}, "lastState": ended}])
+
+
+@pytest.mark.parametrize("reason", ["GPULost", "GPUMissing", "GPUNeedsReset"])
+def test_a_pod_that_cannot_start_on_a_gpu_that_is_lost_is_replaced(make, reason):
+    lost = lost_gpus([profile(reason=reason)])
+    (failure,) = failed_pods([cannot_start(make)], {}, NOW, lost)
+    assert (failure.reason, failure.message) == (
+        "DeviceLost",
+        f"GPU 3 (GPU-3) cannot be used any more ({reason}), and a container keeps its devices",
+    )
+    failures = tally(None, [failure], NOW)
+    gone, _ = removals(failures, [failure], NOW + timedelta(seconds=10))
+    assert gone == (Removal("a", "uid-a", force=False),)
+
+
+@pytest.mark.parametrize(
+    "node", [profile(reason="NVLinkDown"), profile(state="Healthy", reason=""), profile(holder="uid-other")]
+)
+def test_a_pod_that_cannot_start_for_another_reason_stays(make, node):
+    assert failed_pods([cannot_start(make)], {}, NOW, lost_gpus([node])) == ()
+
+
+def test_a_pod_that_serves_stays_whatever_its_profile_says(make):
+    serving = make.pod("a", conditions=[{"type": "Ready", "status": "True"}])
+    assert failed_pods([serving], {}, NOW, lost_gpus([profile()])) == ()
+
+
+def test_a_pod_whose_launcher_misses_an_allocated_gpu_is_replaced(make):
+    pod = misplaced(make)
+    ended = pod["status"]["containerStatuses"][0]["lastState"]["terminated"]
+    ended["message"] = "uellm launcher: DeviceLost: NVIDIA_VISIBLE_DEVICES names GPU-3, which is not there\n"
+    assert [each.reason for each in found(pod)] == ["DeviceLost"]
 
 
 def test_a_pod_whose_devices_cannot_hold_the_plan_is_removed_with_backoff(make):

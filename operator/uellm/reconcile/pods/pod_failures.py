@@ -1,8 +1,9 @@
 """Pods that have failed for good: found, counted, and removed. Pure; the time is an argument.
 
 A container that crashes is started again in its pod. A pod is not: one that its kubelet evicted or did not admit, one
-that was lost with its node, and one on devices that cannot hold the plan. The Deployment makes another pod at once. The
-failed one is removed, and repeated failures are reported. A pod that was preempted has not failed, nor has one that was
+that was lost with its node, one on devices that cannot hold the plan, and one whose GPU is lost: a container keeps its
+devices, so none can be started again. The Deployment makes another pod at once. The failed one is removed, and repeated
+failures are reported. A pod that was preempted has not failed, nor has one that was
 deleted and ended with an error. A group is deleted because a pod of it failed: that pod is counted.
 
 The count is kept in the status, with the names of the pods that it includes, so that an operator that dies after
@@ -14,12 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from uellm.placement_report import GROUP_BROKEN, GROUP_DIFFERS, GROUP_INCOMPLETE, LaunchFailure
 from uellm.reconcile.conditions import clip
 from uellm.reconcile.pods.groups import group_index
-from uellm.reconcile.pods.pod_state import taken_from
+from uellm.reconcile.pods.pod_state import is_ready, taken_from
+from uellm.reconcile.profiled_node import ProfiledNode
 from uellm.reconcile.times import moment, timestamp
 
 # One failure may be bad luck, such as a node that is rebooted. The third in an hour is not.
@@ -34,8 +37,11 @@ FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 10.0, 300.0
 MOST_NAMED = 32
 _MESSAGE_LENGTH = 1024
 
+DEVICE_LOST = "DeviceLost"
 # The launcher's reasons where its devices cannot hold the plan: another node, or other devices, may.
-MISPLACED = ("NoFit", "UnknownDevice")
+MISPLACED = ("NoFit", "UnknownDevice", DEVICE_LOST)
+# What a profile calls a GPU that no process can use until a person has repaired it.
+GONE_GPUS = ("GPULost", "GPUMissing", "GPUNeedsReset")
 # Those where a group did not come about. LeaderWorkerSet starts it anew at once, so its pods are often seen ending.
 UNGROUPED = (GROUP_DIFFERS, GROUP_INCOMPLETE)
 
@@ -58,7 +64,7 @@ class PodFate(Enum):
     STUCK = "stuck"
     """It is being deleted, and its kubelet cannot end it."""
     MISPLACED = "misplaced"
-    """Its launcher cannot place the layers on its devices, or did not come to terms with its group."""
+    """Its launcher cannot place the layers on its devices, or did not come to terms with its group; or it lost a GPU."""
 
 
 class PodFailure(NamedTuple):
@@ -116,11 +122,31 @@ class Removal(NamedTuple):
 
 
 def failed_pods(
-    pods: Iterable[Mapping[str, Any]], nodes: Mapping[str, NodeState], now: datetime
+    pods: Iterable[Mapping[str, Any]],
+    nodes: Mapping[str, NodeState],
+    now: datetime,
+    lost: Mapping[str, LaunchFailure] = MappingProxyType({}),
 ) -> tuple[PodFailure, ...]:
-    """Those of the pods that will never serve. `nodes`: the state of their nodes, by name."""
-    found = (_failure(pod, nodes.get(pod["spec"].get("nodeName", ""), NodeState.THERE), now) for pod in pods)
+    """Those of the pods that will never serve. `nodes`: the state of their nodes, by name; `lost`: see `lost_gpus`."""
+    found = (_failure(pod, nodes.get(pod["spec"].get("nodeName", ""), NodeState.THERE), lost, now) for pod in pods)
     return tuple(failure for failure in found if failure is not None)
+
+
+def lost_gpus(nodes: Iterable[ProfiledNode]) -> dict[str, LaunchFailure]:
+    """Pods that have a GPU which has left its driver, by uid.
+
+    Such a container may end in the runtime, before any launcher, and each runtime has words of its own for that.
+    """
+    return {
+        node.holders[device.uuid]: LaunchFailure(
+            DEVICE_LOST,
+            f"GPU {device.index} ({device.uuid}) cannot be used any more ({device.health_reason}), and a container "
+            "keeps its devices",
+        )
+        for node in nodes
+        for device in node.facts.devices
+        if device.health_reason in GONE_GPUS and device.uuid in node.holders
+    }
 
 
 def tally(before: PodFailures | None, found: Sequence[PodFailure], now: datetime) -> PodFailures | None:
@@ -168,7 +194,9 @@ def _due_s(failure: PodFailure, count: int, *, shown: bool) -> float:
     return SHOWN_S if shown else 0.0
 
 
-def _failure(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailure | None:
+def _failure(
+    pod: Mapping[str, Any], node: NodeState, lost: Mapping[str, LaunchFailure], now: datetime
+) -> PodFailure | None:
     status, deleted = pod["status"], "deletionTimestamp" in pod["metadata"]
     if status.get("phase") == "Failed" and taken_from(pod) is None:
         reason = str(status.get("reason") or _disruption(status))
@@ -178,6 +206,8 @@ def _failure(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailu
         if (ended := _ended_group(pod)) is not None:
             return _made(pod, PodFate.FAILED, ended.reason, ended.message)
     failure = _misplaced(pod)
+    if failure is None and not is_ready(pod):
+        failure = lost.get(pod["metadata"]["uid"])
     if deleted and (failure is None or failure.reason not in UNGROUPED):
         return _stuck(pod, node, now)
     if failure is not None:

@@ -21,7 +21,7 @@ from uellm.reconcile.planning.choose import Choice, described
 from uellm.reconcile.pods.attainment import slo_met, together
 from uellm.reconcile.pods.engine_readiness import EngineReadiness, engine_readiness, living
 from uellm.reconcile.pods.placements import placements, verified
-from uellm.reconcile.pods.pod_failures import PodFailure, PodFailures, Removal, failed_pods, removals, tally
+from uellm.reconcile.pods.pod_failures import PodFailure, PodFailures, Removal, failed_pods, lost_gpus, removals, tally
 from uellm.reconcile.pods.running import WantedConfig, unconfirmed
 from uellm.reconcile.status.better_plan import TYPE as BETTER_PLAN
 from uellm.reconcile.status.better_plan import better_plan
@@ -105,7 +105,8 @@ def decide(
     it, or nothing is wanted; `routed`: the condition Routed, None for none; `added`: what somebody has added to the
     pods by hand, empty for nothing.
     """
-    found = failed_pods(observed.pods, observed.node_states, now)
+    own_nodes = (node for node in observed.nodes if node.facts.name in observed.node_states)
+    found = failed_pods(observed.pods, observed.node_states, now, lost_gpus(own_nodes))
     failures = tally(PodFailures.from_status(observed.status), found, now)
     engine = _readiness(observed, choice, failures, change=change, refusal=refusal)
     if engine.ready and wanted is not None:
