@@ -49,6 +49,44 @@ def test_a_node_that_is_smaller_than_its_class_is_told_in_the_class():
     )
 
 
+def whole_or_sick(name, count):
+    devices = [
+        {"index": index, "uuid": f"{name}-{index}", "product": "H100", "memoryBytes": 80 * GIB}
+        for index in range(count)
+    ]
+    profile = {"metadata": {"name": name}, "status": {"devices": devices}}
+    return profiled_node(profile), {"metadata": {"name": name, "labels": LABELS}, "spec": {}}
+
+
+def test_one_sick_node_does_not_take_its_class_out_of_use_and_is_told():
+    nodes = [whole_or_sick(f"n{index}", 8) for index in range(3)]
+    [made] = to_remember(nodes, [])
+    every = [*nodes, whole_or_sick("sick", 7)]
+    [ready] = status(made, every)["conditions"]
+    assert (ready["status"], ready["reason"]) == ("True", "Usable")
+    assert ready["message"] == (
+        "services that fit on no node may be planned for it; node sick carries its labels and has 7 x H100 (80.0 GiB) "
+        "instead of 8 x H100 (80.0 GiB)"
+    )
+    most = [*every, *(whole_or_sick(f"sick{index}", 7) for index in range(3))]
+    assert status(made, most)["conditions"][0]["reason"] == "NodeSmaller"
+
+
+def test_a_sick_node_or_one_in_slices_is_no_class_of_its_own():
+    whole, sick = [whole_or_sick(f"n{index}", 8) for index in range(2)], whole_or_sick("a-sick", 7)
+    cut = seen("a-cut", 40, product="H100 MIG 3g.40gb", mig=True)
+    [made] = to_remember([cut, sick, *whole], [])
+    assert len(made["spec"]["devices"]) == 8
+    assert to_remember([cut, sick, *whole], [node_class(made)]) == []
+
+
+def test_other_gpus_under_the_same_labels_and_what_most_nodes_have_are_remembered():
+    other = seen("n2", 22, product="L4")
+    assert len(to_remember([whole_or_sick("n1", 8), other], [])) == 2
+    [made] = to_remember([seen("n1", 40), seen("n2", 40)], [node_class(document(80))])
+    assert made["spec"]["devices"][0]["memoryBytes"] == 40 * GIB
+
+
 def test_a_class_that_cannot_be_read_says_which_field_is_at_fault():
     [ready] = status(document(links=[{"a": 0, "b": 1}]))["conditions"]
     assert (ready["reason"], ready["message"]) == ("InvalidClass", "spec.links: must name only indices of devices")

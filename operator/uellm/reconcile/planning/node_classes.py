@@ -51,16 +51,37 @@ def _unreachable(each: NodeClass, template: Mapping[str, Any]) -> str:
 
 
 def less_than_its_class(each: NodeClass, nodes: Iterable[Seen]) -> str:
-    """A node that carries the labels of the class and has less than it says, as a sentence; empty for none."""
-    for profiled, node in nodes:
-        labels = (node or {}).get("metadata", {}).get("labels") or {}
-        if profiled.facts.simulated == each.node.simulated and each.is_class_of(labels):
-            has, should = [device.as_built for device in profiled.facts.devices], each.node.devices
-            if _is_less(has, should):
-                return (
-                    f"node {profiled.facts.name} carries its labels and has {_listed(has)} instead of {_listed(should)}"
-                )
+    """Most nodes that carry the labels of the class have less than it says: one of them, as a sentence. Else empty.
+
+    A single node may be sick, or cut into slices. Where most have less, the next one will, too.
+    """
+    members = [profiled for profiled, node in nodes if has_its_labels(each, profiled, node)]
+    smaller = [profiled for profiled in members if has_less(profiled, each)]
+    return smaller_node(each, smaller) if 2 * len(smaller) > len(members) else ""
+
+
+def smaller_node(each: NodeClass, nodes: Iterable[ProfiledNode]) -> str:
+    """The first of the nodes that has less than the class says, as a sentence; empty for none."""
+    for profiled in nodes:
+        if has_less(profiled, each):
+            has, should = _listed(_as_built(profiled)), _listed(each.node.devices)
+            return f"node {profiled.facts.name} carries its labels and has {has} instead of {should}"
     return ""
+
+
+def has_its_labels(each: NodeClass, profiled: ProfiledNode, node: Mapping[str, Any] | None) -> bool:
+    """Whether a node is of the class, as far as its labels tell."""
+    labels = (node or {}).get("metadata", {}).get("labels") or {}
+    return profiled.facts.simulated == each.node.simulated and each.is_class_of(labels)
+
+
+def has_less(profiled: ProfiledNode, each: NodeClass) -> bool:
+    """Whether a node has fewer GPUs, or smaller ones, than the class says."""
+    return _is_less(_as_built(profiled), each.node.devices)
+
+
+def _as_built(profiled: ProfiledNode) -> list[Device]:
+    return [device.as_built for device in profiled.facts.devices]
 
 
 def _is_less(has: Sequence[Device], should: Sequence[Device]) -> bool:

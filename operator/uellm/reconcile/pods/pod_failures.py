@@ -64,7 +64,7 @@ class PodFate(Enum):
     STUCK = "stuck"
     """It is being deleted, and its kubelet cannot end it."""
     MISPLACED = "misplaced"
-    """Its launcher cannot place the layers on its devices, or did not come to terms with its group; or it lost a GPU."""
+    """Its launcher cannot place the layers on its devices, or did not come to terms with its group, or lost a GPU."""
 
 
 class PodFailure(NamedTuple):
