@@ -48,6 +48,7 @@ class Names:
             **sample.aliases,
             **{uuid: (uuid,) for uuid in self._uuids},
         }
+        self._all_placed = all(device.get("pciBusId") for device in sample.devices)
         numbered = {uuid for name, uuids in self._known.items() if _FILE.match(name) for uuid in uuids}
         self._all_numbered = numbered.issuperset(self._uuids)
 
@@ -69,8 +70,12 @@ class Names:
     def _meant(self, device_id: DeviceId) -> tuple[str, ...]:
         """The devices of an id. Resources that count other things than GPUs have ids such as `0` too."""
         meant = self.devices(_plain(device_id))
-        by_uuid = device_id.name.startswith(meant)
-        return meant if by_uuid or is_gpu_resource(device_id.resource) else ()
+        by_itself = device_id.name.startswith(meant) or _PCI.match(device_id.name) or _FILE.match(device_id.name)
+        return meant if by_itself or is_gpu_resource(device_id.resource) else ()
+
+    def _is_of_another(self, name: str) -> bool:
+        """Whether an id that means none of these devices is certainly the name of another one."""
+        return bool(_UUID.match(name) or (_PCI.match(name) and self._all_placed))
 
     def held(self, listed: Listed) -> Held:
         """Which pod has which device. Ids of other vendors' devices, and of network cards, are left out."""
@@ -90,7 +95,7 @@ class Names:
     def unknown(self, ids: Iterable[DeviceId]) -> tuple[DeviceId, ...]:
         """The ids of GPUs that are none of these devices, in order."""
         strange = (each for each in ids if is_gpu_resource(each.resource) and not self._meant(each))
-        return tuple(sorted(each for each in strange if not _UUID.match(each.name)))
+        return tuple(sorted(each for each in strange if not self._is_of_another(each.name)))
 
     def offered(self, ids: Iterable[DeviceId]) -> Mapping[str, list[DeviceId]]:
         """By UUID: the ids that the kubelet can give away, in order."""
@@ -129,15 +134,18 @@ def unknown_names(ids: Sequence[DeviceId]) -> str:
 
 
 def is_gpu_resource(resource: str) -> bool:
-    """Whether an extended resource counts NVIDIA's GPUs, whatever it was renamed to, or a DRA driver hands them out.
+    """Whether an extended resource counts NVIDIA's GPUs by its name, or a DRA driver hands them out.
 
-    >>> is_gpu_resource("nvidia.com/gpu.shared"), is_gpu_resource("nvidia.com/a100"), is_gpu_resource("rdma/hca")
-    (True, True, False)
+    Others may, too, but network cards also go by names such as `nvidia.com/switchdev`. There only an id that tells by
+    itself means a GPU: NVIDIA's plugin, which lets its resources be renamed, calls GPUs by their UUIDs.
+
+    >>> is_gpu_resource("nvidia.com/gpu.shared"), is_gpu_resource("nvidia.com/switchdev"), is_gpu_resource("rdma/hca")
+    (True, False, False)
     """
     domain, _, name = resource.rpartition("/")
     if _NETWORK.search(name) or (domain or name).endswith(_OTHER_VENDORS):
         return False
-    return domain == "nvidia.com" or bool(_GPU.search(name))
+    return bool(_GPU.search(name))
 
 
 def _plain(device_id: DeviceId) -> str:

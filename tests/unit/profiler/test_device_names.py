@@ -121,7 +121,8 @@ def test_the_device_files_of_described_gpus_are_numbered_by_index():
         ("nvidia.com/gpu", True),
         ("nvidia.com/gpu.shared", True),
         ("nvidia.com/mig-1g.10gb", True),
-        ("nvidia.com/a100", True),
+        ("nvidia.com/a100", False),
+        ("nvidia.com/switchdev", False),
         ("volcano.sh/vgpu-number", True),
         ("example.com/big-gpu", True),
         ("nvidia.com/hostdev", False),
@@ -155,11 +156,37 @@ def test_a_network_card_takes_no_gpu(sample):
     assert (held.devices, held.unmatched) == ({}, ())
 
 
+@pytest.mark.parametrize(
+    "resource", ["nvidia.com/switchdev", "nvidia.com/cx7_vf", "nvidia.com/bf3_p0", "nvidia.com/ens3f0"]
+)
+@pytest.mark.parametrize("name", ["0", "7", "port-1", "0000:3b:00.2"])
+def test_a_network_card_under_nvidia_s_name_takes_no_gpu_and_offers_none(sample, resource, name):
+    names, card = Names(sample), DeviceId(resource, name)
+    held = names.held(listed(engine={card}))
+    assert (held.devices, held.unmatched, held.unclear) == ({}, (), ())
+    assert names.offered({card, *gpus(A)}).keys() == {A}
+    assert names.unknown({card}) == ()
+
+
+def test_an_address_that_is_none_of_the_gpus_takes_no_gpu_under_whatever_resource(sample):
+    card = gpus("0000:3b:00.2", resource="nvidia.com/gpudirect")
+    assert Names(sample).held(listed(engine=card)).unmatched == ()
+    unplaced = Sample("NVML", ({"uuid": A, "index": 0},))
+    assert Names(unplaced).held(listed(engine=card)).unclear == (A,)
+
+
+@pytest.mark.parametrize("name", [A, f"{A}::1", "nvidia1", "nvidia1/vgpu2", "00000000:01:00.0"])
+def test_renamed_gpus_are_known_by_names_that_tell_by_themselves(sample, name):
+    renamed = gpus(name, resource="nvidia.com/a100")
+    assert Names(sample).held(listed(engine=renamed)).devices == {A: ENGINE}
+    assert Names(sample).offered(renamed).keys() == {A}
+
+
 def test_a_uuid_means_its_gpu_under_whatever_resource(sample):
     assert Names(sample).held(listed(engine={DeviceId("example.com/fast", A)})).devices == {A: ENGINE}
 
 
-@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/a100"])
+@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "nvidia.com/gpu.shared"])
 def test_a_name_that_means_no_device_takes_every_gpu_that_nobody_is_known_to_have(sample, resource):
     names = Names(sample)
     kubelet = listed(engine=gpus("slot-7", resource=resource), other=gpus(A))
