@@ -12,7 +12,8 @@ from uellm.measuring.document import Clocks, MeasuringTerms
 VISIBLE_DEVICES_VARIABLE = "NVIDIA_VISIBLE_DEVICES"
 # The driver's first start on a node without persistence mode takes seconds a GPU.
 TIMEOUT_S = 60.0
-_TERMS = "uuid,driver_version,power.limit"
+# `power.limit` is what software set: a board's management may enforce a lower one, and the profiler reads that.
+_TERMS = "uuid,driver_version,enforced.power.limit"
 _CLOCKS = "uuid,clocks.sm,clocks.mem"
 _NO_LIST = ("", "all", "none", "void")
 

@@ -37,13 +37,17 @@ class MeasuringTerms:
 
     def agree(self, other: MeasuringTerms) -> bool:
         """Whether they are the same as far as both are known."""
-        drivers, limits = (
-            (self.driver_version, other.driver_version),
-            (self.power_limit_watts, other.power_limit_watts),
-        )
-        same_driver = "" in drivers or drivers[0] == drivers[1]
+        return not self.difference(other)
+
+    def difference(self, now: MeasuringTerms) -> str:
+        """What is otherwise now, in words; empty where both are the same as far as they are known."""
+        if "" not in (self.driver_version, now.driver_version) and self.driver_version != now.driver_version:
+            return f"they were measured with driver {self.driver_version}, and it is {now.driver_version} now"
+        own, other = self.power_limit_watts, now.power_limit_watts
         # NVML and nvidia-smi round differently.
-        return same_driver and (limits[0] is None or limits[1] is None or abs(limits[0] - limits[1]) <= 1)
+        if own is not None and other is not None and abs(own - other) > 1:
+            return f"they were measured under a power limit of {own} W, and it is {other} W now"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

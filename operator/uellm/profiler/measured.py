@@ -83,10 +83,10 @@ def believed(document: MeasurementDocument, sample: Sample) -> Believed:
     devices: dict[str, Mapping[str, Any]] = {}
     for uuid, record in document.devices.items():
         device = present.get(uuid)
-        if device is None or not record.measured_at or not record.terms.agree(_terms(device, sample)):
+        if device is None or not record.measured_at:
             continue
-        entry = _measured(record)
-        if problem := _problem(Measured, entry) or _incredible(record.figures, device):
+        entry, other_terms = _measured(record), record.terms.difference(_terms(device, sample))
+        if problem := other_terms or _problem(Measured, entry) or _incredible(record.figures, device):
             refusals.append(f"the figures of {uuid} are not used: {problem}")
         else:
             devices[uuid] = entry

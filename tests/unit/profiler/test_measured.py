@@ -13,7 +13,7 @@ import pytest
 from helpers.fake_nvml import FakeNVML, board
 from uellm.api import parse
 from uellm.api.gpunodeprofile import GPUNodeProfileStatus
-from uellm.measuring.device_list import parse_terms
+from uellm.measuring.device_list import devices_of_gpu_node, parse_terms
 from uellm.measuring.document import NAME, Clocks, DeviceRecord, MeasurementDocument, MeasuringTerms
 from uellm.measuring.store import write_document
 from uellm.profiler.measured import MeasurementFile, believed
@@ -70,13 +70,20 @@ def test_figures_of_gpus_that_are_not_there_or_not_complete_are_left_out_in_sile
 
 
 @pytest.mark.parametrize(
-    "terms", [MeasuringTerms("590.1", 700), MeasuringTerms("580.1", 500)], ids=["driver", "power limit"]
+    ("terms", "otherwise"),
+    [
+        (MeasuringTerms("590.1", 700), "they were measured with driver 590.1, and it is 580.1 now"),
+        (MeasuringTerms("580.1", 500), "they were measured under a power limit of 500 W, and it is 700 W now"),
+    ],
+    ids=["driver", "power limit"],
 )
-def test_figures_of_other_terms_do_not_count_and_neither_do_their_links(terms):
+def test_figures_of_other_terms_do_not_count_and_neither_do_their_links(terms, otherwise):
     groups = {("GPU-a", "GPU-b"): {16384: 9000}}
     found = believed(document(record("GPU-a", terms=terms), record("GPU-b"), groups=groups), SAMPLE)
     assert (set(found.devices), found.links) == ({"GPU-b"}, {})
-    assert "allReduce" not in (found.measurement or {})
+    assert found.measurement is not None
+    assert "allReduce" not in found.measurement
+    assert found.measurement["failures"] == [f"the figures of GPU-a are not used: {otherwise}"]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +135,21 @@ def test_nvml_and_nvidia_smi_agree_on_the_terms_of_a_gpu():
     assert set(believed(document(record("GPU-a", terms=terms)), sample).devices) == {"GPU-a"}
     limited = NVMLSource(FakeNVML(board("H100", "GPU-a", power_milliwatts=500_000))).sample()
     assert believed(document(record("GPU-a", terms=terms)), limited).devices == {}
+
+
+def test_the_power_limit_of_a_measurement_is_the_one_that_is_enforced(tmp_path):
+    """As where the node's management caps what software has set."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\n"
+        'case "$1" in\n'
+        '--query-gpu=uuid,driver_version,enforced.power.limit) echo "GPU-a, 580.1, 500.00" ;;\n'
+        '--query-gpu=uuid,driver_version,power.limit) echo "GPU-a, 580.1, 700.00" ;;\n'
+        "*) exit 2 ;;\n"
+        "esac\n"
+    )
+    program.chmod(0o755)
+    assert devices_of_gpu_node(str(program)) == {"GPU-a": MeasuringTerms("580.1", 500)}
 
 
 def test_described_rates_stay_where_the_description_does_not_ask_for_measuring(tmp_path):
