@@ -230,6 +230,8 @@ def test_a_shape_that_fits_only_on_chosen_devices_needs_exact_devices(build) -> 
     error = failure(build.request(build.node("a", "T4 L4"), gpus_max=1))
     assert error.reason == "NeedsExactDevices"
     assert "a device plugin may choose any 1 of the 2 free ones" in str(error)
+    # The kubelet still hands out what the profile excludes.
+    assert "withhold the small ones from the node's device plugin" in str(error)
 
 
 def test_dra_may_choose_devices(build) -> None:

@@ -66,8 +66,9 @@ def _exact(search: Search, pools: Sequence[Pool], rejections: Sequence[Rejection
                     "NeedsExactDevices",
                     f"{rejected.shape} fits {pool.node} only on certain GPUs, and a device plugin may choose any "
                     f"{rejected.shape.gpus} of the {len(pool.devices)} free ones: {sentence(refusal)}; set "
-                    f"placement.gpus.min and max to {len(pool.devices)} to take all of them, exclude the small ones "
-                    "in the GPUNodeProfile, or set placement.allocation to DRA where the node has a DRA driver",
+                    f"placement.gpus.min and max to {len(pool.devices)} to take all of them, withhold the small "
+                    "ones from the node's device plugin, or set placement.allocation to DRA where the node has a DRA "
+                    "driver",
                 )
     return None
 
