@@ -1,7 +1,8 @@
 """Observes the GPUs of one node and who holds them, and writes the node's GPUNodeProfile.
 
     sample.py        an observation of a node's GPUs, and the interface of the two sources
-    nvml.py          source: the driver, through NVML; links.py: how its GPUs are connected; gpu_state.py: their state
+    nvml.py          source: the driver, through NVML; links.py: how its GPUs are connected; gpu_state.py: their state;
+                     gpu_memory.py: their memory
     simulated.py     source: a description in a file
     measured.py      what the measuring pods wrote, as far as it can be believed
     podresources.py  which pod has which device, from the kubelet; device_names.py: by UUID of the device;

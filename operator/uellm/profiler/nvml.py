@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uellm.profiler.gpu_memory import MEMINFO, GpuMemory, gpu_memory
 from uellm.profiler.gpu_state import gpu_state
 from uellm.profiler.links import Linked, NVLinks, bus_id, links, nvlinks
 from uellm.profiler.nvml_library import GPU_IS_LOST, RESET_REQUIRED, Library, ask
@@ -32,9 +33,10 @@ _NO_PERMISSION, _DRIVER_NOT_LOADED, _LIBRARY_NOT_FOUND, _LIB_RM_VERSION_MISMATCH
 class NVMLSource:
     """Samples of this machine's GPUs. `library`: pynvml, unless a test passes its own."""
 
-    def __init__(self, library: Library | None = None, *, sysfs_pci: Path = SYSFS_PCI) -> None:
+    def __init__(self, library: Library | None = None, *, sysfs_pci: Path = SYSFS_PCI, meminfo: Path = MEMINFO) -> None:
         self._nvml: Any = library
         self._sysfs_pci = sysfs_pci
+        self._meminfo = meminfo
 
     def sample(self) -> Sample:
         """Open NVML, observe every GPU, close NVML."""
@@ -97,13 +99,15 @@ class NVMLSource:
             **gpu_state(nvml, handle),
         }
         parts = [handle] if slices is None else slices
-        entries = [_entry(nvml, part, facts) for part in parts]
+        memories = [gpu_memory(nvml, part, self._meminfo) for part in parts]
+        entries = [_entry(nvml, part, memory, facts) for part, memory in zip(parts, memories, strict=True)]
+        used = [_used_bytes(nvml, part, memory) for part, memory in zip(parts, memories, strict=True)]
         return _SeenGpu(
             entries,
             Linked(handle, pci, connected),
             whole=slices is None,
-            busy=_busy(nvml, handle),
-            used_bytes={entry["uuid"]: _used_bytes(nvml, part) for entry, part in zip(entries, parts, strict=True)},
+            busy=_busy(nvml, handle, unified=any(memory.unified for memory in memories)),
+            used_bytes={entry["uuid"]: bytes_ for entry, bytes_ in zip(entries, used, strict=True)},
             aliases=_aliases(nvml, handle, slices, [entry["uuid"] for entry in entries]),
         )
 
@@ -128,11 +132,10 @@ class _SeenGpu:
     aliases: Mapping[str, tuple[str, ...]]
 
 
-def _entry(nvml: Any, part: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(nvml: Any, part: Any, memory: GpuMemory, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The entry of a GPU, or of a MIG slice of it; `facts`: what holds for the GPU."""
-    uuid, memory = nvml.nvmlDeviceGetUUID(part), nvml.nvmlDeviceGetMemoryInfo(part)
     entry = {
-        "uuid": uuid,
+        "uuid": nvml.nvmlDeviceGetUUID(part),
         "product": ask(nvml, nvml.nvmlDeviceGetName, part),
         "memoryBytes": memory.total,
         "memoryFreeBytes": memory.free,
@@ -154,21 +157,20 @@ def _slices(nvml: Any, gpu: Any) -> Iterator[Any]:
             yield part
 
 
-def _busy(nvml: Any, gpu: Any) -> bool:
+def _busy(nvml: Any, gpu: Any, *, unified: bool) -> bool:
     processes = ask(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, gpu)
+    if unified and processes is not None:
+        return bool(processes)  # every program uses its memory
     memory = ask(nvml, nvml.nvmlDeviceGetMemoryInfo, gpu)
     if processes is None or memory is None:
         return True  # not known to be idle
     return bool(processes) or bool(memory.total - memory.free > BUSY_MEMORY_SHARE * memory.total)
 
 
-def _used_bytes(nvml: Any, part: Any) -> int:
+def _used_bytes(nvml: Any, part: Any, memory: GpuMemory) -> int:
     """Older drivers count what they keep for themselves, some hundred MiB, as used."""
-    memory = ask(nvml, nvml.nvmlDeviceGetMemoryInfo, part, nvml.nvmlMemory_v2)
-    if memory is not None:
-        return int(memory.used)
-    memory = nvml.nvmlDeviceGetMemoryInfo(part)
-    return int(memory.total - memory.free)
+    told = None if memory.unified else ask(nvml, nvml.nvmlDeviceGetMemoryInfo, part, nvml.nvmlMemory_v2)
+    return int(memory.total - memory.free if told is None else told.used)
 
 
 def _aliases(nvml: Any, gpu: Any, slices: Sequence[Any] | None, uuids: Sequence[str]) -> dict[str, tuple[str, ...]]:

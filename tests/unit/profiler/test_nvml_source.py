@@ -85,6 +85,31 @@ def test_a_gpu_in_mig_mode_without_slices_offers_nothing(nvml):
     assert sample.failed == {}
 
 
+@pytest.fixture
+def meminfo(tmp_path):
+    """The kernel's count on a machine with 120 GiB and a bit, of which 112 are available."""
+    path = tmp_path / "meminfo"
+    path.write_text("MemTotal: 125829777 kB\nMemFree: 1024 kB\nMemAvailable: 117440512 kB\nHugePages_Total: 0\n")
+    return path
+
+
+@pytest.mark.parametrize("silent", [{"memory_known": False}, {"total": 0, "free": 0}], ids=["no answer", "zeros"])
+def test_a_gpu_that_shares_the_machine_s_memory_has_that(nvml, meminfo, silent):
+    spark = nvml.GPU("GPU-a", name="NVIDIA GB10", capability=(12, 1), **silent)
+    sample = NVMLSource(nvml.Library(spark), meminfo=meminfo).sample()
+    (device,) = sample.devices
+    assert (device["memoryBytes"], device["memoryFreeBytes"]) == (120 * GIB, 112 * GIB)
+    assert (sample.failed, sample.used_bytes, sample.busy) == ({}, {"GPU-a": 8 * GIB}, frozenset())
+
+
+@pytest.mark.parametrize(("product", "text"), [("NVIDIA H100", None), ("NVIDIA GB10", "MemTotal: some\n")])
+def test_a_gpu_whose_memory_nothing_tells_is_a_failure(nvml, meminfo, product, text):
+    if text:
+        meminfo.write_text(text)
+    sample = NVMLSource(nvml.Library(nvml.GPU("GPU-a", name=product, memory_known=False)), meminfo=meminfo).sample()
+    assert (sample.devices, sample.failed[0].reason) == ((), "NVMLError")
+
+
 def test_a_lost_gpu_is_a_failure_and_the_others_are_still_seen(nvml):
     sample = NVMLSource(nvml.Library(nvml.GPU("GPU-a", lost=True), nvml.GPU("GPU-b"))).sample()
     assert [device["uuid"] for device in sample.devices] == ["GPU-b"]
