@@ -41,6 +41,24 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- .Values.images.kubeScheduler | default (printf "registry.k8s.io/kube-scheduler:%s" $version) -}}
 {{- end -}}
 
+{{/* Not empty where the release has an operator; without one it is a gateway alone. Values of a former release have no
+such key. */}}
+{{- define "uellm.operates" -}}
+{{- if dig "enabled" true .Values.operator -}}true{{- end -}}
+{{- end -}}
+
+{{/* What the operator is told of gateways, as JSON: null where one serves every namespace. */}}
+{{- define "uellm.gatewayNamespaces" -}}
+{{- $others := dig "gatewayNamespaces" list .Values.operator -}}
+{{- if not .Values.gateway.enabled -}}
+{{- $others | toJson -}}
+{{- else if .Values.gateway.namespaces -}}
+{{- concat .Values.gateway.namespaces $others | uniq | toJson -}}
+{{- else -}}
+null
+{{- end -}}
+{{- end -}}
+
 {{- define "uellm.pullSecrets" -}}
 {{- with .Values.images.pullSecrets }}
 imagePullSecrets:
@@ -52,7 +70,7 @@ imagePullSecrets:
 
 {{/* Not empty where pods measure GPUs: without profilers nobody would read what they find. */}}
 {{- define "uellm.measures" -}}
-{{- if and .Values.measuring.enabled .Values.profiler.enabled -}}true{{- end -}}
+{{- if and (include "uellm.operates" .) .Values.measuring.enabled .Values.profiler.enabled -}}true{{- end -}}
 {{- end -}}
 
 {{/* How they do it, as the operator reads it. */}}

@@ -10,12 +10,16 @@ and ends only where it has not succeeded:
 `writable_s` is what is left of the first part, and the API client checks it before every write. Clocks of two
 machines differ, so another holder's lease has expired when our own clock has not seen it change for its duration. Our
 clock goes on while this process or the machine is stopped.
+
+The lease is in the release's namespace, and the operator works for the whole cluster. So it is taken only while nobody
+holds one of this name in another namespace: a second release of the chart stands by.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import socket
 import time
 import uuid
@@ -24,7 +28,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from uellm.errors import CannotBeDone
-from uellm.kube import LEASE, Conflict, Kube, KubeError
+from uellm.kube import LEASE, Conflict, Forbidden, Kube, KubeError
 from uellm.kube.config import in_cluster
 
 logger = logging.getLogger(__name__)
@@ -35,6 +39,7 @@ RENEW_S = 2.0
 # Writes end this early, so that the API server has done what was sent before another operator takes the lease.
 DEADLINE_S = 5.5
 RETRY_S = 1.0
+ONE_OPERATOR = "one operator works for the whole cluster; a further release is a gateway alone (operator.enabled=false)"
 
 
 class LeaseLost(CannotBeDone):
@@ -62,8 +67,9 @@ class Lease:
         self._name = name
         self._clock = clock
         self.identity = identity
-        self._seen: tuple[str, float] = ("", 0.0)
-        """Resource version, and when we saw it first."""
+        self._seen: dict[str, tuple[str, float]] = {}
+        """Of each namespace's lease the resource version, and when we saw it first."""
+        self._looks_elsewhere = True
         self._renewed_s: float | None = None
         self.standing_by = False
         """True while another operator holds it, and we wait."""
@@ -88,17 +94,17 @@ class Lease:
             if waits_for != logged:
                 logger.info("lease %s/%s: waiting for %s", self._namespace, self._name, waits_for)
                 logged = waits_for
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(RETRY_S * random.uniform(0.5, 1.5))
 
     async def _try(self) -> str | None:
         """Take it where it is free. None where we hold it now, else what we wait for."""
-        self.standing_by = False
         while True:
             try:
                 holder = await self._take()
             except Conflict:
                 continue  # another operator was faster; find out which
             except KubeError as error:
+                self.standing_by = False
                 if not error.transient:
                     raise
                 return f"the API server: {error}"
@@ -137,8 +143,33 @@ class Lease:
         lease = await self._kube.get(LEASE, self._name, self._namespace)
         if lease is not None and _holder(lease) not in ("", self.identity) and not self._has_run_out(lease):
             return _holder(lease)
-        await self._write(lease, holder=self.identity)
+        # Not before: the API server reads every Lease of the cluster for it.
+        elsewhere = await self._elsewhere()
+        if elsewhere is not None:
+            return elsewhere
+        written = await self._write(lease, holder=self.identity)
+        elsewhere = await self._elsewhere()
+        if elsewhere is not None:
+            # Of two that take theirs at the same moment, at least one comes here. If both do, both try again.
+            await self._write(written, holder="")
+            return elsewhere
         self._renewed_s = asked_s
+        return None
+
+    async def _elsewhere(self) -> str | None:
+        """Who holds a lease of this name in another namespace; None where nobody does, or where we may not look."""
+        if not self._looks_elsewhere:
+            return None
+        try:
+            leases = await self._kube.list(LEASE, field_selector=f"metadata.name={self._name}")
+        except Forbidden as error:
+            logger.warning("whether another operator works in this cluster is not known: %s", error)
+            self._looks_elsewhere = False
+            return None
+        for lease in leases:
+            namespace = lease["metadata"]["namespace"]
+            if namespace != self._namespace and _holder(lease) and not self._has_run_out(lease):
+                return f"{_holder(lease)} in namespace {namespace}: {ONE_OPERATOR}"
         return None
 
     async def _renew_in_time(self) -> bool:
@@ -161,16 +192,20 @@ class Lease:
             # Even a lease that is free again is lost: another operator may have held it and written meanwhile.
             raise LeaseLost(f"lease {self._namespace}/{self._name} was taken by {holder or 'another operator'}")
         await self._write(lease, holder=self.identity)
+        # One in another namespace leaves this lease as it is, and may work if the renewal came late.
+        elsewhere = None if self.writable_s() else await self._elsewhere()
+        if elsewhere is not None:
+            raise LeaseLost(f"lease {self._namespace}/{self._name} was renewed late, and now works {elsewhere}")
         self._renewed_s = asked_s
 
     def _has_run_out(self, lease: dict[str, Any]) -> bool:
         now_s = self._clock()
-        version = lease["metadata"]["resourceVersion"]
-        if self._seen[0] != version:
-            self._seen = (version, now_s)
-        return now_s - self._seen[1] > float(lease["spec"].get("leaseDurationSeconds") or DURATION_S)
+        namespace, version = lease["metadata"]["namespace"], lease["metadata"]["resourceVersion"]
+        if self._seen.get(namespace, ("",))[0] != version:
+            self._seen[namespace] = (version, now_s)
+        return now_s - self._seen[namespace][1] > float(lease["spec"].get("leaseDurationSeconds") or DURATION_S)
 
-    async def _write(self, lease: dict[str, Any] | None, *, holder: str) -> None:
+    async def _write(self, lease: dict[str, Any] | None, *, holder: str) -> dict[str, Any]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         before = (lease or {}).get("spec") or {}
         taken = holder != before.get("holderIdentity")
@@ -187,11 +222,10 @@ class Lease:
             },
         }
         if lease is None:
-            await self._kube.create(document)
-            return
+            return await self._kube.create(document)
         # Compare and swap: two who take it at the same moment do not both get it.
         document["metadata"]["resourceVersion"] = lease["metadata"]["resourceVersion"]
-        await self._kube.apply(document, manager=NAME)
+        return await self._kube.apply(document, manager=NAME)
 
 
 def _holder(lease: Mapping[str, Any]) -> str:

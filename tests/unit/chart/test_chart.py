@@ -17,6 +17,7 @@ from uellm.api.crd import DEFINITIONS
 from uellm.api.crd import render as render_crd
 from uellm.api.gpunodeprofile import GPUNodeProfileStatus
 from uellm.api.names import SERVICE_LABEL
+from uellm.controller.lease import NAME as LEASE_NAME
 from uellm.kube.kinds import RESOURCECLAIMTEMPLATE
 from uellm.pod_interface import METRICS_PORT, SIDECAR_PORT
 from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS
@@ -77,6 +78,7 @@ MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
         },
         False,
     ),
+    "a gateway alone": ({"operator": {"enabled": False}, "monitoring": {"podMonitors": {"enabled": True}}}, True),
     "no CRDs": ({"crds": {"install": False}}, False),
     "everything placed": (
         {
@@ -548,6 +550,8 @@ def test_selectors_do_not_change_with_the_version(render: Render) -> None:
         ({"operator": {"tolerations": [{"keys": "a"}]}}, "keys"),
         ({"simulated": {"enabled": True, "dra": {"enabled": True, "nodes": ["node-9"]}}}, "node-9 is not among"),
         ({"gateway": {"replicas": 0}}, "replicas"),
+        ({"operator": {"enabled": False}, "gateway": {"enabled": False}}, "nothing is left to install"),
+        ({"operator": {"gatewayNamespaces": ["Team_A"]}}, "gatewayNamespaces"),
         ({"gateway": {"namespaces": ["Team_A"]}}, "namespaces"),
         ({"gateway": {"httpRoute": {"enabled": True}}}, "parentRefs"),
     ],
@@ -652,18 +656,21 @@ def test_the_profilers_pod_makes_the_directory_of_the_node_that_engines_keep_mod
 
 
 @pytest.mark.parametrize(
-    ("gateway", "told"),
+    ("gateway", "others", "told"),
     [
-        ({}, None),
-        ({"enabled": False}, ""),
-        ({"enabled": False, "namespaces": ["team-a"]}, ""),
-        ({"namespaces": ["team-a", "team-b"]}, "team-a,team-b"),
+        ({}, [], None),
+        ({}, ["team-c"], None),
+        ({"enabled": False}, [], ""),
+        ({"enabled": False}, ["team-c"], "team-c"),
+        ({"enabled": False, "namespaces": ["team-a"]}, [], ""),
+        ({"namespaces": ["team-a", "team-b"]}, [], "team-a,team-b"),
+        ({"namespaces": ["team-a", "team-b"]}, ["team-b", "team-c"], "team-a,team-b,team-c"),
     ],
 )
-def test_the_operator_knows_whose_services_the_gateway_wakes(
-    render: Render, gateway: dict[str, Any], told: str | None
+def test_the_operator_knows_whose_services_a_gateway_wakes(
+    render: Render, gateway: dict[str, Any], others: list[str], told: str | None
 ) -> None:
-    objects = of_kind(render({"gateway": gateway}), "Deployment")
+    objects = of_kind(render({"gateway": gateway, "operator": {"gatewayNamespaces": others}}), "Deployment")
     (operator,) = (each for each in objects if each["metadata"]["name"] == "uellm-operator")
     args = operator["spec"]["template"]["spec"]["containers"][0]["args"]
     found = [each.partition("=")[2] for each in args if each.startswith("--gateway-namespaces")]
@@ -714,6 +721,26 @@ def test_a_gateway_of_some_namespaces_has_rights_there_alone(render: Render) -> 
     assert not [b for b in of_kind(objects, "ClusterRoleBinding") if b["metadata"]["name"] == "uellm-gateway"]
     args = named(objects, "Deployment", "uellm-gateway")["spec"]["template"]["spec"]["containers"][0]["args"]
     assert {"--namespace=team-a", "--namespace=team-b"} <= set(args)
+
+
+def test_a_release_without_the_operator_is_a_gateway_and_nothing_else(render: Render) -> None:
+    values, simulated = MATRIX["a gateway alone"]
+    objects = render(values, simulated=simulated)
+    assert {obj["metadata"]["labels"]["app.kubernetes.io/name"] for obj in objects} == {"uellm-gateway"}
+    assert [pod["metadata"]["name"] for pod, _ in pod_specs(objects)] == ["uellm-gateway"]
+    (monitor,) = of_kind(objects, "PodMonitor")
+    assert monitor["metadata"]["name"] == "uellm-gateway"
+
+
+def test_an_upgrade_with_the_values_of_a_release_that_had_no_such_key_keeps_the_operator(render: Render) -> None:
+    kept = render({"operator": {"enabled": None, "gatewayNamespaces": None}})
+    assert kept == render()
+
+
+def test_the_operator_may_see_whether_that_of_another_release_works(render: Render) -> None:
+    rules = named(render(), "ClusterRole", "uellm-operator")["rules"]
+    (leases,) = (rule for rule in rules if "leases" in rule["resources"])
+    assert (leases["resourceNames"], leases["verbs"]) == ([LEASE_NAME], ["list"])
 
 
 def test_two_gateways_serve_behind_one_service_and_stop_one_at_a_time(render: Render) -> None:

@@ -7,15 +7,16 @@ import pytest
 
 from uellm.controller import lease as module
 from uellm.controller.lease import Lease, LeaseLost
-from uellm.kube import AlreadyExists, Conflict, Unavailable
+from uellm.kube import AlreadyExists, Conflict, Forbidden, Unavailable
 
 
 class Server:
-    """An API server with one Lease."""
+    """An API server with one Lease of the namespace `ns`, and those of others."""
 
     def __init__(self):
-        self.lease = None
+        self.leases = {}
         self.version = 0
+        self.forbids_lists = False
         self.down = False
         self.events = {}
 
@@ -36,31 +37,47 @@ class Server:
     async def get(self, kind, name, namespace):
         self._check()
         self._count("read")
-        return copy.deepcopy(self.lease)
+        return copy.deepcopy(self.leases.get(namespace))
+
+    async def list(self, kind, *, field_selector):
+        self._check()
+        assert field_selector == f"metadata.name={module.NAME}"
+        if self.forbids_lists:
+            raise Forbidden(403, "Forbidden", "leases is forbidden")
+        found = copy.deepcopy(list(self.leases.values()))
+        # What was read may be old by the time that it is here.
+        await asyncio.sleep(0)
+        return found
 
     async def create(self, obj):
         self._check()
-        if self.lease is not None:
+        if obj["metadata"]["namespace"] in self.leases:
             raise AlreadyExists(409, "AlreadyExists", "there is one")
         return self._store(obj)
 
     async def apply(self, obj, *, manager):
         self._check()
-        if obj["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+        stored = self.leases[obj["metadata"]["namespace"]]
+        if obj["metadata"]["resourceVersion"] != stored["metadata"]["resourceVersion"]:
             raise Conflict(409, "Conflict", "somebody was quicker")
         return self._store(obj)
 
     def _store(self, obj):
         self.version += 1
-        self.lease = copy.deepcopy(dict(obj))
-        self.lease["metadata"]["resourceVersion"] = str(self.version)
+        stored = copy.deepcopy(dict(obj))
+        stored["metadata"]["resourceVersion"] = str(self.version)
+        self.leases[stored["metadata"]["namespace"]] = stored
         self._count("write")
-        return self.lease
+        return copy.deepcopy(stored)
 
     def _check(self):
         if self.down:
             self._count("refusal")
             raise Unavailable(503, "ServiceUnavailable", "down")
+
+    @property
+    def lease(self):
+        return self.leases["ns"]
 
     @property
     def holder(self):
@@ -79,8 +96,8 @@ def quick(monkeypatch):
         monkeypatch.setattr(module, name, getattr(module, name) / 100)
 
 
-def lease(server, identity):
-    return Lease(server, "ns", identity)
+def lease(server, identity, namespace="ns"):
+    return Lease(server, namespace, identity)
 
 
 async def test_a_lease_that_nobody_holds_is_taken_at_once(server):
@@ -245,3 +262,72 @@ async def test_of_two_at_the_same_moment_one_gets_it(server):
     assert len(done) == 1
     for task in pending:
         task.cancel()
+
+
+async def test_an_operator_of_another_release_stands_by_until_the_first_one_is_gone(server, caplog):
+    caplog.set_level("INFO")
+    one, other = lease(server, "one"), lease(server, "other", "elsewhere")
+    await one.acquire()
+    waiting = asyncio.create_task(other.acquire())
+    read = server.happened("read", 3)
+    async with asyncio.timeout(5):
+        await read
+    assert other.standing_by
+    assert other.writable_s() == 0
+    assert "waiting for one in namespace ns: one operator works for the whole cluster" in caplog.text
+    await one.release()
+    async with asyncio.timeout(5):
+        await waiting
+    assert server.leases["elsewhere"]["spec"]["holderIdentity"] == "other"
+
+
+async def test_what_a_release_of_another_name_left_behind_hinders_nobody_for_long(server):
+    await lease(server, "dead", "former").acquire()
+    server.leases["former"]["spec"]["leaseDurationSeconds"] = 0.05
+    async with asyncio.timeout(5):
+        await lease(server, "one").acquire()
+    assert server.holder == "one"
+
+
+async def test_of_two_releases_at_the_same_moment_one_operator_works(server):
+    both = [lease(server, name, f"of-{name}") for name in ("one", "two")]
+    tasks = [asyncio.create_task(each.acquire()) for each in both]
+    async with asyncio.timeout(5):
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        read = server.happened("read", 3)
+        await read
+    assert sorted(each.writable_s() > 0 for each in both) == [False, True]
+    for task in tasks:
+        task.cancel()
+
+
+async def test_one_that_slept_while_another_release_took_over_works_no_more(server):
+    now_s = 100.0
+    one = Lease(server, "ns", "one", clock=lambda: now_s)
+    await one.acquire()
+    now_s += module.DURATION_S * 2
+    server.leases["ns"]["spec"]["leaseDurationSeconds"] = 0
+    await lease(server, "other", "elsewhere").acquire()
+    with pytest.raises(LeaseLost, match="now works other in namespace elsewhere"):
+        await one.keep()
+
+
+async def test_one_that_slept_while_nobody_took_over_goes_on(server):
+    now_s = 100.0
+    one = Lease(server, "ns", "one", clock=lambda: now_s)
+    await one.acquire()
+    now_s += module.DURATION_S * 2
+    renewed = server.happened("write", 1)
+    keeping = asyncio.create_task(one.keep())
+    async with asyncio.timeout(5):
+        await renewed
+    await asyncio.sleep(0)
+    assert one.writable_s() > 0
+    keeping.cancel()
+
+
+async def test_without_the_right_to_look_elsewhere_it_works_as_before_and_says_so(server, caplog):
+    server.forbids_lists = True
+    await lease(server, "one").acquire()
+    assert server.holder == "one"
+    assert caplog.text.count("whether another operator works in this cluster is not known") == 1
