@@ -198,6 +198,60 @@ def test_promtool_accepts_every_rule(programs: Path) -> None:
     assert f"{len(RULES)} rules found" in done.stdout
 
 
+# What the processes would show on a day with nothing wrong, as promtool reads it: a value every 30 s.
+WAKES = 'uellm_gateway_requests_held{namespace="chat",service="llama",pod="gw-1"}'
+PLANS = 'uellm_controller_plans_waiting{pod="op-2"}'
+HEALTHY = {
+    # Each wake-up from zero is a series that comes and goes.
+    WAKES: "_x20 1 1 stale _x40 2 2 2 1 stale _x60 1 stale _x30",
+    # A new operator, and later a change of many services.
+    PLANS: "_x10 3 0x60 40 30 20 10 0x60",
+    "uellm_controller_leader": "1x160",
+    "uellm_gateway_view_age_seconds": "10x160",
+    "uellm_extender_view_age_seconds": "1x160",
+    'uellm_service_replicas{namespace="chat",name="llama"}': "1x160",
+    'uellm_service_condition{namespace="chat",name="llama",condition="Ready"}': "1x160",
+    'uellm_service_condition{namespace="chat",name="llama",condition="Stalled"}': "0x160",
+    'uellm_service_condition{namespace="chat",name="llama",condition="SLOMet"}': "1x160",
+    'uellm_requests_total{namespace="chat",llmservice="llama",outcome="completed"}': "0+30x160",
+    'uellm_requests_total{namespace="chat",llmservice="llama",outcome="shed"}': "0+1x160",
+}
+
+
+@pytest.fixture
+def firing(programs: Path, tmp_path: Path) -> Callable[[dict[str, str], str], set[str]]:
+    """The alerts that fire at a time, for series with a value every 30 s (`promtool test rules`)."""
+
+    def at(series: dict[str, str], time: str) -> set[str]:
+        (tmp_path / "rules.yaml").write_text(yaml.safe_dump(ALERTS))
+        case = {
+            "interval": "30s",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "alert_rule_test": [{"eval_time": time, "alertname": rule["alert"], "exp_alerts": []} for rule in RULES],
+        }
+        document = {"rule_files": ["rules.yaml"], "evaluation_interval": "30s", "tests": [case]}
+        (tmp_path / "cases.yaml").write_text(yaml.safe_dump(document))
+        command = [str(programs / "promtool"), "test", "rules", str(tmp_path / "cases.yaml")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        output = done.stdout + done.stderr
+        found = set(re.findall(r"alertname: ?(\w+)", output))
+        assert (done.returncode == 0) == (not found), output
+        return found
+
+    return at
+
+
+def test_on_a_day_with_wake_ups_and_new_plans_no_alert_fires(firing) -> None:
+    fired = {minute: found for minute in range(5, 80, 3) if (found := firing(HEALTHY, f"{minute}m"))}
+    assert fired == {}
+
+
+def test_what_waits_for_more_than_fifteen_minutes_fires(firing) -> None:
+    waiting = {**HEALTHY, WAKES: "_x10 2x60", PLANS: "_x10 1x60"}
+    assert firing(waiting, "15m") == set()
+    assert firing(waiting, "21m") == {"UELLMGatewayHoldsRequests", "UELLMPlannerBehind"}
+
+
 def test_in_a_cluster_where_all_is_wrong_every_alert_fires(exposed, prometheus) -> None:
     server = prometheus(exposed(WRONG))
     expected = {rule["alert"] for rule in RULES} - NOT_AT_ONCE
