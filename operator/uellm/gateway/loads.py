@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import random
 from collections.abc import Callable
 
@@ -23,7 +22,8 @@ PAUSE_S = 0.05
 MOST_LINES = 64
 """Lines of one read: what gathers while the gateway reads nothing for more than ten seconds."""
 
-LOG = logging.getLogger("uellm.gateway")
+KEPT_BYTES = 4096
+"""The last line is kept up to this length. Longer ones have news of prefixes, so the next one differs."""
 
 
 class _Silent(Exception):
@@ -38,6 +38,7 @@ class LoadReader:
         self._known = known
         self._report = report
         self._rest = b""
+        self._last: tuple[bytes, ReplicaLoad] | None = None
         self._failures = 0
 
     async def run(self) -> None:
@@ -73,8 +74,16 @@ class LoadReader:
         if len(self._rest) > LINE_BYTES or len(lines) > MOST_LINES:
             raise _Silent
         for line in lines:
-            try:
-                self._report(ReplicaLoad.from_dict(json.loads(line)))
-            except (ValueError, RecursionError, UellmError):
-                raise _Silent from None
+            self._report(self._load(line))
             self._failures = 0
+
+    def _load(self, line: bytes) -> ReplicaLoad:
+        """A line's load. A quiet replica writes equal lines, and to parse them would be most of the work."""
+        if self._last is not None and self._last[0] == line:
+            return self._last[1]
+        try:
+            load = ReplicaLoad.from_dict(json.loads(line))
+        except (ValueError, RecursionError, UellmError):
+            raise _Silent from None
+        self._last = (line, load) if len(line) <= KEPT_BYTES else None
+        return load

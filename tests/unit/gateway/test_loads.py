@@ -84,6 +84,23 @@ async def test_a_number_of_thousands_of_digits_is_only_bounded(pod: Pod) -> None
     assert (load.sequences, load.kv_tokens) == (5, 10**12)
 
 
+async def test_an_equal_line_renews_the_load_and_is_not_parsed_again(pod: Pod) -> None:
+    pod.answers = [line(sequences=1) * 3 + line(sequences=2) + line(sequences=1)]
+    async with asyncio.timeout(5):
+        loads = [await pod.reports.get() for _ in range(5)]
+    assert [load.sequences for load in loads] == [1, 1, 1, 2, 1]
+    assert len({id(load) for load in loads}) == 3
+
+
+async def test_a_long_line_is_read_anew_each_time_and_takes_no_memory_in_between(pod: Pod) -> None:
+    long = line(prefixes={"count": 4000, "hashes": list(range(4000))})
+    pod.answers = [long * 2]
+    async with asyncio.timeout(5):
+        first, second = await pod.reports.get(), await pod.reports.get()
+    assert first == second
+    assert first is not second
+
+
 def test_a_replica_that_reports_an_endless_cache_fills_no_memory() -> None:
     held = HeldPrefixes()
     for count in range(4096, 30 * 4096, 4096):
