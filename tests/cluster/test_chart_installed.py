@@ -464,3 +464,39 @@ def test_services_outlive_an_upgrade_and_an_uninstallation(run: Run) -> None:
     run("kubectl", "wait", "--for=delete", f"namespace/{PROFILER_NAMESPACE}", "--timeout=60s")
     run("helm", "install", "uellm", str(CHART), "-n", NAMESPACE, *values)
     assert run("kubectl", "get", "llm/llama", "-o", "jsonpath={.metadata.uid} {.metadata.generation}") == before
+
+
+def test_a_release_of_another_name_and_namespace_takes_over_what_the_former_one_kept(run: Run) -> None:
+    run("kubectl", "create", "-f", "-", given={**SERVICE, "metadata": {"name": "kept", "namespace": "default"}})
+    before = run("kubectl", "get", "llm/kept", "-o", "jsonpath={.metadata.uid} {.metadata.generation}")
+    run("helm", "uninstall", "uellm", "-n", NAMESPACE)
+    run("kubectl", "wait", "--for=delete", f"namespace/{PROFILER_NAMESPACE}", "--timeout=60s")
+    install = ["helm", "install", "renamed", str(CHART), "-n", "renamed-system", "--create-namespace"]
+    with pytest.raises(AssertionError, match="invalid ownership metadata"):
+        run(*install)
+    run(*install, "--take-ownership")
+    run("helm", "uninstall", "renamed", "-n", "renamed-system")
+    values = ["--values", str(CHART / "values-simulated.yaml")]
+    run("helm", "install", "uellm", str(CHART), "-n", NAMESPACE, *values, "--take-ownership")
+    assert run("kubectl", "get", "llm/kept", "-o", "jsonpath={.metadata.uid} {.metadata.generation}") == before
+    run("kubectl", "delete", "llm/kept")
+
+
+def test_the_priority_of_pods_that_measure_may_change_with_an_upgrade(run: Run) -> None:
+    upgrade = ("helm", "upgrade", "uellm", str(CHART), "-n", NAMESPACE, "--reset-then-reuse-values")
+    for priority, name in (("-500", "uellm-measuring-500"), ("-1000", "uellm-measuring")):
+        run(*upgrade, "--set", f"measuring.priority={priority}")
+        assert run("kubectl", "get", f"priorityclass/{name}", "-o", "jsonpath={.value}") == priority
+
+
+def test_a_second_gateway_is_installed_beside_the_release_with_the_operator(run: Run) -> None:
+    run("kubectl", "create", "namespace", "team-b")
+    alone = ["--set", "operator.enabled=false", "--set", "gateway.namespaces={team-b}"]
+    run("helm", "install", "gateway-b", str(CHART), "-n", "team-b", *alone)
+    deployments = run("kubectl", "get", "deployments", "-n", "team-b", "-o", "name").split()
+    assert deployments == ["deployment.apps/gateway-b-uellm-gateway"]
+    may = "patch uellm.io/llmservices team-b"
+    account = "team-b:gateway-b-uellm-gateway"
+    assert allowed(run, account, may, "patch uellm.io/llmservices default") == [may]
+    run("helm", "uninstall", "gateway-b", "-n", "team-b")
+    assert "llmservices.uellm.io" in run("kubectl", "get", "crds", "-o", "name")

@@ -62,6 +62,35 @@ async def test_an_update_is_held_to_the_same_rules(kube: Kube, namespace: str) -
         await kube.apply(worse, manager="test")
 
 
+async def test_a_number_that_leaves_the_manifest_falls_back_to_one_unless_somebody_else_owns_it(
+    kube: Kube, namespace: str
+) -> None:
+    manifest = service(namespace, {"set": {"spec.replicas": 5}})
+    await kube.apply(manifest, manager="git")
+    handover = {key: manifest[key] for key in ("apiVersion", "kind", "metadata")} | {"spec": {"replicas": 5}}
+    await kube.apply(handover, manager="handover")
+    del manifest["spec"]["replicas"]
+    assert (await kube.apply(manifest, manager="git"))["spec"]["replicas"] == 5
+    del handover["spec"]
+    assert (await kube.apply(handover, manager="handover"))["spec"]["replicas"] == 1
+
+
+async def test_a_number_that_leaves_the_last_applied_manifest_first_stays(
+    kube: Kube, namespace: str, kubeconfig: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "service.json"
+    manifest = service(namespace, {"set": {"spec.replicas": 5}})
+    file.write_text(json.dumps(manifest))
+    kubectl(kubeconfig, "apply", "-f", str(file))
+    del manifest["spec"]["replicas"]
+    file.write_text(json.dumps(manifest))
+    kubectl(kubeconfig, "apply", "set-last-applied", "-f", str(file))
+    kubectl(kubeconfig, "apply", "-f", str(file))
+    found = await kube.get(LLMSERVICE, manifest["metadata"]["name"], namespace)
+    assert found is not None
+    assert found["spec"]["replicas"] == 5
+
+
 async def test_a_template_and_a_config_keep_what_the_schema_does_not_know(kube: Kube, namespace: str) -> None:
     template = {"spec": {"containers": [{"name": "engine", "livenessProbe": None}], "anything": {"a": 1.5}}}
     config = {"rope_scaling": None, "rope_theta": 1.5, "architectures": ["LlamaForCausalLM"]}

@@ -73,10 +73,16 @@ imagePullSecrets:
 {{- if and (include "uellm.operates" .) .Values.measuring.enabled .Values.profiler.enabled -}}true{{- end -}}
 {{- end -}}
 
+{{/* Their PriorityClass. Kubernetes lets nobody change the value of one, so another value makes another class. */}}
+{{- define "uellm.measuringPriorityClass" -}}
+{{- $value := int .Values.measuring.priority -}}
+{{- include "uellm.fullname" . }}-measuring{{ if ne $value -1000 }}{{ $value }}{{ end -}}
+{{- end -}}
+
 {{/* How they do it, as the operator reads it. */}}
 {{- define "uellm.measuring" -}}
 {{- $own := pick .Values.measuring "image" "directory" "nodeSelector" "runtimeClassName" "resources" "env" "volumes" "volumeMounts" -}}
-{{- $where := dict "namespace" (include "uellm.profilerNamespace" .) "priorityClassName" (printf "%s-measuring" (include "uellm.fullname" .)) -}}
+{{- $where := dict "namespace" (include "uellm.profilerNamespace" .) "priorityClassName" (include "uellm.measuringPriorityClass" .) -}}
 {{- merge $where $own (dict "pullSecrets" .Values.images.pullSecrets) | toJson -}}
 {{- end -}}
 

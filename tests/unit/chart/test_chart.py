@@ -426,6 +426,19 @@ def test_a_version_that_names_no_image_of_the_scheduler_is_refused(
     assert done.returncode == 0, done.stderr
 
 
+def test_the_values_for_argo_cd_render_for_the_minor_version_that_it_tells_helm(
+    helm: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    guide = (ROOT / "docs" / "how-to" / "gitops.md").read_text()
+    application = yaml.safe_load(guide.split("```yaml\n", 1)[1].split("```", 1)[0])
+    file = tmp_path / "values.yaml"
+    values = application["spec"]["source"]["helm"]["valuesObject"]
+    values["images"]["registry"] = "registry.example.com"
+    file.write_text(yaml.safe_dump(values))
+    done = helm("template", "uellm", str(CHART), "--kube-version", "v1.34", "--values", str(file))
+    assert done.returncode == 0, done.stderr
+
+
 def test_simulated_gpus_need_nodes(helm: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = helm("template", "uellm", str(CHART), "--kube-version", "v1.34.2", "--set", "simulated.enabled=true")
     assert done.returncode != 0
@@ -627,6 +640,20 @@ def test_pods_that_measure_have_a_priority_below_all_others_and_preempt_nobody(r
     assert (settings.image, settings.launcher_image) == ("engine:1", "launcher:1")
 
 
+def test_another_priority_is_another_class_because_the_value_of_a_class_cannot_be_changed(render: Render) -> None:
+    for value, name in (
+        (-1000, "uellm-measuring"),
+        (-500, "uellm-measuring-500"),
+        (-2_000_000, "uellm-measuring-2000000"),
+    ):
+        objects = render({"measuring": {"priority": value}})
+        (priority,) = of_kind(objects, "PriorityClass")
+        assert (priority["metadata"]["name"], priority["value"]) == (name, value)
+        settings = measuring_settings(objects)
+        assert settings is not None
+        assert settings.priority_class == name
+
+
 def test_the_profiler_reads_the_directory_of_the_node_into_which_they_write(render: Render) -> None:
     objects = render({"measuring": {"directory": "/opt/measured"}})
     settings = measuring_settings(objects)
@@ -771,8 +798,32 @@ def test_a_route_or_an_ingress_leads_to_the_gateway_where_that_is_asked_for(rend
     assert rule["http"]["paths"][0]["backend"]["service"] == {"name": "uellm-gateway", "port": {"number": 80}}
     route = {"enabled": True, "parentRefs": [{"name": "public", "namespace": "infra"}]}
     spec = named(render({"gateway": {"httpRoute": route}}), "HTTPRoute", "uellm-gateway")["spec"]
-    assert spec["parentRefs"] == route["parentRefs"]
-    assert spec["rules"][0]["backendRefs"] == [{"name": "uellm-gateway", "port": 80}]
+    (parent,) = spec["parentRefs"]
+    assert (parent["name"], parent["namespace"]) == ("public", "infra")
+    (backend,) = spec["rules"][0]["backendRefs"]
+    assert (backend["kind"], backend["name"], backend["port"]) == ("Service", "uellm-gateway", 80)
+
+
+def test_what_the_server_would_add_inside_of_lists_is_written_out_so_that_gitops_tools_see_no_difference(
+    render: Render,
+) -> None:
+    """The defaults of the Gateway API's and the Prometheus operator's CRDs, in lists without keys."""
+    other = {"name": "mesh", "kind": "Service", "group": ""}
+    route = {"enabled": True, "parentRefs": [{"name": "public"}, other]}
+    monitoring = {"podMonitors": {"enabled": True}, "serviceMonitors": {"enabled": True}}
+    objects = render({"gateway": {"httpRoute": route}, "monitoring": monitoring})
+    spec = named(objects, "HTTPRoute", "uellm-gateway")["spec"]
+    gateway = {"group": "gateway.networking.k8s.io", "kind": "Gateway"}
+    assert spec["parentRefs"] == [{**gateway, "name": "public"}, other]
+    for rule in spec["rules"]:
+        assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": "/"}}]
+        for backend in rule["backendRefs"]:
+            assert {"group": "", "kind": "Service", "weight": 1}.items() <= backend.items()
+    monitors = of_kind(objects, "PodMonitor", "ServiceMonitor")
+    endpoints = [e for m in monitors for e in m["spec"].get("podMetricsEndpoints") or m["spec"]["endpoints"]]
+    relabelings = [each for endpoint in endpoints for each in endpoint.get("relabelings", ())]
+    assert relabelings
+    assert all("action" in each for each in relabelings)
 
 
 def test_a_network_policy_says_who_reaches_the_gateway_and_whom_it_reaches(render: Render) -> None:
