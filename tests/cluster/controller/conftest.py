@@ -21,7 +21,7 @@ from helpers.controller_process import Process
 from helpers.models import LLAMA_8B
 from uellm.api.sidecar_document import content_digest
 from uellm.controller.resync import fill_optional
-from uellm.kube import LLMSERVICE, Conflict, Kind, Kube
+from uellm.kube import LEASE, LLMSERVICE, Conflict, Kind, Kube
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
@@ -404,7 +404,7 @@ def killed() -> type[Killed]:
 
 
 @pytest.fixture
-def controller(kubeconfig, namespace, tmp_path):
+async def controller(kube, kubeconfig, namespace, tmp_path):
     started = []
 
     def start():
@@ -415,6 +415,8 @@ def controller(kubeconfig, namespace, tmp_path):
     for process in started:
         if not process.ended:
             process.end(signal.SIGKILL)
+    # Or the next test's operator would wait until the killed one's lease has run out.
+    await kube.delete(LEASE, "uellm-controller", namespace)
 
 
 @pytest.fixture
