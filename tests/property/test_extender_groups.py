@@ -184,6 +184,59 @@ def test_nothing_is_kept_for_groups_that_are_gone(seed):
         assert world.snapshot._groups == {}
 
 
+class Queue:
+    """Kueue: it admits whole groups within a quota, and ends whole groups to give their quota to others.
+
+    The scheduler does not look at pods that it holds back, and so it does not ask the extender about them.
+    """
+
+    def __init__(self, world: World, quota: int) -> None:
+        self.world, self.quota = world, quota
+        self.admitted: set[str] = set()
+
+    def needs(self, group: str) -> int:
+        gpus, nodes = self.world.sizes[group]
+        return gpus * nodes
+
+    def admit(self, group: str) -> None:
+        if sum(map(self.needs, self.admitted)) + self.needs(group) <= self.quota:
+            self.admitted.add(group)
+
+    def preempt(self, group: str) -> None:
+        """Its pods end, and those that come in their place wait."""
+        self.admitted.discard(group)
+        self.world.remove_pods(group)
+        self.world.make_pods(group)
+
+    def schedule(self) -> None:
+        """All that the scheduler can do now."""
+        while any(self.world.schedule(group, 0) for group in sorted(self.admitted)):
+            pass
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_with_a_quota_for_more_than_there_is_groups_are_whole_or_wait_whole_and_those_held_back_keep_nothing(seed):
+    dice, world = Random(seed), World()
+    queue, whole = Queue(world, 2 * DEVICES * len(NODES)), 0
+    for _ in range(6):
+        world.create(dice.randint(1, DEVICES), dice.randint(2, 3))
+    for _ in range(300):
+        group = dice.choice(sorted(world.pods))
+        if group in queue.admitted and dice.random() < 0.5:
+            queue.preempt(group)
+        else:
+            queue.admit(group)
+        queue.schedule()
+        assert world.half() == []
+        assert not world.groups.kept(world.snapshot)
+        whole += sum(not world.waiting(group) for group in world.pods)
+        # Whoever is admitted and waits has less room than it needs, whatever the others once kept.
+        for waits in (each for each in queue.admitted if world.waiting(each)):
+            gpus, nodes = world.sizes[waits]
+            assert sum((DEVICES - world.used(name)) // gpus for name in NODES) < nodes
+    assert whole > 300
+
+
 PARTS = st.lists(st.frozensets(st.integers(0, 3)), min_size=1, max_size=5)
 
 

@@ -5,7 +5,8 @@ for the others: else two groups could each get half of the GPUs that one needs, 
 
 A reservation ends after a minute if none of its pods has a node. If one has, the others' room is kept until the group
 is complete or gone: its launchers wait for each other for some minutes only, and then all pods are made anew. After a
-restart of the extender, the next pod of a group that is asked about reserves what is missing.
+restart of the extender, the next pod of a group that is asked about reserves what is missing. Nobody asks about pods
+that a queue holds back, so nothing is kept for them; and what was kept for a group ends with its last pod.
 """
 
 from __future__ import annotations
@@ -129,11 +130,12 @@ class Groups:
         return set(chosen)
 
     def _drop_old(self, snapshot: Snapshot) -> None:
-        now_s = self._clock()
+        now_s, ended = self._clock(), snapshot.take_ended_groups()
         self._held = {
             group: held
             for group, held in self._held.items()
-            if now_s < held.until_s or (snapshot.nodes_of_group(group) and held.left(snapshot.nodes_of_group(group)))
+            if group not in ended
+            and (now_s < held.until_s or (snapshot.nodes_of_group(group) and held.left(snapshot.nodes_of_group(group))))
         }
 
 

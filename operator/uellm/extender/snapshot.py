@@ -80,6 +80,7 @@ class Snapshot:
         """The node of each bound pod, by uid."""
         self._groups: dict[str, dict[str, str]] = {}
         """The nodes of the bound pods of each group, by uid."""
+        self._ended_groups: set[str] = set()
         self._gone: dict[str, str] = {}
         """The node of pods that are gone, by uid, while a profile may still name them."""
 
@@ -122,12 +123,18 @@ class Snapshot:
                 del self._groups[group][uid]
                 if not self._groups[group]:
                     del self._groups[group]
+                    self._ended_groups.add(group)
             self._gone[uid] = node
             self._forget_offers(node)
 
     def nodes_of_group(self, group: str) -> list[str]:
         """The node of each of its pods that has one."""
         return sorted(self._groups.get(group, {}).values())
+
+    def take_ended_groups(self) -> set[str]:
+        """Groups whose last bound pod has gone since the last call."""
+        taken, self._ended_groups = self._ended_groups, set()
+        return taken
 
     def offer(self, name: str, resource_name: str) -> ResourceOffer | None:
         """What a node offers, or None for a node that has no profile."""
