@@ -29,12 +29,12 @@ from uellm.kube.kinds import (
 from uellm.reconcile.additions import additions
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children.disruption import MarkedPod
-from uellm.reconcile.children.leader_worker_set import trial_deployments
+from uellm.reconcile.children.leader_worker_set import as_new, kept_size, trial_deployments
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.drift import content, digest, holds
 from uellm.reconcile.event import event_of
 from uellm.reconcile.event_writer import EventWriter
-from uellm.reconcile.kueue import JOB_UID_LABEL
+from uellm.reconcile.kueue import queue_labels, workload_selector
 from uellm.reconcile.lean_objects import lean
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
@@ -95,18 +95,34 @@ class Applier:
     async def refusal(self, observed: Observed, manifests: Sequence[Manifest]) -> Obstacle | None:
         """Why these cannot be written, found without writing: a name is taken, or an object is refused.
 
-        A dry run costs the API server as much as a write. So only another pod template, which holds the user's, and
-        what was refused before are tried; of other new objects only the names are looked up.
+        A dry run costs the API server as much as a write. So only another pod template, which holds the user's, another
+        queue, and what was refused before are tried; of other new objects only the names are looked up.
         """
         refusals, refused = [], self._refused.get(observed.key, ())
         for manifest in manifests:
-            if _has_new_template(observed, manifest) or _identity(manifest) in refused:
+            if _has_other_pods(observed, manifest) or _identity(manifest) in refused:
                 refusals.append(await self._try(observed, manifest))
             elif _live(observed, manifest) is None:
                 refusals.append(await self._taken(observed, manifest))
         # A taken name comes first: other refusals may follow from it.
         found = [each for each in refusals if each is not None]
         return min(found, key=lambda each: each.reason != NAME_TAKEN, default=None)
+
+    async def only_as_new(self, observed: Observed, manifests: Sequence[Manifest]) -> bool:
+        """Whether these are refused only because a LeaderWorkerSet is there that keeps what it was made with.
+
+        Kueue lets none that it queues change its queue, or what its pods request.
+        """
+        groups = next((each for each in manifests if kind_of(each) == LEADERWORKERSET), None)
+        live = None if groups is None else _live(observed, groups)
+        if groups is None or live is None or not (queue_labels(live) or queue_labels(groups)):
+            return False
+        others = [each for each in manifests if each is not groups]
+        return (
+            await self._try(observed, groups) is not None
+            and await self._try_on(None, observed, as_new(groups)) is None
+            and await self.refusal(observed, others) is None
+        )
 
     async def writable(self, observed: Observed, manifests: Iterable[Manifest]) -> list[Manifest]:
         """Those that are there, and those that may be made: not with a name that others have, and not if refused."""
@@ -263,9 +279,7 @@ class Applier:
         metadata = pod["metadata"]
         for kind in (WORKLOAD, FORMER_WORKLOAD):
             try:
-                return await self._kube.list(
-                    kind, metadata["namespace"], label_selector=f"{JOB_UID_LABEL}={metadata['uid']}"
-                )
+                return await self._kube.list(kind, metadata["namespace"], **workload_selector(pod))
             except NotFound:
                 continue
             except KubeError as error:
@@ -298,13 +312,17 @@ class Applier:
 
     async def _try(self, observed: Observed, manifest: Manifest) -> Obstacle | None:
         """A dry run; and a look at the live object, where there may be one that the cache does not know."""
-        live = _live(observed, manifest)
+        return await self._try_on(_live(observed, manifest), observed, manifest)
+
+    async def _try_on(self, live: Mapping[str, Any] | None, observed: Observed, manifest: Manifest) -> Obstacle | None:
         refusal = None
         try:
             answer = await self._kube.apply(_against(manifest, live), manager=MANAGER, dry_run=True)
             exists = "resourceVersion" in answer["metadata"]  # an object that does not exist yet has none
             for trial in trial_deployments(manifest) if kind_of(manifest) == LEADERWORKERSET else ():
                 await self._kube.apply(trial, manager=MANAGER, dry_run=True)
+            if live is not None and kind_of(manifest) == LEADERWORKERSET and (kept := kept_size(manifest, live)):
+                refusal = Obstacle("Forbidden", kept)
         except KubeError as error:
             refusal, exists = _refusal(kind_of(manifest), error), True
         if live is None and exists and (taken := await self._taken(observed, manifest)):
@@ -360,13 +378,15 @@ def _ordered(status: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _has_new_template(observed: Observed, manifest: Manifest) -> bool:
-    """Whether its pods are to be other than they are; False where only their number changes."""
+def _has_other_pods(observed: Observed, manifest: Manifest) -> bool:
+    """Whether its pods are to be other than they are, or in another queue; False where only their number changes."""
     kind, live = kind_of(manifest), _live(observed, manifest)
     if kind not in WORKLOAD_KINDS:
         return False
     template = "leaderWorkerTemplate" if kind == LEADERWORKERSET else "template"
-    return live is None or not holds(manifest["spec"][template], live["spec"][template])
+    if live is None or queue_labels(manifest) != queue_labels(live):
+        return True
+    return not holds(manifest["spec"][template], live["spec"][template])
 
 
 def _is_forged(manifest: Manifest, live: Mapping[str, Any]) -> bool:

@@ -14,14 +14,18 @@ Object = Mapping[str, Any]
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_CLASS_LABEL = "kueue.x-k8s.io/priority-class"
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
-"""On a Workload: the uid of the pod that it is for."""
+"""On a Workload: the uid of the pod that it is for, or of the LeaderWorkerSet of the group of pods."""
+GROUP_LABEL = "kueue.x-k8s.io/pod-group-name"
+"""On a pod of a group: the name of the one Workload that is for all of them."""
 TERMINATION_TARGET = "TerminationTarget"
 """The condition of a pod that Kueue deletes, to give its quota to others."""
 _PASSED_ON = (QUEUE_LABEL, PRIORITY_CLASS_LABEL)
 
 
 def queue_labels(obj: Object) -> dict[str, str]:
-    """The labels of an object by which Kueue queues it. Kueue itself copies a Deployment's to its pods."""
+    """The labels of an object by which Kueue queues it. Kueue itself brings those of a Deployment or LeaderWorkerSet to
+    its pods.
+    """
     return _queue_labels(obj["metadata"])
 
 
@@ -48,6 +52,14 @@ def gates(pod: Object) -> tuple[str, ...]:
     if pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
         return ()
     return tuple(str(each["name"]) for each in pod["spec"].get("schedulingGates") or ())
+
+
+def workload_selector(pod: Object) -> dict[str, str]:
+    """What selects the Workloads that are for a pod: as arguments of a list."""
+    group = _mapping(pod["metadata"].get("labels")).get(GROUP_LABEL)
+    if group:
+        return {"field_selector": f"metadata.name={group}"}
+    return {"label_selector": f"{JOB_UID_LABEL}={pod['metadata']['uid']}"}
 
 
 def words_about(workloads: Iterable[Object]) -> str:

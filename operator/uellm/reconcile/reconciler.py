@@ -16,7 +16,7 @@ from uellm.reconcile.apply import WORKLOAD_KINDS, Applier, Manifest
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import DesiredState, Images, children, config_digest
 from uellm.reconcile.children.disruption import marks_to_lift
-from uellm.reconcile.children.leader_worker_set import as_deployment
+from uellm.reconcile.children.leader_worker_set import HOW_TO_MAKE_ANEW, as_deployment
 from uellm.reconcile.children.rollout import Surge, is_change, rollout_reason
 from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.desired import desired_state, left_alone, reloaded
@@ -68,6 +68,8 @@ class _Writable:
     """The configuration that every pod should run; None where the pods are left alone."""
     added: str = ""
     """What somebody has added to the pods by hand, as a sentence."""
+    anew: bool = False
+    """What goes is made anew in the next pass."""
 
 
 class Reconciler:
@@ -209,6 +211,8 @@ class Reconciler:
         await self._clear_up(observed, writable)
         await self._applier.record_events(observed, decision.notes, now)
         routes_in_s = await take_route_step(self._applier, observed, routes)
+        if writable.anew:
+            return 0.0
         rechecks = (
             decision.recheck_s,
             confirm_in_s,
@@ -245,11 +249,16 @@ class Reconciler:
         manifests = children(desired)
         differing = self._applier.differing(observed, manifests)
         refusal = await self._applier.refusal(observed, differing)
-        if refusal is not None:
-            return await self._left_alone(observed, refusal)
+        anew = refusal is not None and await self._applier.only_as_new(observed, differing)
+        if refusal is not None and (_serves(observed) or not anew):
+            told = f"{refusal.message}; {HOW_TO_MAKE_ANEW}" if anew else refusal.message
+            return await self._left_alone(observed, refusal._replace(message=told))
         if desired.revision is not None:
             self._revisions.put(observed.key, desired.revision)
         wanted = None if desired.revision is None else _wanted(desired.revision.name, desired)
+        if anew:
+            others = [each for each in differing if kind_of(each) != LEADERWORKERSET]
+            return _Writable(others, (LEADERWORKERSET,), wanted=wanted, anew=True)
         return _Writable(differing, _surplus(observed, desired), wanted=wanted, added=_added(observed, manifests))
 
     def _surge(self, observed: Observed, plan: Plan) -> Surge:
@@ -287,6 +296,11 @@ class Reconciler:
 
 def _wanted(revision: str, desired: DesiredState) -> WantedConfig:
     return WantedConfig(revision, config_digest(desired), tuple(each.name for each in desired.adapters.of(revision)))
+
+
+def _serves(observed: Observed) -> bool:
+    """Whether any replica does."""
+    return observed.deployment is not None and bool(observed.deployment.get("status", {}).get("readyReplicas"))
 
 
 def _surplus(observed: Observed, desired: DesiredState) -> tuple[Kind, ...]:

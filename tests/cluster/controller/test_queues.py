@@ -70,10 +70,10 @@ async def say(kube, namespace, eventually):
 
     await eventually(is_served)
 
-    async def say(pod, words):
+    async def say(pod, words, name=""):
         condition = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": words}
         labels = {"kueue.x-k8s.io/job-uid": pod["metadata"]["uid"]}
-        name = f"pod-{pod['metadata']['name']}"
+        name = name or f"pod-{pod['metadata']['name']}"
         document = {
             "apiVersion": WORKLOAD.api_version,
             "kind": WORKLOAD.kind,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 
 from helpers.children import containers, environment, mebibytes, pod_template
-from uellm.reconcile.children.leader_worker_set import as_deployment, trial_deployments
+from uellm.reconcile.children.leader_worker_set import as_deployment, as_new, kept_size, trial_deployments
 from uellm.reconcile.children.revision import read_revision
 
 PIPELINE = {"parallelism": {"tensor": 1, "pipeline": 2}}
@@ -77,6 +78,24 @@ def test_both_launchers_wait_as_long_for_each_other_and_leave_the_engine_its_tim
     _, spec = group(engine={"startupTimeout": "10m"})
     for template in templates(spec):
         assert "--group-timeout=300" in parts(template)["engine"]["command"]
+
+
+def test_kueue_keeps_the_size_of_the_groups_that_it_has_queued_and_nobody_else_does(group):
+    children, _ = group()
+    live = children["LeaderWorkerSet"]
+    wanted = copy.deepcopy(live)
+    wanted["spec"]["leaderWorkerTemplate"]["size"] = 3
+    assert kept_size(wanted, live) == ""
+    live["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "team"
+    assert kept_size(live, live) == ""
+    assert kept_size(wanted, live) == "Kueue has queued groups of 2 pods, and they are to be of 3"
+
+
+def test_whether_it_could_be_made_anew_is_tried_under_another_name(group):
+    live = group()[0]["LeaderWorkerSet"]
+    tried = as_new(live)
+    assert tried["metadata"]["name"] != live["metadata"]["name"]
+    assert {**tried, "metadata": live["metadata"]} == live
 
 
 def test_each_pod_has_its_share_of_the_gpus_and_knows_its_address(group):

@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from uellm.reconcile.kueue import QUEUE_LABEL, gates, may_displace, queue_labels, words_about
+from uellm.reconcile.kueue import (
+    GROUP_LABEL,
+    QUEUE_LABEL,
+    gates,
+    may_displace,
+    queue_labels,
+    words_about,
+    workload_selector,
+)
 from uellm.reconcile.names import Key
 from uellm.reconcile.pods.engine_readiness import engine_readiness
 from uellm.reconcile.pods.pod_failures import failed_pods
@@ -99,6 +107,20 @@ def test_a_pod_that_failed_by_itself_counts_also_while_it_is_deleted(make):
 )
 def test_a_workload_says_why_its_pod_waits(workloads, words):
     assert words_about(workloads) == words
+
+
+def test_the_workload_of_a_pod_is_found_by_its_uid_and_that_of_a_group_by_the_name_on_its_pods(make):
+    alone, member = gated(make, "a"), gated(make, "b")
+    member["metadata"]["labels"][GROUP_LABEL] = "leaderworkerset-llama-engine-0-3f2a1"
+    assert workload_selector(alone) == {"label_selector": "kueue.x-k8s.io/job-uid=uid-a"}
+    assert workload_selector(member) == {"field_selector": "metadata.name=leaderworkerset-llama-engine-0-3f2a1"}
+
+
+def test_of_a_group_that_waits_the_leader_is_told(make):
+    worker, leader = gated(make, "llama-engine-0-1"), gated(make, "llama-engine-0")
+    worker["metadata"]["labels"]["leaderworkerset.sigs.k8s.io/worker-index"] = "1"
+    state = engine_readiness(make.deployment(), [worker, leader], 1)
+    assert state.message == "0 of 1 replicas serve; pod llama-engine-0 waits in the queue team"
 
 
 def test_a_pod_with_a_node_or_one_that_is_deleted_is_not_held_back(make):

@@ -120,6 +120,18 @@ def test_a_replica_that_a_scheduling_gate_holds_back_is_promised_nothing_until_t
     assert offered(nodes, [claim(Commitment(2, ("a",)), 1, [gated])])["a"][1] == 2
 
 
+def test_a_group_that_a_queue_holds_back_is_promised_nothing_and_one_that_is_admitted_its_part_on_each_node(make):
+    nodes = [make.profiled_node(name, None, None) for name in ("a", "b")]
+    pods = [make.pod(name, node=None) for name in ("leader", "worker")]
+    for pod in pods:
+        pod["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}]
+    group = Commitment(2, ("a", "b"), pods=2)
+    assert [offered(nodes, [claim(group, 1, pods)])[name][1] for name in ("a", "b")] == [0, 0]
+    for pod in pods:
+        del pod["spec"]["schedulingGates"]
+    assert [offered(nodes, [claim(group, 1, pods)])[name][1] for name in ("a", "b")] == [2, 2]
+
+
 def test_a_preempted_pod_has_its_gpus_until_it_is_gone_and_its_replacement_is_promised_none_meanwhile(make):
     nodes = [make.profiled_node("a", "uid-p", "uid-p"), make.profiled_node("b", None, None)]
     victim, replacement = make.pod("p", node="a"), make.unschedulable("q")

@@ -402,3 +402,12 @@ def test_replicas_that_wait_in_a_queue_are_told_and_are_not_taken_for_missing_gp
     scaling = here.look()
     assert (scaling.replicas, scaling.reason) == (2, "ScalingLimited")
     assert scaling.message == "1 of 2 replicas wait in a queue, or for another scheduling gate"
+    here.pods = [of_group(queued, "0", index) for index in (0, 1)]
+    assert here.look().message == "1 of 2 replicas wait in a queue, or for another scheduling gate"
+
+
+def of_group(pod, group, index):
+    labels = {"name": "llama-engine", "group-index": group, "worker-index": str(index)}
+    named = {f"leaderworkerset.sigs.k8s.io/{label}": value for label, value in labels.items()}
+    metadata = {**pod["metadata"], "name": f"llama-engine-{group}-{index}", "uid": f"uid-{group}-{index}"}
+    return {**pod, "metadata": {**metadata, "labels": {**pod["metadata"]["labels"], **named}}}

@@ -6,11 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from uellm.reconcile.children.desired_state import DesiredState
+from uellm.reconcile.kueue import queue_labels
 from uellm.reconcile.names import child_metadata, deployment_name
 from uellm.reconcile.pods.groups import complete_groups
 
 Object = Mapping[str, Any]
 
+HOW_TO_MAKE_ANEW = (
+    "no LeaderWorkerSet in a queue can be changed so: set spec.suspend to true, and then to false, and it is made anew"
+)
+"""What to do where only a new one can be what is wanted, and the live one's replicas serve."""
 _TEMPLATES = ("leaderTemplate", "workerTemplate")
 
 
@@ -19,10 +24,12 @@ def leader_worker_set(desired: DesiredState) -> dict[str, Any]:
     revision, rollout = desired.revision, desired.service.spec.rollout
     assert revision is not None, "pods without a revision are those of a release without groups"
     surge, unavailable = (0, 1) if rollout is None else (rollout.max_surge, rollout.max_unavailable)
+    metadata = child_metadata(desired.document, deployment_name(desired.service.name))
+    metadata["labels"] |= queue_labels(desired.document)
     return {
         "apiVersion": "leaderworkerset.x-k8s.io/v1",
         "kind": "LeaderWorkerSet",
-        "metadata": child_metadata(desired.document, deployment_name(desired.service.name)),
+        "metadata": metadata,
         "spec": {
             "replicas": desired.replicas,
             # The launchers of a group agree before the engine starts, so no pod may wait for another to be ready.
@@ -62,6 +69,22 @@ def as_deployment(groups: Object, pods: Iterable[Object] = ()) -> dict[str, Any]
             "observedGeneration": groups["metadata"].get("generation") or 0,
         },
     }
+
+
+def as_new(groups: Object) -> dict[str, Any]:
+    """The same LeaderWorkerSet under another name, no longer than its own, and only ever tried: could it be made?"""
+    return {**groups, "metadata": {**groups["metadata"], "name": f"{groups['metadata']['name'][:-1]}0"}}
+
+
+def kept_size(groups: Object, live: Object) -> str:
+    """Why the live LeaderWorkerSet keeps the size of its groups; empty where that does not change, or may.
+
+    Kueue lets it change, but counts a group's pods once, when it queues the group, and ends those that are more.
+    """
+    before, after = (each["spec"]["leaderWorkerTemplate"].get("size") for each in (live, groups))
+    if before == after or not queue_labels(live):
+        return ""
+    return f"Kueue has queued groups of {before} pods, and they are to be of {after}"
 
 
 def trial_deployments(groups: Object) -> Iterator[dict[str, Any]]:

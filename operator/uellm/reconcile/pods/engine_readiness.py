@@ -15,7 +15,7 @@ from uellm.reconcile.children.rollout import rollout_reason
 from uellm.reconcile.children.stand_in import given_up, has_stand_in
 from uellm.reconcile.kueue import QUEUE_LABEL, gates
 from uellm.reconcile.names import revision_label
-from uellm.reconcile.pods.groups import without_workers
+from uellm.reconcile.pods.groups import without_workers, worker_index
 from uellm.reconcile.pods.pod_failures import PodFailures
 from uellm.reconcile.pods.pod_state import taken_from
 
@@ -153,7 +153,7 @@ def _preempted(pods: Iterable[Mapping[str, Any]]) -> Iterator[_Trouble]:
 
 
 def _queued(pods: Iterable[Mapping[str, Any]], words: Mapping[str, str], serving: str) -> Iterator[_Trouble]:
-    for pod in pods:
+    for pod in sorted(pods, key=worker_index):
         if held := gates(pod):
             name, queue = pod["metadata"]["name"], (pod["metadata"].get("labels") or {}).get(QUEUE_LABEL)
             where = f"waits in the queue {queue}" if queue else f"is held back by the scheduling gate {', '.join(held)}"

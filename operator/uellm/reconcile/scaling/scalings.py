@@ -282,7 +282,7 @@ def _explained(
     if waiting and observed.unschedulable_since is not None:
         message = f"{waiting} of {counted(replicas, 'replica')} find no node with free GPUs: add GPUs, or free some"
         return Scaling(replicas, "ScalingLimited", message, took_s)
-    if queued := sum(bool(gates(pod)) for pod in observed.pods):
+    if queued := len({replica_of(pod) for pod in observed.pods if gates(pod)}):
         message = f"{queued} of {counted(replicas, 'replica')} wait in a queue, or for another scheduling gate"
         return Scaling(replicas, "ScalingLimited", message, took_s)
     return Scaling(replicas, "AsNeeded", f"{counted(replicas, 'replica')} by load and targets", took_s)
