@@ -91,6 +91,10 @@ class Architecture:
     """Their weights, which are not in `weight_bytes`."""
     draft: Architecture | None = None
     """The model or head of its own that drafts for speculation (drafts.py). It is not in `weight_bytes`."""
+    sparse_attention: bool = False
+    """Whether an indexer picks the tokens that a layer attends to (DeepSeek V3.2 and later, GLM-5)."""
+    int8_products: bool = False
+    """Whether matrices outside routed experts are multiplied in INT8: weights and inputs are integers."""
     measured: bool = False
     """Whether bytes come from the checkpoint's headers or the engine; otherwise they are computed from config.json."""
     source: str = "config"

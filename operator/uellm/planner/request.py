@@ -61,6 +61,8 @@ class EngineRequest:
     quantization: str = "auto"
     task_args: tuple[tuple[str, str], ...] = ()
     """Flags and values that tell the engine its task, and how it loads its model."""
+    own_image: bool = False
+    """The user names the engine's image: which kernels it has is not known."""
     leaves_length: bool = False
     """The engine finds the greatest length itself, which may be less than that of config.json."""
 
