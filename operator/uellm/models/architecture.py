@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from uellm.models.adapter_widths import AdapterWidths
 from uellm.models.kernels import Kernel
 from uellm.models.limits import SplitLimit
+from uellm.models.towers.encoders import EncoderWidths
 from uellm.models.weights import RecentCache
 
 
@@ -91,6 +92,8 @@ class Architecture:
     """Their weights, which are not in `weight_bytes`."""
     draft: Architecture | None = None
     """The model or head of its own that drafts for speculation (drafts.py). It is not in `weight_bytes`."""
+    encoder: EncoderWidths | None = None
+    """Of images, where what it computes on grows with them; None: it has none, or of images of one size."""
     sparse_attention: bool = False
     """Whether an indexer picks the tokens that a layer attends to (DeepSeek V3.2 and later, GLM-5)."""
     int8_products: bool = False
