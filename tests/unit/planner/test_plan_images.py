@@ -12,7 +12,7 @@ from helpers.sizes import GIB
 from uellm.cli.plan_table import render
 from uellm.errors import PlanError
 from uellm.models import read_architecture
-from uellm.planner import plan
+from uellm.planner import plan, still_holds
 from uellm.planner.memory.footprint import Footprint, footprint
 from uellm.planner.request import EngineRequest, Overrides
 from uellm.planner.shape import Shape, Steps
@@ -138,3 +138,9 @@ def test_where_images_leave_no_room_the_refusal_says_how_much_they_take_and_its_
     with pytest.raises(PlanError, match=r"of it is for images and videos, which --limit-mm-per-prompt in spec\.engine"):
         plan(request)
     assert plan(replace(request, engine=EngineRequest(args=limit(video=0)))).nodes == ("a",)
+
+
+def test_a_plan_that_was_made_without_memory_for_images_still_holds(build) -> None:
+    request = replace(request_(build), nodes=(build.offer(build.node("a", "L4")),), max_model_len=32768)
+    earlier = plan(replace(request, architecture=replace(request.architecture, encoder=None)))
+    assert still_holds(earlier, request) is None
