@@ -32,6 +32,8 @@ class Case:
     max_model_len: int = 8192
     nodes: int = 1
     """Of these GPUs; a replica may span them."""
+    own_image: bool = False
+    """The user names an image that is built for these GPUs."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -137,7 +139,16 @@ CASES = (
     _case("scout", "llama-4-scout", "8xH100-80", 2, "1/4/1", "200 GiB: four H100"),
     _case("15b on A100-40", "starcoder2-15b", "8xA100-40", 2, "1/1/1 1/2/1", "30 GiB of 39", max_model_len=4096),
     _case("32b on GH200", "qwen3-32b", "1xGH200", 2, "1/1/1", "61 GiB of 94"),
-    _case("8b on V100", "llama-8b", "8xV100-32", 1, "1/1/1 1/2/1", "15 GiB of 32, in float16", classes=PATIENT),
+    _case(
+        "8b on V100",
+        "llama-8b",
+        "8xV100-32",
+        1,
+        "1/1/1 1/2/1",
+        "15 GiB of 32, in float16",
+        classes=PATIENT,
+        own_image=True,
+    ),
     _case(
         "8b, long prompts",
         "llama-8b",

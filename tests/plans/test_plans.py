@@ -10,7 +10,7 @@ from plans.cases import CASES, Case
 from plans.nodes import node
 from uellm.models import read_architecture
 from uellm.planner import Plan, plan
-from uellm.planner.request import PlanRequest
+from uellm.planner.request import EngineRequest, PlanRequest
 
 
 def made(case: Case, *, measured: bool, objective: str = "Efficiency") -> Plan:
@@ -23,6 +23,7 @@ def made(case: Case, *, measured: bool, objective: str = "Efficiency") -> Plan:
             classes=case.classes,
             workload=case.workload,
             objective=objective,
+            engine=EngineRequest(own_image=case.own_image),
         )
     )
 

@@ -59,6 +59,8 @@ class StageMemory(StatusModel):
     """Peak of the activations."""
     adapters: Bytes | None = None
     """Slots for LoRA adapters."""
+    encoder: Bytes | None = None
+    """What encoding images and videos takes beyond the activations, and their embeddings."""
     graphs: Bytes = 0
     """CUDA graphs."""
     context: Bytes = 0

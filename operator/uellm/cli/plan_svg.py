@@ -42,6 +42,7 @@ KINDS = {
     "adapters": "#8a6d3b",
     "kv": "#3f9b6c",
     "activations": "#e0913a",
+    "encoder": "#c45a7b",
     "graphs": "#9467bd",
     "context": "#7f8c99",
     "free": "#e8edf2",
@@ -63,7 +64,8 @@ def draw(plan: Plan, request: PlanRequest) -> str:
         drawn, y = _best_node(offer, roles, y, spots)
         parts += drawn
     parts += network_arrows(plan, request, spots)
-    drawn, y = _legend([offer.node for offer in best], y, adapters=plan.adapters is not None)
+    used = {kind for stage in plan.stages for kind in stage.memory.to_dict()}
+    drawn, y = _legend([offer.node for offer in best], y, used)
     parts += drawn
     drawn, y = _other_nodes(plan, [offer for offer in offers.values() if offer not in best], y)
     parts += drawn
@@ -192,10 +194,10 @@ def _memory(memory: MemoryUse, device: Device, x: float, y: float) -> list[str]:
     return parts
 
 
-def _legend(nodes: list[Node], y: float, *, adapters: bool) -> tuple[list[str], float]:
+def _legend(nodes: list[Node], y: float, used: set[str]) -> tuple[list[str], float]:
     parts, x = [svg.text(MARGIN, y + 10, "memory", size=11, bold=True)], MARGIN + 60.0
     for kind, colour in KINDS.items():
-        if kind == "adapters" and not adapters:
+        if kind not in used:
             continue
         label = LABELS.get(kind, kind)
         parts += [svg.rect(x, y, 12, 12, colour, stroke=GREY, radius=2), svg.text(x + 17, y + 10, label, size=11)]

@@ -16,7 +16,7 @@ from uellm.text import aligned, and_more
 
 WIDTH = 116
 MOST_NODES = 8
-KINDS = ("weights", "adapters", "kv", "activations", "graphs", "context", "free")
+KINDS = ("weights", "adapters", "kv", "activations", "encoder", "graphs", "context", "free")
 
 
 def render(plan: Plan, request: PlanRequest) -> str:
@@ -80,14 +80,15 @@ def _search(figures: SearchFigures) -> str:
 
 def _stages(plan: Plan, request: PlanRequest) -> Iterator[str]:
     known = {device.uuid: device for offer in request.nodes for device in offer.node.devices}
-    kinds = [kind for kind in KINDS if kind != "adapters" or plan.adapters is not None]
+    used = {kind for stage in plan.stages for kind in stage.memory.to_dict()}
+    kinds = [kind for kind in KINDS if kind in used]
     several = plan.nodes_per_replica > 1
     header = ["STAGE", "LAYERS", *(kind.upper() for kind in kinds), "OF", *(["NODE"] if several else []), "DEVICE"]
     rows = [header]
     for index, (stage, (a, b)) in enumerate(zip(plan.stages, spans(plan.layers), strict=True)):
         memory = stage.memory.to_dict()
         for uuid in stage.devices:
-            sizes = [size(memory[kind]) for kind in kinds]
+            sizes = [size(memory.get(kind, 0)) for kind in kinds]
             on = [node_of(uuid, request)] if several else []
             rows.append([str(index), f"{a}-{b - 1}", *sizes, size(known[uuid].memory_bytes), *on, _name(known[uuid])])
     yield from aligned(rows, right=range(len(header) - 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ class NodeNeeds:
     """The least memory of the smallest GPU, for nodes with unlike GPUs."""
     capability: tuple[int, int] | None = None
     """The least compute capability; None: any."""
+    capability_below: tuple[int, int] | None = None
+    """The compute capability from which on the engine lacks a kernel; None: it lacks none."""
     products: tuple[str, ...] = ()
     """Products that meet the targets, if another product with enough memory does not; empty: any."""
     simulated: bool = False
@@ -34,6 +36,8 @@ class NodeNeeds:
         }
         if self.capability is not None:
             entry["capability"] = list(self.capability)
+        if self.capability_below is not None:
+            entry["capabilityBelow"] = list(self.capability_below)
         if self.products:
             entry["products"] = list(self.products)
         return entry | ({"simulated": True} if self.simulated else {})
@@ -41,13 +45,17 @@ class NodeNeeds:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> NodeNeeds:
         """The inverse of `to_dict`."""
-        capability = data.get("capability")
         return cls(
             resource_name=str(data["resourceName"]),
             gpus=int(data["gpus"]),
             memory_mib=int(data["memoryMebibytes"]),
             smallest_mib=int(data["smallestMebibytes"]),
-            capability=None if capability is None else (int(capability[0]), int(capability[1])),
+            capability=_version(data.get("capability")),
+            capability_below=_version(data.get("capabilityBelow")),
             products=tuple(data.get("products") or ()),
             simulated=bool(data.get("simulated", False)),
         )
+
+
+def _version(parts: Sequence[Any] | None) -> tuple[int, int] | None:
+    return None if parts is None else (int(parts[0]), int(parts[1]))

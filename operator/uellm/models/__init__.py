@@ -11,11 +11,13 @@ from uellm.models.reading import read_architecture
 from uellm.models.remote_code import needs_remote_code
 from uellm.models.safetensors import Tensor, find_tensors, read_directory
 from uellm.models.tasks import POOLING_TASKS, ModelTasks, Task, tasks_of
+from uellm.models.towers.encoders import EncoderWidths
 
 __all__ = [
     "PARAMS",
     "POOLING_TASKS",
     "Architecture",
+    "EncoderWidths",
     "ModelTasks",
     "Task",
     "Tensor",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from uellm.models.adapter_widths import AdapterWidths
 from uellm.models.kernels import Kernel
 from uellm.models.limits import SplitLimit
+from uellm.models.towers.encoders import EncoderWidths
 from uellm.models.weights import RecentCache
 
 
@@ -95,6 +96,12 @@ class Architecture:
     """Their weights, which are not in `weight_bytes`."""
     draft: Architecture | None = None
     """The model or head of its own that drafts for speculation (drafts.py). It is not in `weight_bytes`."""
+    encoder: EncoderWidths | None = None
+    """Of images, where what it computes on grows with them; None: it has none, or of images of one size."""
+    sparse_attention: bool = False
+    """Whether an indexer picks the tokens that a layer attends to (DeepSeek V3.2 and later, GLM-5)."""
+    int8_products: bool = False
+    """Whether matrices outside routed experts are multiplied in INT8: weights and inputs are integers."""
     measured: bool = False
     """Whether bytes come from the checkpoint's headers or the engine; otherwise they are computed from config.json."""
     source: str = "config"

@@ -16,6 +16,7 @@ from uellm.models.shown import check_bounds
 from uellm.models.sizing import architecture
 from uellm.models.tasks import POOLING_TASKS, Task, is_bidirectional, tasks_of
 from uellm.models.towers import read_tower
+from uellm.models.towers.encoders import read_encoder
 
 
 def read_architecture(
@@ -49,6 +50,7 @@ def read_architecture(
         architecture(text.name, text.plan, precision, tower, notes),
         asserted=str(config.get(FAMILY_FIELD) or ""),
         exact=text.exact and not tower_notes,
+        encoder=read_encoder(text.wrapper, text.plan.hidden_size),
     )
     if pooled and is_bidirectional(merged, text.name):
         model = replace(model, layer_kv_bytes_per_token=(0,) * model.layers)

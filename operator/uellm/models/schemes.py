@@ -125,7 +125,7 @@ def compressed(section: Mapping[str, Any]) -> Layouts:
             raise BadInput(where, "must be an object")
         if group.get("weights") is None:  # activations or KV cache alone
             continue
-        layout = storage.compressed(group["weights"], f"{where}.weights")
+        layout = storage.compressed(group, where)
         targets = group.get("targets") or ["Linear"]
         if not isinstance(targets, list | tuple):
             raise BadInput(f"{where}.targets", "must be a list of module names")

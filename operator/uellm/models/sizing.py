@@ -73,8 +73,20 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         host_bytes=plan.host_table + plan.host_table // HOST_GROUP,
         # Each is built like the last layer, behind a projection of the hidden state and the next token's embedding.
         predicting_bytes=plan.predicting * (sizes[-1][0] + 2 * plan.hidden_size**2 * width),
+        sparse_attention=any(layer.index_bytes for layer in layers),
+        int8_products=_has_int8_products(precision, plan),
         notes=(*plan.notes, *notes, *precision.notes),
     )
+
+
+def _has_int8_products(precision: Precision, plan: Blueprint) -> bool:
+    layouts = (
+        precision.layout(linear, f"{plan.layer_path}.{index}.{linear.name}")
+        for index, layer in enumerate(plan.layers)
+        for linear in layer.linears
+        if not linear.routed
+    )
+    return any(layout is not None and layout.int8_inputs for layout in layouts)
 
 
 def _kernel(precision: Precision, plan: Blueprint, *, routed: bool) -> Kernel:

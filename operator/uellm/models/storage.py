@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from uellm.errors import BadInput
@@ -42,6 +42,8 @@ class Storage:
     """Further data per column of the matrix."""
     matrix_bytes: int = 0
     """Further data per matrix."""
+    int8_inputs: bool = False
+    """Whether the engine multiplies it with inputs in INT8, as integers."""
 
     @property
     def kernel(self) -> Kernel:
@@ -144,9 +146,11 @@ def quark(rule: Any, where: str) -> Storage | None:
         )
     if scheme == "per_group":
         return Storage(bits, _group(weight, where), scale_bytes=1 if kind.startswith("fp") else GROUP_SCALE_BYTES)
+    inputs = rule.get("input_tensors")
+    integers = kind == "int8" and isinstance(inputs, Mapping) and inputs.get("dtype") == "int8"
     if scheme == "per_channel":
-        return Storage(bits, scale_bytes=BLOCK_SCALE_BYTES)
-    return Storage(bits, matrix_bytes=2 * BLOCK_SCALE_BYTES)
+        return Storage(bits, scale_bytes=BLOCK_SCALE_BYTES, int8_inputs=integers)
+    return Storage(bits, matrix_bytes=2 * BLOCK_SCALE_BYTES, int8_inputs=integers)
 
 
 def torchao(rule: Any) -> Storage | None:
@@ -162,8 +166,19 @@ def torchao(rule: Any) -> Storage | None:
     return None
 
 
-def compressed(weights: Any, where: str) -> Storage:
-    """One group of compressed-tensors, by its `weights`: num_bits, type, strategy, group_size, symmetric."""
+def compressed(group: Mapping[str, Any], where: str) -> Storage:
+    """One group of compressed-tensors: its weights, and whether its inputs are integers as well."""
+    layout, inputs = _weights(group["weights"], f"{where}.weights"), group.get("input_activations")
+    both = layout.bits == 8 and _is_int8(group["weights"]) and _is_int8(inputs)
+    return replace(layout, int8_inputs=True) if both else layout
+
+
+def _is_int8(numbers: Any) -> bool:
+    return isinstance(numbers, Mapping) and numbers.get("num_bits") == 8 and numbers.get("type", "int") == "int"
+
+
+def _weights(weights: Any, where: str) -> Storage:
+    """By num_bits, type, strategy, group_size, symmetric."""
     if not isinstance(weights, Mapping):
         raise BadInput(where, "must be an object")
     bits, strategy = weights.get("num_bits"), weights.get("strategy")

@@ -26,6 +26,11 @@ CUDA_GRAPH_BYTES_PER_LAYER = 8 << 20
 ACTIVATIONS_PER_HIDDEN = 6
 ACTIVATIONS_PER_INTERMEDIATE = 3
 
+# The same of an image encoder's block for each patch, which has q, k, v, their rotated copies and the output in turn
+# with the MLP's. Tensor parallelism divides these, and neither the residual nor the normed input.
+ENCODER_PER_HIDDEN = 2
+ENCODER_HEADS_PER_HIDDEN = 6
+
 # Kernels for MXFP4 experts fill whole tiles: the hidden size is rounded up to the first of these, and an expert's width
 # on a GPU to the second. Start-up logs of gpt-oss show 5 to 6 % more weights than the checkpoint, 12 % with tensor 4.
 MXFP4_HIDDEN_TILE = 256

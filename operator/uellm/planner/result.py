@@ -81,11 +81,14 @@ class MemoryUse:
     free: int
     adapters: int = 0
     """LoRA slots."""
+    encoder: int = 0
+    """Images and videos: what encoding takes beyond `activations`, and their embeddings."""
 
     @property
     def required(self) -> int:
         """Bytes in use."""
-        return self.weights + self.adapters + self.kv + self.activations + self.graphs + self.context
+        beside = self.adapters + self.encoder
+        return self.weights + self.kv + self.activations + self.graphs + self.context + beside
 
     def to_dict(self) -> dict[str, int]:
         """`status.plan.stages[].memory`."""
@@ -94,6 +97,7 @@ class MemoryUse:
             **({"adapters": self.adapters} if self.adapters else {}),
             "kv": self.kv,
             "activations": self.activations,
+            **({"encoder": self.encoder} if self.encoder else {}),
             "graphs": self.graphs,
             "context": self.context,
             "free": self.free,
@@ -102,7 +106,7 @@ class MemoryUse:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MemoryUse:
         """The inverse of `to_dict`."""
-        kinds = ("weights", "kv", "activations", "graphs", "context", "free", "adapters")
+        kinds = ("weights", "kv", "activations", "graphs", "context", "free", "adapters", "encoder")
         return cls(*(int(data.get(kind, 0)) for kind in kinds))
 
 

@@ -106,6 +106,7 @@ def test_an_indexer_adds_its_own_cache_to_latent_attention() -> None:
     indexed = read(model_type="deepseek_v32", **latent, index_topk=64, index_n_heads=4, index_head_dim=128)
     # 128 numbers in 8 bits, and a scale in 32.
     assert indexed.layer_kv_bytes_per_token[0] - plain.layer_kv_bytes_per_token[0] == 132
+    assert (indexed.sparse_attention, plain.sparse_attention) == (True, False)
 
 
 def test_a_list_of_kinds_has_an_entry_for_each_layer() -> None:

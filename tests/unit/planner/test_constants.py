@@ -15,6 +15,7 @@ ELSEWHERE = {
     "kernels.py",
     "memo.py",
     "nodes/capability.py",
+    "vllm/media.py",
     "search/figures.py",
     "vllm/defaults.py",
     "vllm/flags.py",

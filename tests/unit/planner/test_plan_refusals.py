@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from uellm.errors import PlanError
+from uellm.hardware import NodeNeeds
 from uellm.models import read_architecture
 from uellm.planner import plan
+from uellm.planner.handover.node_needs import node_needs
 from uellm.planner.request import EngineRequest, LeftOut, Overrides
 
 
@@ -61,14 +63,81 @@ def test_a_model_that_float16_breaks_is_not_served_in_it(build) -> None:
 
 def test_gpus_older_than_vllm_supports_are_refused(build) -> None:
     old = build.node("a", [build.gpu("a", 0, "L4", compute_capability="6.1")])
-    assert "compute capability 6.1, and vLLM needs 7.0" in str(failure(build.request(old)))
+    assert "compute capability 6.1, and vLLM needs 7.5" in str(failure(build.request(old)))
 
 
 def test_a_quantization_that_the_gpu_cannot_run_is_refused(build) -> None:
     volta = build.node("a", [replace(build.gpu("a", 0), product="V100", compute_capability="7.0")])
     request = replace(build.request(volta), architecture=read_architecture(build.config, quantization="fp8"))
     request = replace(request, architecture=replace(request.architecture, dtype="float16"))
-    assert "V100 has compute capability 7.0, and quantization fp8 needs 7.5 in vLLM" in str(failure(request))
+    own = replace(request, engine=EngineRequest(own_image=True))
+    assert "V100 has compute capability 7.0, and quantization fp8 needs 7.5 in vLLM" in str(failure(own))
+
+
+def a_gpu(build, node: str, product: str, capability: str):
+    return build.node(node, [replace(build.gpu(node, 0), product=product, compute_capability=capability)])
+
+
+def int8(build, inputs: object):
+    """Weights in INT8 by compressed-tensors, with inputs of a type; None: in 16 bits."""
+    weights = {"num_bits": 8, "type": "int", "strategy": "channel"}
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": inputs}
+    section = {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
+    return read_architecture({**build.config, "quantization_config": section})
+
+
+INTEGERS = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}
+
+
+def test_a_v100_is_refused_unless_the_user_names_an_image_that_is_built_for_it(build) -> None:
+    request = build.request(a_gpu(build, "a", "V100", "7.0"))
+    assert "V100 has compute capability 7.0, and vLLM's image needs 7.5" in str(failure(request))
+    own = replace(request, engine=EngineRequest(own_image=True))
+    assert "the image of spec.engine.image is taken to have the kernels that the model needs on V100" in told(own)
+    ada = build.request(build.node("a", [build.gpu("a", 0, "L4", compute_capability="8.9")]))
+    assert "is taken to have" not in told(replace(ada, engine=EngineRequest(own_image=True)))
+
+
+@pytest.mark.parametrize("capability", ["7.5", "8.0", "8.9", "11.0"])
+def test_sparse_attention_is_refused_on_gpus_for_which_vllm_has_no_kernel(build, capability: str) -> None:
+    model = replace(read_architecture(build.config), sparse_attention=True)
+    request = replace(build.request(a_gpu(build, "a", "old", capability)), architecture=model)
+    assert "vLLM has the sparse attention of LlamaForCausalLM for 9.x, 10.x, 12.x only" in str(failure(request))
+    assert plan(replace(request, engine=EngineRequest(own_image=True))).nodes == ("a",)
+    able = build.offer(a_gpu(build, "b", "able", "9.0"))
+    assert plan(replace(request, nodes=(*request.nodes, able))).nodes == ("b",)
+
+
+@pytest.mark.parametrize("capability", ["9.0", "10.0", "10.3", "12.0", "12.1", ""])
+def test_sparse_attention_is_planned_where_vllm_has_a_kernel_or_the_gpu_is_unknown(build, capability: str) -> None:
+    model = replace(read_architecture(build.config), sparse_attention=True)
+    assert plan(replace(build.request(a_gpu(build, "a", "new", capability)), architecture=model)).nodes == ("a",)
+
+
+def test_int8_weights_and_activations_are_planned_on_gpus_before_blackwell(build) -> None:
+    model = int8(build, INTEGERS)
+    request = replace(build.request(a_gpu(build, "a", "B200", "10.0")), architecture=model)
+    assert "B200 has compute capability 10.0, and vLLM's kernel for INT8" in str(failure(request))
+    hopper = build.offer(a_gpu(build, "h", "H100", "9.0"))
+    mixed = replace(request, nodes=(*request.nodes, hopper))
+    assert plan(mixed).nodes == ("h",)
+    needs = node_needs(plan(mixed), mixed, "nvidia.com/gpu")
+    assert (needs.capability, needs.capability_below) == ((7, 5), (10, 0))
+    assert NodeNeeds.from_dict(needs.to_dict()) == needs
+
+
+@pytest.mark.parametrize("args", [("--linear-backend", "triton"), ("--linear_backend=triton",)])
+def test_the_remedy_for_int8_on_blackwell_works(build, args: tuple[str, ...]) -> None:
+    request = replace(build.request(a_gpu(build, "a", "B200", "10.0")), architecture=int8(build, INTEGERS))
+    remedied = replace(request, engine=EngineRequest(args=args))
+    assert plan(remedied).nodes == ("a",)
+    assert node_needs(plan(remedied), remedied, "nvidia.com/gpu").capability_below is None
+
+
+@pytest.mark.parametrize("inputs", [None, {"num_bits": 8, "type": "float"}])
+def test_int8_weights_alone_run_on_every_gpu(build, inputs: object) -> None:
+    model = int8(build, inputs)
+    assert plan(replace(build.request(a_gpu(build, "a", "B200", "10.0")), architecture=model)).nodes == ("a",)
 
 
 def test_fp8_weights_on_gpus_without_fp8_products_are_noted(build) -> None:

@@ -51,7 +51,25 @@ EXAMPLES = [
         "GPU-1::0 is lent to several pods at once, by time-slicing, MPS or HAMi: they share its memory, so no plan can "
         "rely on it; turn the sharing off on the node, or use MIG",
     ),
-    (devices.CapabilityTooLow("P4", (6, 1), (7, 0)), "P4 has compute capability 6.1, and vLLM needs 7.0"),
+    (
+        devices.CapabilityTooLow("P4", (6, 1), (7, 5), by_image=False),
+        "P4 has compute capability 6.1, and vLLM needs 7.5",
+    ),
+    (
+        devices.CapabilityTooLow("V100", (7, 0), (7, 5), by_image=True),
+        "V100 has compute capability 7.0, and vLLM's image needs 7.5: name one that is built for it (CUDA 12) in "
+        "spec.engine.image, or take other GPUs",
+    ),
+    (
+        devices.SparseAttentionUnsupported("A100", (8, 0), (9, 10, 12), "DeepseekV32ForCausalLM"),
+        "A100 has compute capability 8.0, and vLLM has the sparse attention of DeepseekV32ForCausalLM for 9.x, 10.x, "
+        "12.x only: take other GPUs, or name an image that has it in spec.engine.image",
+    ),
+    (
+        devices.Int8Unsupported("B200", (10, 0), (10, 0)),
+        "B200 has compute capability 10.0, and vLLM's kernel for INT8 weights and activations ends below 10.0: set "
+        "--linear-backend triton in spec.engine.args, or take an FP8 checkpoint",
+    ),
     (
         devices.QuantizationUnsupported("V100", (7, 0), (7, 5), "awq"),
         "V100 has compute capability 7.0, and quantization awq needs 7.5 in vLLM",

@@ -64,6 +64,21 @@ def test_gpus_below_the_compute_capability_are_not_taken(capability: str, does: 
     assert admits(labelled(22, 22, capability=capability)) == does
 
 
+@pytest.mark.parametrize(
+    ("capability", "does"), [("7.0", False), ("7.5", True), ("9.0", True), ("10.0", False), ("12.1", False)]
+)
+@pytest.mark.parametrize("least", [(7, 5), (8, 0)])
+def test_gpus_from_the_bound_of_compute_capability_on_are_not_taken(
+    capability: str, does: bool, least: tuple[int, int]
+) -> None:
+    major, minor = capability.split(".")
+    needs = replace(NEEDS, capability=least, capability_below=(10, 0))
+    does = does and (int(major), int(minor)) >= least
+    discovered = {"nvidia.com/gpu.compute.major": major, "nvidia.com/gpu.compute.minor": minor}
+    assert admits(DISCOVERED | discovered, needs) == does
+    assert admits(labelled(22, 22, capability=capability), needs) == does
+
+
 def test_gpus_whose_compute_capability_the_driver_does_not_tell_are_taken_as_the_planner_takes_them() -> None:
     assert admits(labelled(22, 22, capability=""))
     assert admits(labelled(22, 22, capability=""), extender=False)

@@ -150,3 +150,11 @@ def test_a_step_holds_what_the_engine_does_not_cut(make):
     assert requested(service(make, bert(), maxModelLen=300)).least_step_tokens == 300
     assert requested(service(make, whisper())).least_step_tokens == 1500
     assert requested(service(make, qwen3())).least_step_tokens == 0
+
+
+def test_the_planner_knows_whether_the_user_names_the_engines_image(make) -> None:
+    found = service(make, qwen3())
+    assert not requested(found).engine.own_image
+    engine = found.spec.engine.model_copy(update={"image": "mine:1"})
+    named = found.model_copy(update={"spec": found.spec.model_copy(update={"engine": engine})})
+    assert requested(named).engine.own_image

@@ -8,6 +8,7 @@ from dataclasses import replace
 from uellm.errors import PlanError
 from uellm.hardware import DRA, Device, Link
 from uellm.planner import constants as c
+from uellm.planner.explanation.media import encoder_share
 from uellm.planner.nodes.capability import device_refusal
 from uellm.planner.nodes.groups import groups_of, takes
 from uellm.planner.nodes.pools import Pool
@@ -79,13 +80,13 @@ def _amount(search: Search, pools: Sequence[Pool]) -> str:
         ((pool, device) for pool in pools for device in pool.devices), key=lambda entry: entry[1].memory_bytes
     )
     sizes = search.sizer.footprint(pool, Shape(1, 1))
-    needed = sum(sizes.layer_bytes) + sum(sizes.layer_kv_bytes) + sizes.embedding_bytes + sizes.last_bytes
+    needed = sum(sizes.layer_bytes) + sum(sizes.layer_kv_bytes) + sizes.first_bytes + sizes.last_bytes
     needed += sizes.fixed_bytes
     usable = device.memory_bytes - (sizes.reserved_bytes(device.memory_bytes) - sizes.fixed_bytes)
     missing = f", {size(needed - usable)} too little" if needed > usable else ""
     return (
         f"needs {size(needed)} on one device; the largest free one has {size(usable)} ({pool.node} gpu-{device.index})"
-        f"{missing}"
+        f"{missing}{encoder_share(sizes.encoder_bytes)}"
     )
 
 

@@ -6,6 +6,7 @@ from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY
 from uellm.planner import constants as c
 from uellm.planner.assignment.spanning import hops_over_network
 from uellm.planner.cost.rates import Links, measured
+from uellm.planner.explanation.media import encoder_notes
 from uellm.planner.nodes.capability import remarks
 from uellm.planner.nodes.groups import takes
 from uellm.planner.nodes.network import NetworkRate
@@ -35,6 +36,7 @@ def assumptions(
     notes += _overrides(evaluator)
     notes += [f"not considered: {each}" for each in request.left_out]
     notes += remarks([device for entry, _ in chosen.members for device in entry.pool.devices], request)
+    notes += encoder_notes(request, best.footprint.encoder_bytes)
     if best.shape.pipeline > 1:
         filled = best.evaluator.objective(best.shape) == "bottleneck"
         notes.append(

@@ -14,7 +14,7 @@ from uellm.planner.assignment.every_subset import admits_every, memory_room
 from uellm.planner.assignment.feasibility import holds
 from uellm.planner.assignment.parts import part_tasks
 from uellm.planner.handover.revalidate import task_of
-from uellm.planner.nodes.capability import least_capability
+from uellm.planner.nodes.capability import capability_bound, least_capability
 from uellm.planner.nodes.pools import known_pools
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
@@ -37,6 +37,7 @@ def node_needs(plan: Plan, request: PlanRequest, resource_name: str) -> NodeNeed
         smallest_mib=min([*(_smallest_mib(each, stages, most) for each in parts), *(bytes_ >> 20 for bytes_ in known)]),
         # Simulated GPUs run on the CPU, whatever their product.
         capability=None if simulated else least_capability(request),
+        capability_below=None if simulated else capability_bound(request),
         products=_products(plan, request, task, resource_name),
         simulated=simulated,
     )

@@ -59,8 +59,11 @@ def planned_pools(plan: Plan, request: PlanRequest) -> tuple[Pool, ...]:
 
 
 def task_of(plan: Plan, request: PlanRequest) -> Task:
-    """What is to be placed on whatever devices a pod gets."""
-    return evaluator_of(plan, request).task(shape_of(plan), _steps(plan))
+    """What is to be placed on whatever devices a pod gets. What images take is as planned: earlier plans had none."""
+    evaluator, shape, steps = evaluator_of(plan, request), shape_of(plan), _steps(plan)
+    images = plan.stages[0].memory.encoder if plan.stages else 0
+    embedding = evaluator.footprint(shape, steps).embedding_bytes
+    return replace(evaluator.task(shape, steps), first_bytes=embedding + images)
 
 
 def resource_name(plan: Plan, request: PlanRequest) -> str:

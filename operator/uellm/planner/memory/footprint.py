@@ -20,6 +20,7 @@ from uellm.planner import constants as c
 from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.cost.work import kv_share
 from uellm.planner.memory.adapters import AdapterBytes, adapter_bytes
+from uellm.planner.memory.encoder import encoder_bytes
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.drafting import Drafting, cache_width, drafting_of, rows_of
 from uellm.planner.vllm.flags import UTILIZATION, UserArgs
@@ -40,6 +41,8 @@ class Footprint:
     """Weights of the image encoder, which the engine builds on every stage."""
     embedding_bytes: int
     """On the first stage, with its LoRA slots."""
+    encoder_bytes: int
+    """What images and videos take on the first stage, beyond activations."""
     head_bytes: int
     """Final norm, head, and what drafts for speculation, on the last stage, with its LoRA slots."""
     sampler_bytes: int
@@ -56,6 +59,11 @@ class Footprint:
     def fixed_bytes(self) -> int:
         """Bytes that every GPU needs besides layers."""
         return self.tower_bytes + self.activation_bytes + self.graph_bytes + self.context_bytes
+
+    @property
+    def first_bytes(self) -> int:
+        """Further bytes that the first stage needs."""
+        return self.embedding_bytes + self.encoder_bytes
 
     @property
     def last_bytes(self) -> int:
@@ -81,6 +89,7 @@ def footprint(
     user: UserArgs,
     *,
     request_tokens: int | None = None,
+    longest: int = 0,
     engine: EngineVersion = CURRENT,
     nvlink: bool = True,
     adapters: AdapterSlots | None = None,
@@ -89,8 +98,9 @@ def footprint(
 
     `kv_tokens`: tokens that the KV cache must hold at least. `request_tokens`: prompt and output of a mean request;
     they decide how much of it a layer with a sliding window keeps. None: all of it. The constant state of a sequence
-    is in the same cache, so it is spread over the tokens of its request. `engine`: its version. `nvlink`: whether the
-    GPUs that share a layer have it, and with it buffers for vLLM's own all-reduce. `adapters`: its LoRA slots.
+    is in the same cache, so it is spread over the tokens of its request. `longest`: tokens of the longest request, so
+    of the largest image or video; 0: requests have none. `engine`: its version. `nvlink`: whether the GPUs that share a
+    layer have it, and with it buffers for vLLM's own all-reduce. `adapters`: its LoRA slots.
     """
     tensor = shape.tensor
     share = kv_share(model, tensor) * kv_width(model, user)
@@ -118,6 +128,7 @@ def footprint(
         layer_kv_bytes_per_token=per_token,
         tower_bytes=math.ceil(model.tower_bytes / tensor),
         embedding_bytes=math.ceil(model.token_embedding_bytes / tensor) + other_embedding + lora.first,
+        encoder_bytes=_encoder(model, shape, steps, user, longest, body, sampler),
         head_bytes=(
             math.ceil(head / tensor)
             + model.final_norm_bytes
@@ -131,6 +142,16 @@ def footprint(
         margin=str(1 - Decimal(user.share(UTILIZATION) or c.GPU_MEMORY_UTILIZATION)),
         adapters=lora,
     )
+
+
+def _encoder(
+    model: Architecture, shape: Shape, steps: Steps, user: UserArgs, longest: int, body: int, sampler: int
+) -> int:
+    """Encoding, the layers and sampling follow one another, so only what exceeds the others counts."""
+    if not longest:
+        return 0
+    counted = max(body, sampler) if shape.pipeline == 1 else body
+    return encoder_bytes(model, user, shape.tensor, steps.batched_tokens, longest, counted)
 
 
 def _draft_bytes(model: Architecture, drafting: Drafting | None, shape: Shape, sequences: int) -> int:

@@ -2,10 +2,12 @@
 
 Minimum capabilities are vLLM's own (get_min_capability of vllm/model_executor/layers/quantization/*.py;
 supported_dtypes of vllm/platforms/cuda.py). A GPU whose capability is unknown passes; the engine checks it when it
-starts.
+starts. Where the user names the engine's image, the kernels of vLLM's own image decide nothing.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from uellm.hardware import Device
 from uellm.planner.refusals.devices import (
@@ -13,7 +15,9 @@ from uellm.planner.refusals.devices import (
     CapabilityTooLow,
     DeviceRefusal,
     Float32Needed,
+    Int8Unsupported,
     QuantizationUnsupported,
+    SparseAttentionUnsupported,
     TimeSlicedShare,
     version,
 )
@@ -22,8 +26,10 @@ from uellm.planner.units import size
 from uellm.planner.vllm.flags import UTILIZATION, UserArgs
 from uellm.text import and_more
 
-# The oldest capability for which vLLM's CUDA kernels are built (README of its releases).
+# The oldest capability for which vLLM's CUDA kernels are built (README of its releases). Its images are built with
+# CUDA 13, which knows no GPU older than Turing.
 LEAST_CAPABILITY = (7, 0)
+LEAST_FOR_IMAGE = (7, 5)
 LEAST_FOR_BFLOAT16 = (8, 0)
 # By vLLM's name of the quantization method. Other methods run wherever vLLM runs.
 LEAST_FOR_QUANTIZATION = {
@@ -37,7 +43,13 @@ LEAST_FOR_QUANTIZATION = {
     "modelopt": (8, 0),
     "torchao": (7, 5),
     "fp_quant": (10, 0),
+    "compressed-tensors": (7, 5),
 }
+# Sparse MLA: supports_compute_capability of vllm/v1/attention/backends/mla/*sparse*.py and vllm/models/deepseek_v4.
+SPARSE_ATTENTION_MAJORS = (9, 10, 12)
+# vLLM takes CUTLASS for INT8 on every GPU, and CUTLASS has no such kernel from Blackwell on; Triton has.
+INT8_BELOW = (10, 0)
+LINEAR_BACKEND = "--linear-backend"
 # Below this, FP8 weights are unpacked to 16 bits for every product. That saves memory, but no time.
 NATIVE_FP8 = (8, 9)
 # Models that vLLM refuses to compute in float16 (vllm/config/model.py, _FLOAT16_NOT_SUPPORTED_MODELS).
@@ -65,18 +77,53 @@ def device_refusal(device: Device, request: PlanRequest) -> DeviceRefusal | None
 
 
 def least_capability(request: PlanRequest) -> tuple[int, int]:
-    """The least compute capability with which `device_refusal` refuses no GPU."""
+    """The least compute capability of a GPU that `device_refusal` does not refuse."""
     model = request.architecture
-    least = [LEAST_CAPABILITY, LEAST_FOR_QUANTIZATION.get(model.quantization, LEAST_CAPABILITY)]
+    least = [_least_built(request), LEAST_FOR_QUANTIZATION.get(model.quantization, LEAST_CAPABILITY)]
+    if _needs_sparse_kernel(request):
+        least.append((min(SPARSE_ATTENTION_MAJORS), 0))
     if model.dtype == "bfloat16" and (request.engine.dtype != "auto" or model.name.startswith(NO_FLOAT16)):
         least.append(LEAST_FOR_BFLOAT16)
     return max(least)
 
 
+def capability_bound(request: PlanRequest) -> tuple[int, int] | None:
+    """The compute capability below which a GPU must be; None: any."""
+    return INT8_BELOW if _needs_int8_kernel(request) else None
+
+
+def _least_built(request: PlanRequest) -> tuple[int, int]:
+    return LEAST_CAPABILITY if request.engine.own_image else LEAST_FOR_IMAGE
+
+
+def _needs_sparse_kernel(request: PlanRequest) -> bool:
+    return request.architecture.sparse_attention and not request.engine.own_image
+
+
+def _needs_int8_kernel(request: PlanRequest) -> bool:
+    """Whether products in INT8 take vLLM's first choice of a kernel."""
+    if request.engine.own_image or not request.architecture.int8_products:
+        return False
+    return UserArgs(request.engine.args).text(LINEAR_BACKEND) != "triton"
+
+
 def _capability_refusal(name: str, own: tuple[int, int], request: PlanRequest) -> DeviceRefusal | None:
+    if own < (built := _least_built(request)):
+        return CapabilityTooLow(name, own, built, by_image=own >= LEAST_CAPABILITY)
+    return _kernel_refusal(name, own, request) or _number_refusal(name, own, request)
+
+
+def _kernel_refusal(name: str, own: tuple[int, int], request: PlanRequest) -> DeviceRefusal | None:
+    """Of kernels that vLLM's own image lacks."""
+    if _needs_sparse_kernel(request) and own[0] not in SPARSE_ATTENTION_MAJORS:
+        return SparseAttentionUnsupported(name, own, SPARSE_ATTENTION_MAJORS, request.architecture.name)
+    bound = capability_bound(request)
+    return Int8Unsupported(name, own, bound) if bound is not None and own >= bound else None
+
+
+def _number_refusal(name: str, own: tuple[int, int], request: PlanRequest) -> DeviceRefusal | None:
+    """Of the formats of weights and activations."""
     model = request.architecture
-    if own < LEAST_CAPABILITY:
-        return CapabilityTooLow(name, own, LEAST_CAPABILITY)
     least = LEAST_FOR_QUANTIZATION.get(model.quantization)
     if least is not None and own < least:
         return QuantizationUnsupported(name, own, least, model.quantization)
@@ -94,6 +141,7 @@ def remarks(devices: list[Device], request: PlanRequest) -> list[str]:
     old = _products(devices, LEAST_FOR_BFLOAT16)
     if old and model.dtype == "bfloat16":
         notes.append(f"{old} cannot compute in bfloat16: vLLM computes in float16 there, with the same sizes")
+    notes += _trusted_image(devices, request)
     slow = _products(devices, NATIVE_FP8)
     if slow and model.quantization == "fp8":
         notes.append(
@@ -101,6 +149,20 @@ def remarks(devices: list[Device], request: PlanRequest) -> list[str]:
             "weights in FP8 and computes in 16 bits"
         )
     return notes
+
+
+def _trusted_image(devices: list[Device], request: PlanRequest) -> list[str]:
+    """What the user's image is taken to have, where vLLM's own has it not."""
+    if not request.engine.own_image:
+        return []
+    default = replace(request, engine=replace(request.engine, own_image=False))
+    lacking = sorted({device.product for device in devices if device_refusal(device, default) is not None})
+    if not lacking:
+        return []
+    return [
+        f"the image of spec.engine.image is taken to have the kernels that the model needs on {', '.join(lacking)}: "
+        "vLLM's own image lacks them"
+    ]
 
 
 def _held(devices: list[Device], request: PlanRequest) -> list[str]:

@@ -28,6 +28,8 @@ class CapabilityTooLow(DeviceRefusal):
     """Product, or the UUID of a GPU without one. The same holds below."""
     capability: tuple[int, int]
     needed: tuple[int, int]
+    by_image: bool
+    """Whether vLLM's images are built without it, and another image may do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,26 @@ class QuantizationUnsupported(DeviceRefusal):
     capability: tuple[int, int]
     needed: tuple[int, int]
     quantization: str
+
+
+@dataclass(frozen=True, slots=True)
+class SparseAttentionUnsupported(DeviceRefusal):
+    """vLLM has no kernel for sparse attention on the GPU."""
+
+    gpu: str
+    capability: tuple[int, int]
+    majors: tuple[int, ...]
+    """The major versions for which it has one."""
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Unsupported(DeviceRefusal):
+    """The kernel that vLLM takes for products in INT8 does not run on the GPU."""
+
+    gpu: str
+    capability: tuple[int, int]
+    below: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,13 +121,37 @@ def _(refusal: devices.TimeSlicedShare) -> str:
 
 @sentence.register
 def _(refusal: devices.CapabilityTooLow) -> str:
-    return f"{_gpu(refusal.gpu, refusal.capability)}, and vLLM needs {version(refusal.needed)}"
+    gpu = _gpu(refusal.gpu, refusal.capability)
+    if not refusal.by_image:
+        return f"{gpu}, and vLLM needs {version(refusal.needed)}"
+    return (
+        f"{gpu}, and vLLM's image needs {version(refusal.needed)}: name one that is built for it (CUDA 12) in "
+        "spec.engine.image, or take other GPUs"
+    )
 
 
 @sentence.register
 def _(refusal: devices.QuantizationUnsupported) -> str:
     gpu = _gpu(refusal.gpu, refusal.capability)
     return f"{gpu}, and quantization {refusal.quantization} needs {version(refusal.needed)} in vLLM"
+
+
+@sentence.register
+def _(refusal: devices.SparseAttentionUnsupported) -> str:
+    gpu, majors = _gpu(refusal.gpu, refusal.capability), ", ".join(f"{major}.x" for major in refusal.majors)
+    return (
+        f"{gpu}, and vLLM has the sparse attention of {refusal.model} for {majors} only: take other GPUs, or name an "
+        "image that has it in spec.engine.image"
+    )
+
+
+@sentence.register
+def _(refusal: devices.Int8Unsupported) -> str:
+    gpu = _gpu(refusal.gpu, refusal.capability)
+    return (
+        f"{gpu}, and vLLM's kernel for INT8 weights and activations ends below {version(refusal.below)}: set "
+        "--linear-backend triton in spec.engine.args, or take an FP8 checkpoint"
+    )
 
 
 @sentence.register

@@ -89,7 +89,16 @@ class Evaluator:
             model, wanted = self.request.architecture, self.demand
             held = wanted.prompt_tokens + wanted.output_tokens
             slots = self.request.adapters
-            known = footprint(model, shape, sizes, wanted.kv_tokens, self.user, request_tokens=held, adapters=slots)
+            known = footprint(
+                model,
+                shape,
+                sizes,
+                wanted.kv_tokens,
+                self.user,
+                request_tokens=held,
+                longest=self.request.max_model_len,
+                adapters=slots,
+            )
             _known_footprints.put(key, known)
         return known
 
@@ -99,7 +108,7 @@ class Evaluator:
         return Task(
             layer_bytes=sizes_of.layer_bytes,
             layer_kv_bytes=sizes_of.layer_kv_bytes,
-            first_bytes=sizes_of.embedding_bytes,
+            first_bytes=sizes_of.first_bytes,
             last_bytes=sizes_of.last_bytes,
             fixed_bytes=sizes_of.fixed_bytes,
             margin=sizes_of.margin,
@@ -233,6 +242,7 @@ class Candidate:
             context=sizes.context_bytes,
             free=0,
             adapters=self._adapters(index),
+            encoder=sizes.encoder_bytes if index == 0 else 0,
         )
         # Requirement for a replacement device: the same with the required KV cache and vLLM's margin.
         required = used.required - kv + self.kv_required(index)
@@ -265,8 +275,9 @@ class Candidate:
         rooms = []
         for index, group in enumerate(self.assignment.groups):
             memory = min(device.memory_bytes for device in group)
-            sampler = self.footprint.sampler_bytes if index + 1 == len(self.spans) else 0
-            rooms.append(memory - self.footprint.reserved_bytes(memory) - self._weights(index) - sampler)
+            beside = self.footprint.sampler_bytes if index + 1 == len(self.spans) else 0
+            beside += self.footprint.encoder_bytes if index == 0 else 0
+            rooms.append(memory - self.footprint.reserved_bytes(memory) - self._weights(index) - beside)
         per_token = [self._kv_per_token(index) for index in range(len(self.spans))]
         most = self.evaluator.demand.kv_tokens if self.pool.simulated else None
         planned = kv_cache(rooms, per_token, most_tokens=most)

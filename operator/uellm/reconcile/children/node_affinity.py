@@ -77,27 +77,41 @@ def _products(needs: NodeNeeds, key: str) -> list[Requirement]:
 
 
 def _own_capabilities(needs: NodeNeeds, own: OwnLabelKeys) -> list[list[Requirement]]:
-    """Alternatives: enough, or unknown, which the planner takes too."""
+    """Alternatives: enough and not too much, or unknown, which the planner takes too.
+
+    The label tells the lowest of a node's GPUs. That one has GPUs on both sides of the bound is not known of any.
+    """
     if needs.capability is None:
         return [[]]
     major, minor = needs.capability
-    return [[_more_than(own.capability, major * 10 + minor - 1)], [_absent(own.capability)]]
+    known = [_more_than(own.capability, major * 10 + minor - 1)]
+    if needs.capability_below is not None:
+        known.append(_less_than(own.capability, needs.capability_below[0] * 10 + needs.capability_below[1]))
+    return [known, [_absent(own.capability)]]
 
 
 def _gfd_capabilities(needs: NodeNeeds) -> list[list[Requirement]]:
-    """Alternatives: a greater major version, or the same with at least the minor one. GFD always knows it."""
+    """Alternatives: a greater major version, or the same with at least the minor one. GFD always knows it.
+
+    The bound is that of a major version.
+    """
     if needs.capability is None:
         return [[]]
     major, minor = needs.capability
+    bound = [] if needs.capability_below is None else [_less_than(CAPABILITY_MAJOR, needs.capability_below[0])]
     if minor == 0:
-        return [[_more_than(CAPABILITY_MAJOR, major - 1)]]
+        return [[_more_than(CAPABILITY_MAJOR, major - 1), *bound]]
     same = [_one_of(CAPABILITY_MAJOR, [str(major)]), _more_than(CAPABILITY_MINOR, minor - 1)]
-    return [[_more_than(CAPABILITY_MAJOR, major)], same]
+    return [[_more_than(CAPABILITY_MAJOR, major), *bound], same]
 
 
 def _more_than(key: str, value: int) -> Requirement:
     # The API has no "at least"; a negative bound is not allowed everywhere.
     return {"key": key, "operator": "Gt", "values": [str(max(0, value))]}
+
+
+def _less_than(key: str, value: int) -> Requirement:
+    return {"key": key, "operator": "Lt", "values": [str(value)]}
 
 
 def _absent(key: str) -> Requirement:

@@ -221,6 +221,7 @@ def plan_request(
             quantization=settings.quantization,
             task_args=(*served.engine_args, *_loader_args(service)),
             lengthens=is_lengthened(service),
+            own_image=spec.engine.image is not None,
             leaves_length=served.pools and settings.max_model_len is None,
         ),
         replicas=max(1, spec.replicas if spec.autoscaling is None else spec.autoscaling.min_replicas),
