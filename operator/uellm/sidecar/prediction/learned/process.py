@@ -140,7 +140,8 @@ async def _close(process: Process) -> None:
 
 
 async def _gone(process: Process) -> None:
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     # Not `communicate`: on uvloop it does not return for a process that was killed just before.
     process.stdin.close()
     with contextlib.suppress(ConnectionError):
