@@ -163,14 +163,23 @@ class EnginePool:
             connection.transport.close()
 
     async def _connect(self) -> ClientConnection:
-        loop = asyncio.get_running_loop()
+        loop, connection = asyncio.get_running_loop(), ClientConnection(self)
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 connected = await _first(await self._address.resolve(), self._dead_peer_s)
-                _, connection = await loop.create_connection(lambda: ClientConnection(self), sock=connected)
+                await loop.create_connection(lambda: connection, sock=connected)
         except (OSError, TimeoutError) as error:
+            self._give_up(connection)
             raise EngineUnreachable(type(error).__name__) from error
+        except asyncio.CancelledError:
+            self._give_up(connection)
+            raise
         return connection
+
+    def _give_up(self, connection: ClientConnection) -> None:
+        """Forget a connection that nobody waits for any more: uvloop closes it and does not tell it that it is lost."""
+        connection.closed = True
+        self.connections.discard(connection)
 
 
 def _connects_at_once(connecting: socket.socket, address: tuple[Any, ...]) -> bool:

@@ -94,7 +94,8 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is established."""
         self.transport = cast(asyncio.Transport, transport)
-        self._pool.connections.add(self)
+        if not self.closed:  # nobody has given up waiting for it
+            self._pool.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer."""

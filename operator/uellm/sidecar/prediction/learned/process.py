@@ -141,6 +141,9 @@ async def _close(process: Process) -> None:
 
 async def _gone(process: Process) -> None:
     assert process.stdin is not None
-    await process.communicate(b"")
-    with contextlib.suppress(OSError):
-        await process.stdin.wait_closed()
+    assert process.stdout is not None
+    # Not `communicate`: on uvloop it does not return for a process that was killed just before.
+    process.stdin.close()
+    with contextlib.suppress(ConnectionError):
+        await process.stdout.read()
+    await process.wait()
