@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from math import floor, log10
 from typing import Any
 
 from uellm.kube import KubeError
@@ -26,8 +26,9 @@ RENEWED_AFTER = timedelta(days=1)
 KEPT_FOR = timedelta(days=2)
 """Figures that nothing renews are dropped then: the node has left, or is not reached any more."""
 MOST_KEPT = 16  # of the API's list
-TOLD_FROM = 3
-"""Failures in a row until people are told: a profiler that is being replaced, or is busy, is none of their business."""
+TOLD_FROM = 5
+"""Failures in a row until people are told: a profiler that is being replaced, is busy, or does not know a new one yet,
+is none of their business."""
 
 ListProfilers = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
 
@@ -39,10 +40,13 @@ class NetworkPeriods:
     rest_s: float = 1800.0
     """Of asking the API server for the other profilers."""
     least_s: float = 30.0
-    """Until a failed question or measurement is repeated the first time, and to the next question where a profiler
-    that is not known yet has asked. The second failure of a measurement waits twice as long, and so on."""
+    """Until a failed question or measurement is repeated the first time. The second failure waits twice as long, and
+    so on."""
     longest_s: float = 3600.0
     """Until it is tried again at most."""
+    again_s: float = 300.0
+    """The least between two questions to the API server where a profiler that is not known yet has asked, or a
+    measurement failed: every node asks for all profilers."""
 
 
 class NetworkKeeper:
@@ -68,6 +72,12 @@ class NetworkKeeper:
         self._entries: dict[str, dict[str, Any]] = {}
         self._failures: dict[str, tuple[int, float, str]] = {}  # in a row, next try, why
         self._trouble = ""
+        self._peers: tuple[ProfilerPeer, ...] = ()
+        """Whom this node measures, by the last answer of the API server."""
+        self._listed = -math.inf
+        """When it came."""
+        self._list_at = -math.inf
+        self._unanswered = 0
 
     def adopt(self, status: Mapping[str, Any]) -> None:
         """Take over what an earlier process measured."""
@@ -94,34 +104,52 @@ class NetworkKeeper:
 
         self._sink.stranger = stranger
         while True:
-            asked.clear()
             await self._round(changed)
             rest_s = self._rest_s()
-            # A connection from an unknown address is perhaps a new profiler. It is looked for, but not more often.
             await asyncio.sleep(min(rest_s, self._periods.least_s))
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, rest_s - self._periods.least_s)):
                     await asked.wait()
+            if asked.is_set():
+                asked.clear()
+                self._look_sooner()
 
     async def _round(self, changed: Callable[[], None]) -> None:
+        before = self.sentence()
+        if any(peer.node in self._failures and self._due(peer.node) for peer in self._peers):
+            self._look_sooner()  # perhaps it has another address now
+        if time.monotonic() >= self._list_at:
+            await self._look()
+        self._entries = {each["node"]: each for each in self.entries()}
+        for peer in self._peers:
+            if self._due(peer.node):
+                await self._measure(peer)
+                changed()
+        if self.sentence() != before:
+            changed()
+
+    def _look_sooner(self) -> None:
+        """Ask the API server again as soon as it may be. One that fails is left alone."""
+        if not self._trouble:
+            self._list_at = min(self._list_at, self._listed + self._periods.again_s)
+
+    async def _look(self) -> None:
+        """Ask the API server who there is. Where it fails, what is known stays."""
         try:
             peers = peers_of(await self._profilers())
         except KubeError as error:
             if self._trouble != (trouble := str(error)):
                 logger.warning("network: %s", trouble)
             self._trouble = trouble
+            self._unanswered += 1
+            self._list_at = time.monotonic() + self._wait_s(self._unanswered)
             return
-        self._trouble = ""
+        self._trouble, self._unanswered, self._listed = "", 0, time.monotonic()
+        # Not all nodes at the same time, though they began together.
+        self._list_at = self._listed + self._periods.rest_s * random.uniform(0.8, 1.0)
         self._sink.known = callers(peers, self._node)
-        own = to_ask(peers, self._node)
-        before = self.sentence()
-        self._failures = {peer.node: self._failures[peer.node] for peer in own if peer.node in self._failures}
-        for peer in own:
-            if self._due(peer.node):
-                await self._measure(peer)
-                changed()
-        if self.sentence() != before:
-            changed()
+        self._peers = to_ask(peers, self._node)
+        self._failures = {peer.node: self._failures[peer.node] for peer in self._peers if peer.node in self._failures}
 
     def _due(self, node: str) -> bool:
         if node in self._failures:
@@ -150,14 +178,16 @@ class NetworkKeeper:
         count, _, before = self._failures.get(node, (0, 0.0, ""))
         if count + 1 == TOLD_FROM or (count >= TOLD_FROM and why != before):
             logger.warning("the network to node %s is not measured: %s", node, why)
-        wait_s = min(self._periods.longest_s, self._periods.least_s * 2.0 ** min(count, 10)) * random.uniform(0.5, 1.0)
-        self._failures[node] = count + 1, time.monotonic() + wait_s, why
+        self._failures[node] = count + 1, time.monotonic() + self._wait_s(count + 1), why
+
+    def _wait_s(self, failures: int) -> float:
+        """Until the next try after so many in a row that failed."""
+        grown_s = self._periods.least_s * 2.0 ** min(failures - 1, 10)
+        return min(self._periods.longest_s, grown_s) * random.uniform(1.0, 1.5)
 
     def _rest_s(self) -> float:
-        again = [at - time.monotonic() for _, at, _ in self._failures.values()]
-        if self._trouble:
-            again.append(self._periods.least_s)
-        return max(0.0, min([self._periods.rest_s, *again]))
+        dates = [self._list_at, *(at for _, at, _ in self._failures.values())]
+        return max(0.0, min(dates) - time.monotonic())
 
 
 def entry(node: str, figures: NetworkFigures, at: str) -> dict[str, Any]:
@@ -173,7 +203,7 @@ def entry(node: str, figures: NetworkFigures, at: str) -> dict[str, Any]:
 def _rounded(figure: float, *, most: int) -> int:
     if figure < 1:
         return 1
-    return min(most, int(round(figure, 1 - floor(log10(figure)))))
+    return min(most, int(round(figure, 1 - math.floor(math.log10(figure)))))
 
 
 def _age(one: Mapping[str, Any]) -> timedelta:
