@@ -493,7 +493,7 @@ async def test_the_network_to_another_node_is_published_kept_over_a_restart_and_
         return pods
 
     def network():
-        return NetworkKeeper("node-1", sink, NetworkGate(), profilers, periods=NetworkPeriods(0.05, 0.01, 0.05))
+        return NetworkKeeper("node-1", sink, NetworkGate(), profilers)
 
     def published():
         return [entry["node"] for entry in cluster.status().get("network", ())]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -36,9 +37,14 @@ def pod(node: str, *addresses: str, phase: str = "Running", leaving: bool = Fals
     return {"metadata": metadata, "spec": {"nodeName": node}, "status": status}
 
 
+def quick_gate() -> NetworkGate:
+    """Of a node that may be asked again at once."""
+    return NetworkGate(lambda: time.monotonic() * 1e6)
+
+
 @pytest.fixture
 def sink() -> Iterator[Sink]:
-    with closing(Sink(None, 0, NetworkGate())) as started:
+    with closing(Sink(None, 0, quick_gate())) as started:
         started.known = frozenset({V4, V6})
         yield started
 
@@ -320,11 +326,15 @@ async def until_measured(asking: NetworkKeeper, woken: asyncio.Event) -> None:
             woken.clear()
 
 
-async def test_a_new_node_is_measured_once_and_then_left_alone(sink: Sink, background) -> None:
+async def test_a_new_node_is_measured_twice_and_then_left_alone(sink: Sink, background) -> None:
     # The gate of the node that asks and that of the node which is asked are two.
     asking, woken = keeper(sink, NetworkGate(), [pod("a", "192.0.2.1"), pod("b", V4)]), asyncio.Event()
     background(asking.run(woken.set))
     await until_measured(asking, woken)
+    async with asyncio.timeout(20):
+        while asking._doubts:
+            await woken.wait()
+            woken.clear()
     (found,) = asking.entries()
     assert found["node"] == "b"
     assert parse(NetworkPeer, found).measured_at is not None
@@ -365,6 +375,99 @@ async def test_an_api_server_that_fails_is_asked_again(sink: Sink, background) -
     await until_measured(asking, woken)
     assert not running.done()
     assert [one["node"] for one in asking.entries()] == ["b"]
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> list[NetworkFigures | Exception]:
+    """What the next measurements find, in their order; after the last one nobody measures any more."""
+    found = list[NetworkFigures | Exception]()
+
+    def measure(address: str, port: int) -> NetworkFigures:
+        one = found.pop(0)
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    monkeypatch.setattr("uellm.profiler.network.keeping.measured", measure)
+    return found
+
+
+GOOD, A_BIT_LESS, BAD = NetworkFigures(1e10, 5e-5), NetworkFigures(8e9, 6e-5), NetworkFigures(4e9, 5e-5)
+SLOW_ANSWERS, WORST = NetworkFigures(1e10, 1.1e-4), NetworkFigures(2e9, 2e-4)
+RIGHT = [(10_000_000_000, 50_000)]
+A_DAY_AGO = "2020-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("before", "found", "published"),
+    [
+        (None, [BAD, GOOD], RIGHT),
+        (None, [GOOD, BAD], RIGHT),
+        (None, [NetworkFigures(1e10, 9e-5), NetworkFigures(5e9, 5e-5)], RIGHT),
+        (GOOD, [A_BIT_LESS], RIGHT),
+        (GOOD, [NetworkFigures(1.2e10, 4e-5)], RIGHT),
+        (GOOD, [NetworkFigures(7e9, 5e-5)], [(7_000_000_000, 50_000)]),
+        (GOOD, [NetworkFigures(4e10, 5e-5)], [(40_000_000_000, 50_000)]),
+        (GOOD, [BAD, A_BIT_LESS], RIGHT),
+        (GOOD, [SLOW_ANSWERS, GOOD], RIGHT),
+        (GOOD, [WORST, BAD], [(4_000_000_000, 50_000)]),
+        (GOOD, [BAD, NoFigures("busy"), GOOD], RIGHT),
+        (None, [RuntimeError("can't start new thread"), GOOD, GOOD], RIGHT),
+    ],
+    ids=["the first is bad", "the second is bad", "each is bad in its way", "noise", "noise upwards", "worse", "better",
+         "a bad second", "a second of slow answers", "much worse", "a doubt and a failure", "no thread"],
+)  # fmt: skip
+async def test_one_bad_second_does_not_count_for_a_day_and_noise_changes_nothing(
+    sink: Sink, background, seconds: list, before, found: list, published: list, monkeypatch
+) -> None:
+    asking, done = keeper(sink, NetworkGate(), [pod("b", V4)]), asyncio.Event()
+    if before is not None:
+        monkeypatch.setattr("uellm.profiler.network.keeping.KEPT_FOR", timedelta(days=1e5))
+        asking.adopt({"network": [entry("b", before, A_DAY_AGO)]})
+    seconds.extend(found)
+
+    def changed() -> None:
+        if not seconds:
+            done.set()
+
+    running = background(asking.run(changed))
+    async with asyncio.timeout(20):
+        await done.wait()
+    (one,) = asking.entries()
+    assert [(one["bytesPerSecond"], one["roundTripNanoseconds"])] == published
+    assert one["measuredAt"] > A_DAY_AGO
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert asking._doubts == {}
+    assert not running.done()
+
+
+def test_a_node_that_can_start_no_thread_lets_the_next_asker_in(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, refused = threading.Thread.start, []
+
+    def refusing(thread: threading.Thread) -> None:
+        if thread.name == "network stream" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    with connected(sink.port) as dropped:
+        assert dropped.recv(1) == b""
+    assert measured(V4, sink.port, send_s=SEND_S).bytes_per_s > 0
+
+
+def test_an_asker_that_can_start_no_thread_says_so(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refusing(thread: threading.Thread) -> None:
+        if thread.name == "network":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    with pytest.raises(NoFigures, match="this node: can't start new thread"):
+        measured(V4, sink.port, send_s=SEND_S)
 
 
 class Lister:

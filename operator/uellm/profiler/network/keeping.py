@@ -30,6 +30,11 @@ TOLD_FROM = 5
 """Failures in a row until people are told: a profiler that is being replaced, is busy, or does not know a new one yet,
 is none of their business."""
 
+SAME_WITHIN = 0.25
+"""A new figure that differs from the published one by no more than this share is noise."""
+DOUBTED_SHARE = 0.5
+"""A network that is slower than this share of what was known is measured again before it is believed."""
+
 ListProfilers = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
 
 
@@ -71,6 +76,8 @@ class NetworkKeeper:
         self._periods = periods
         self._entries: dict[str, dict[str, Any]] = {}
         self._failures: dict[str, tuple[int, float, str]] = {}  # in a row, next try, why
+        self._doubts: dict[str, tuple[NetworkFigures, float]] = {}
+        """Figures of one second that may have been a bad one, and when they are measured again."""
         self._trouble = ""
         self._peers: tuple[ProfilerPeer, ...] = ()
         """Whom this node measures, by the last answer of the API server."""
@@ -149,11 +156,15 @@ class NetworkKeeper:
         self._list_at = self._listed + self._periods.rest_s * random.uniform(0.8, 1.0)
         self._sink.known = callers(peers, self._node)
         self._peers = to_ask(peers, self._node)
-        self._failures = {peer.node: self._failures[peer.node] for peer in self._peers if peer.node in self._failures}
+        own = {peer.node for peer in self._peers}
+        self._failures = {node: failure for node, failure in self._failures.items() if node in own}
+        self._doubts = {node: doubt for node, doubt in self._doubts.items() if node in own}
 
     def _due(self, node: str) -> bool:
         if node in self._failures:
             return time.monotonic() >= self._failures[node][1]
+        if node in self._doubts:
+            return time.monotonic() >= self._doubts[node][1]
         return node not in self._entries or _age(self._entries[node]) >= RENEWED_AFTER
 
     async def _measure(self, peer: ProfilerPeer) -> None:
@@ -162,17 +173,31 @@ class NetworkKeeper:
             return
         try:
             figures = await in_daemon_thread(lambda: measured(peer.address, self._port))
-        except NoFigures as error:
+        except (NoFigures, RuntimeError) as error:  # such as: can't start new thread
             self._failed(peer.node, str(error))
         else:
             self._failures.pop(peer.node, None)
-            self._entries[peer.node] = entry(peer.node, figures, now())
-            logger.info(
-                "network to node %s: %.3g GB/s, %.0f µs there and back",
-                *(peer.node, figures.bytes_per_s / 1e9, figures.round_trip_s * 1e6),
-            )
+            self._found(peer.node, figures)
         finally:
             self._gate.leave()
+
+    def _found(self, node: str, figures: NetworkFigures) -> None:
+        """Believe the figures, or doubt them. One bad second shall not count for a day."""
+        logger.info(
+            "network to node %s: %.3g GB/s, %.0f µs there and back",
+            *(node, figures.bytes_per_s / 1e9, figures.round_trip_s * 1e6),
+        )
+        known = self._entries.get(node)
+        if node in self._doubts:
+            figures = _better(figures, self._doubts.pop(node)[0])
+        elif known is None or _much_worse(known, figures):
+            self._doubts[node] = figures, time.monotonic() + self._wait_s(1)
+            if known is not None:
+                return
+        found = entry(node, figures, now())
+        if known is not None and _alike(known, found):
+            found = {**known, "measuredAt": found["measuredAt"]}
+        self._entries[node] = found
 
     def _failed(self, node: str, why: str) -> None:
         count, _, before = self._failures.get(node, (0, 0.0, ""))
@@ -186,18 +211,33 @@ class NetworkKeeper:
         return min(self._periods.longest_s, grown_s) * random.uniform(1.0, 1.5)
 
     def _rest_s(self) -> float:
-        dates = [self._list_at, *(at for _, at, _ in self._failures.values())]
+        doubts = (at for node, (_, at) in self._doubts.items() if node not in self._failures)
+        dates = [self._list_at, *(at for _, at, _ in self._failures.values()), *doubts]
         return max(0.0, min(dates) - time.monotonic())
 
 
 def entry(node: str, figures: NetworkFigures, at: str) -> dict[str, Any]:
-    """The entry of `status.network`. Two digits: the noise of the next measurement shall change nothing."""
+    """The entry of `status.network`. Two digits: there is no more in a measured second."""
     return {
         "node": node,
         "bytesPerSecond": _rounded(figures.bytes_per_s, most=2**50),
         "roundTripNanoseconds": _rounded(figures.round_trip_s * 1e9, most=10**10),
         "measuredAt": at,
     }
+
+
+def _better(one: NetworkFigures, other: NetworkFigures) -> NetworkFigures:
+    return NetworkFigures(max(one.bytes_per_s, other.bytes_per_s), min(one.round_trip_s, other.round_trip_s))
+
+
+def _much_worse(known: Mapping[str, Any], figures: NetworkFigures) -> bool:
+    bytes_per_s, round_trip_s = float(known["bytesPerSecond"]), known["roundTripNanoseconds"] * 1e-9
+    return figures.bytes_per_s < DOUBTED_SHARE * bytes_per_s or DOUBTED_SHARE * figures.round_trip_s > round_trip_s
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    pairs = [(one[name], other[name]) for name in ("bytesPerSecond", "roundTripNanoseconds")]
+    return all(abs(new - old) <= SAME_WITHIN * old for old, new in pairs)
 
 
 def _rounded(figure: float, *, most: int) -> int:
