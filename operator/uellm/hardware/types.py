@@ -194,8 +194,9 @@ class Node:
     """NVML or Simulated."""
     driver_version: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
-    network: tuple[NetworkLink, ...] = ()
-    """To other nodes, as far as it was measured, ordered by their names."""
+    network: tuple[NetworkLink, ...] = field(default=(), compare=False)
+    """To other nodes, as far as it was measured, ordered by their names. Nodes that differ in it alone are equal: a
+    measurement calls for no new plan, and the next one counts with it."""
 
     @property
     def simulated(self) -> bool:

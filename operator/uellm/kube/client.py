@@ -69,10 +69,19 @@ class Kube:
             return None
 
     async def list(
-        self, kind: Kind, namespace: str | None = None, *, label_selector: str = "", field_selector: str = ""
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        cached: bool = False,
     ) -> list[dict[str, Any]]:
-        """All objects of a kind, of one namespace or of all."""
-        query = _selectors(label_selector, field_selector)
+        """All objects of a kind, of one namespace or of all.
+
+        `cached`: as the API server remembers them, a little late perhaps, without a read from its database.
+        """
+        query = _selectors(label_selector, field_selector) | ({"resourceVersion": "0"} if cached else {})
         objects, _ = await list_all(self._transport, kind.path(namespace=namespace), query)
         return objects
 

@@ -214,7 +214,10 @@ async def list_all(
     objects: list[dict[str, Any]] = []
     token = ""
     while True:
-        page = {**query, "limit": str(PAGE), **({"continue": token} if token else {})}
+        page = {**query, "limit": str(PAGE)}
+        if token:
+            page["continue"] = token
+            page.pop("resourceVersion", None)  # the token has it, and the server takes but one
         document = await transport.call("GET", path, query=page)
         if on_page is not None:
             on_page()

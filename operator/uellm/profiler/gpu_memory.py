@@ -25,6 +25,11 @@ class GpuMemory(NamedTuple):
     """It is the machine's."""
 
 
+def is_integrated(product: str) -> bool:
+    """Whether a GPU of this name has the machine's memory in place of its own."""
+    return any(name in product for name in _INTEGRATED)
+
+
 def gpu_memory(nvml: Any, part: Any, meminfo: Path = MEMINFO) -> GpuMemory:
     """Of a GPU, or of a MIG slice of it. Raises NVMLError where nothing tells."""
     try:
@@ -41,7 +46,7 @@ def gpu_memory(nvml: Any, part: Any, meminfo: Path = MEMINFO) -> GpuMemory:
 def _machine_memory(nvml: Any, part: Any, meminfo: Path) -> GpuMemory | None:
     """The machine's memory where it is that of an integrated GPU; else None."""
     product = ask(nvml, nvml.nvmlDeviceGetName, part) or ""
-    if not any(name in product for name in _INTEGRATED):
+    if not is_integrated(product):
         return None
     try:
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)

@@ -39,7 +39,7 @@ class Store:
     async def profilers(self, namespace: str, labels: str) -> list[dict[str, Any]]:
         """The pods of all profilers: those in a namespace with these labels, `key=value,...`."""
         async with _in_time():
-            return await self._kube.list(POD, namespace, label_selector=labels)
+            return await self._kube.list(POD, namespace, label_selector=labels, cached=True)
 
     async def published(self) -> frozenset[str]:
         """UUIDs of the GPUs that NVIDIA's DRA driver hands out on the node; none on a server that knows no DRA."""

@@ -300,10 +300,11 @@ class Cache:
             now = None if after is None or known is None else self.profiled_node(place[1])
             if now is not None and known is not None and now.facts == known.facts:
                 # Whoever has worked something out from these facts knows them again.
-                now = known if now.holders == known.holders else known.with_holders(now.holders)
+                if now.facts.network == known.facts.network:
+                    now = known if now.holders == known.holders else known.with_holders(now.holders)
                 self._profiled[place[1]] = now
             if now is None or now is not known:
-                self.hardware_version += now is None or known is None or now.facts is not known.facts
+                self.hardware_version += now is None or known is None or now.facts != known.facts
                 self.room_version += now is None or known is None or now.holders != known.holders
                 self._changes.nodes.add(place[1])
         elif kind == POD:

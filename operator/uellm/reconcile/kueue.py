@@ -7,7 +7,7 @@ scheduler looks at them, so they need no GPUs yet, and nothing is wrong with the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 Object = Mapping[str, Any]
 
@@ -54,8 +54,15 @@ def gates(pod: Object) -> tuple[str, ...]:
     return tuple(str(each["name"]) for each in pod["spec"].get("schedulingGates") or ())
 
 
-def workload_selector(pod: Object) -> dict[str, str]:
-    """What selects the Workloads that are for a pod: as arguments of a list."""
+class WorkloadSelector(TypedDict, total=False):
+    """Arguments of a list; one of them."""
+
+    label_selector: str
+    field_selector: str
+
+
+def workload_selector(pod: Object) -> WorkloadSelector:
+    """What selects the Workloads that are for a pod."""
     group = _mapping(pod["metadata"].get("labels")).get(GROUP_LABEL)
     if group:
         return {"field_selector": f"metadata.name={group}"}

@@ -168,6 +168,15 @@ async def test_lists_are_read_page_by_page(server, kube, scripts):
     assert server.requests[1].query["continue"] == "more"
     assert server.requests[1].query["labelSelector"] == "x=y"
     assert server.requests[1].query["fieldSelector"] == "metadata.name!=c"
+    assert "resourceVersion" not in server.requests[0].query
+
+
+async def test_a_list_from_the_servers_memory_names_a_version_on_its_first_page_alone(server, kube, scripts):
+    page = {"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"continue": "more", "resourceVersion": "10"}}
+    server.script = [scripts.says({**page, "items": []}), scripts.lists("10", scripts.config_map("b", "1"))]
+    assert len(await kube.list(CONFIGMAP, cached=True)) == 1
+    assert server.requests[0].query["resourceVersion"] == "0"
+    assert "resourceVersion" not in server.requests[1].query  # a server refuses it beside a token
 
 
 @pytest.mark.parametrize(("status", "error"), [(404, NotFound), (403, Forbidden)])

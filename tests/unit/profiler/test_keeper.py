@@ -493,7 +493,7 @@ async def test_the_network_to_another_node_is_published_kept_over_a_restart_and_
         return pods
 
     def network():
-        return NetworkKeeper("node-1", sink, NetworkGate(), profilers, periods=NetworkPeriods(0.05, 0.01, 0.05))
+        return NetworkKeeper("node-1", sink, NetworkGate(), profilers)
 
     def published():
         return [entry["node"] for entry in cluster.status().get("network", ())]
@@ -515,8 +515,6 @@ async def test_the_network_to_another_node_is_published_kept_over_a_restart_and_
 
 
 async def test_a_network_that_cannot_be_measured_is_in_the_condition(cluster, keep):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        closed = listener.getsockname()[1]
     other = {
         "metadata": {},
         "spec": {"nodeName": "node-2"},
@@ -526,7 +524,9 @@ async def test_a_network_that_cannot_be_measured_is_in_the_condition(cluster, ke
     async def profilers():
         return [other]
 
-    with closing(Sink("127.0.0.1", 0, NetworkGate())) as sink:
+    with closing(Sink("127.0.0.1", 0, NetworkGate())) as sink, socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # nobody listens there
+        closed = held.getsockname()[1]
         network = NetworkKeeper(
             "node-1", sink, NetworkGate(), profilers, port=closed, periods=NetworkPeriods(0.05, 0.01, 0.05)
         )

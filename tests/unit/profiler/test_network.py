@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from uellm.kube import Unavailable
 from uellm.profiler.network import wire
 from uellm.profiler.network.exchange import NetworkFigures, NoFigures, measured
 from uellm.profiler.network.gate import OWN, PAUSE_S, NetworkGate
-from uellm.profiler.network.keeping import MOST_KEPT, NetworkKeeper, NetworkPeriods, entry
+from uellm.profiler.network.keeping import MOST_KEPT, TOLD_FROM, NetworkKeeper, NetworkPeriods, entry
 from uellm.profiler.network.peers import MOST_ASKED, ProfilerPeer, callers, peers_of, to_ask
 from uellm.profiler.network.sink import Sink
 from uellm.profiler.process import now
@@ -36,9 +37,14 @@ def pod(node: str, *addresses: str, phase: str = "Running", leaving: bool = Fals
     return {"metadata": metadata, "spec": {"nodeName": node}, "status": status}
 
 
+def quick_gate() -> NetworkGate:
+    """Of a node that may be asked again at once."""
+    return NetworkGate(lambda: time.monotonic() * 1e6)
+
+
 @pytest.fixture
 def sink() -> Iterator[Sink]:
-    with closing(Sink(None, 0, NetworkGate())) as started:
+    with closing(Sink(None, 0, quick_gate())) as started:
         started.known = frozenset({V4, V6})
         yield started
 
@@ -74,15 +80,35 @@ def peer() -> Iterator[Callable[[Callable[[socket.socket], None]], int]]:
         listener.close()
 
 
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """Bound, so that nobody else gets it, and not listened at."""
+    with socket.socket() as held:
+        held.bind((V4, 0))
+        yield held.getsockname()[1]
+
+
 def connected(port: int) -> socket.socket:
     return socket.create_connection((V4, port), timeout=10)
+
+
+def has_v6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as tried:
+            tried.bind((V6, 0))
+    except OSError:
+        return False
+    return socket.has_dualstack_ipv6()
+
+
+with_v6 = pytest.mark.skipif(not has_v6(), reason="no IPv6 here")
 
 
 def greeting(connection: socket.socket) -> bytes:
     return connection.recv(wire.GREETING_BYTES, socket.MSG_WAITALL)
 
 
-@pytest.mark.parametrize("address", [V4, V6])
+@pytest.mark.parametrize("address", [V4, pytest.param(V6, marks=with_v6)])
 def test_two_profilers_measure_bandwidth_and_round_trip(sink: Sink, address: str) -> None:
     found = measured(address, sink.port, send_s=SEND_S)
     assert 1e6 < found.bytes_per_s < 1e12
@@ -97,6 +123,7 @@ def test_a_stranger_is_sent_away_and_the_profilers_are_looked_up(sink: Sink) -> 
     assert seen.wait(10)
 
 
+@with_v6
 def test_a_second_asker_is_told_that_the_node_is_busy(sink: Sink) -> None:
     with connected(sink.port) as first:
         assert greeting(first) == wire.GO
@@ -154,11 +181,9 @@ def test_a_port_that_is_taken_is_named(sink: Sink) -> None:
         Sink(V4, sink.port, NetworkGate())
 
 
-def test_a_closed_port_gives_no_figure() -> None:
-    with socket.create_server((V4, 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(NoFigures, match=f"{V4} port {port}: connection refused"):
-        measured(V4, port)
+def test_a_closed_port_gives_no_figure(closed_port: int) -> None:
+    with pytest.raises(NoFigures, match=f"{V4} port {closed_port}: connection refused"):
+        measured(V4, closed_port)
 
 
 @pytest.mark.parametrize(
@@ -293,12 +318,23 @@ def keeper(sink: Sink, gate: NetworkGate, pods: list, **changes) -> NetworkKeepe
     return NetworkKeeper("a", sink, gate, profilers, periods=NetworkPeriods(0.05, 0.01, 0.05), **changes)
 
 
-async def test_a_new_node_is_measured_once_and_then_left_alone(sink: Sink, background) -> None:
+async def until_measured(asking: NetworkKeeper, woken: asyncio.Event) -> None:
+    """The first tries may find a busy node."""
+    async with asyncio.timeout(20):
+        while not asking.entries():
+            await woken.wait()
+            woken.clear()
+
+
+async def test_a_new_node_is_measured_twice_and_then_left_alone(sink: Sink, background) -> None:
     # The gate of the node that asks and that of the node which is asked are two.
     asking, woken = keeper(sink, NetworkGate(), [pod("a", "192.0.2.1"), pod("b", V4)]), asyncio.Event()
     background(asking.run(woken.set))
+    await until_measured(asking, woken)
     async with asyncio.timeout(20):
-        await woken.wait()
+        while asking._doubts:
+            await woken.wait()
+            woken.clear()
     (found,) = asking.entries()
     assert found["node"] == "b"
     assert parse(NetworkPeer, found).measured_at is not None
@@ -310,12 +346,10 @@ async def test_a_new_node_is_measured_once_and_then_left_alone(sink: Sink, backg
     assert asking.entries() == [found]
 
 
-async def test_a_node_that_cannot_be_measured_is_told_of_after_the_third_try_with_its_reason(
-    sink: Sink, background, caplog
+async def test_a_node_that_cannot_be_measured_is_told_of_after_some_tries_with_its_reason(
+    sink: Sink, background, caplog, closed_port: int
 ) -> None:
-    with socket.create_server((V4, 0)) as listener:
-        closed = listener.getsockname()[1]
-    asking = keeper(sink, NetworkGate(), [pod("b", V4)], port=closed)
+    asking = keeper(sink, NetworkGate(), [pod("b", V4)], port=closed_port)
     tries, told = [], asyncio.Event()
 
     def changed() -> None:
@@ -326,8 +360,9 @@ async def test_a_node_that_cannot_be_measured_is_told_of_after_the_third_try_wit
     background(asking.run(changed))
     async with asyncio.timeout(20):
         await told.wait()
-    assert tries[:3] == ["", "", f"the network to node b is not measured: {V4} port {closed}: connection refused"]
-    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [tries[2]]
+    why = f"the network to node b is not measured: {V4} port {closed_port}: connection refused"
+    assert tries[:TOLD_FROM] == [*[""] * (TOLD_FROM - 1), why]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [why]
     assert asking.entries() == []
 
 
@@ -337,10 +372,177 @@ async def test_an_api_server_that_fails_is_asked_again(sink: Sink, background) -
     running = background(asking.run(woken.set))
     await asyncio.sleep(0)
     pods[:] = [pod("b", V4)]
-    async with asyncio.timeout(20):
-        await woken.wait()
+    await until_measured(asking, woken)
     assert not running.done()
     assert [one["node"] for one in asking.entries()] == ["b"]
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> list[NetworkFigures | Exception]:
+    """What the next measurements find, in their order; after the last one nobody measures any more."""
+    found = list[NetworkFigures | Exception]()
+
+    def measure(address: str, port: int) -> NetworkFigures:
+        one = found.pop(0)
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    monkeypatch.setattr("uellm.profiler.network.keeping.measured", measure)
+    return found
+
+
+GOOD, A_BIT_LESS, BAD = NetworkFigures(1e10, 5e-5), NetworkFigures(8e9, 6e-5), NetworkFigures(4e9, 5e-5)
+SLOW_ANSWERS, WORST = NetworkFigures(1e10, 1.1e-4), NetworkFigures(2e9, 2e-4)
+RIGHT = [(10_000_000_000, 50_000)]
+A_DAY_AGO = "2020-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("before", "found", "published"),
+    [
+        (None, [BAD, GOOD], RIGHT),
+        (None, [GOOD, BAD], RIGHT),
+        (None, [NetworkFigures(1e10, 9e-5), NetworkFigures(5e9, 5e-5)], RIGHT),
+        (GOOD, [A_BIT_LESS], RIGHT),
+        (GOOD, [NetworkFigures(1.2e10, 4e-5)], RIGHT),
+        (GOOD, [NetworkFigures(7e9, 5e-5)], [(7_000_000_000, 50_000)]),
+        (GOOD, [NetworkFigures(4e10, 5e-5)], [(40_000_000_000, 50_000)]),
+        (GOOD, [BAD, A_BIT_LESS], RIGHT),
+        (GOOD, [SLOW_ANSWERS, GOOD], RIGHT),
+        (GOOD, [WORST, BAD], [(4_000_000_000, 50_000)]),
+        (GOOD, [BAD, NoFigures("busy"), GOOD], RIGHT),
+        (None, [RuntimeError("can't start new thread"), GOOD, GOOD], RIGHT),
+    ],
+    ids=["the first is bad", "the second is bad", "each is bad in its way", "noise", "noise upwards", "worse", "better",
+         "a bad second", "a second of slow answers", "much worse", "a doubt and a failure", "no thread"],
+)  # fmt: skip
+async def test_one_bad_second_does_not_count_for_a_day_and_noise_changes_nothing(
+    sink: Sink, background, seconds: list, before, found: list, published: list, monkeypatch
+) -> None:
+    asking, done = keeper(sink, NetworkGate(), [pod("b", V4)]), asyncio.Event()
+    if before is not None:
+        monkeypatch.setattr("uellm.profiler.network.keeping.KEPT_FOR", timedelta(days=1e5))
+        asking.adopt({"network": [entry("b", before, A_DAY_AGO)]})
+    seconds.extend(found)
+
+    def changed() -> None:
+        if not seconds:
+            done.set()
+
+    running = background(asking.run(changed))
+    async with asyncio.timeout(20):
+        await done.wait()
+    (one,) = asking.entries()
+    assert [(one["bytesPerSecond"], one["roundTripNanoseconds"])] == published
+    assert one["measuredAt"] > A_DAY_AGO
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert asking._doubts == {}
+    assert not running.done()
+
+
+def test_a_node_that_can_start_no_thread_lets_the_next_asker_in(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, refused = threading.Thread.start, []
+
+    def refusing(thread: threading.Thread) -> None:
+        if thread.name == "network stream" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    with connected(sink.port) as dropped:
+        assert dropped.recv(1) == b""
+    assert measured(V4, sink.port, send_s=SEND_S).bytes_per_s > 0
+
+
+def test_an_asker_that_can_start_no_thread_says_so(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refusing(thread: threading.Thread) -> None:
+        if thread.name == "network":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    with pytest.raises(NoFigures, match="this node: can't start new thread"):
+        measured(V4, sink.port, send_s=SEND_S)
+
+
+class Lister:
+    """The API server: answers in their order, the last one again and again; counts the questions."""
+
+    def __init__(self, *answers: list | Exception) -> None:
+        self.answers, self.count, self.asked = list(answers), 0, asyncio.Event()
+
+    async def __call__(self) -> list:
+        answer = self.answers[min(self.count, len(self.answers) - 1)]
+        self.count += 1
+        if self.count >= len(self.answers):
+            self.asked.set()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def for_a_while(asking: NetworkKeeper, lister: Lister, background) -> None:
+    """Until the last answer was given, and as long again as a loop without rests would ask a thousand times."""
+    background(asking.run(lambda: None))
+    async with asyncio.timeout(20):
+        await lister.asked.wait()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await asyncio.Event().wait()
+
+
+async def test_an_api_server_that_fails_is_not_asked_without_rest_though_a_measurement_is_due(
+    sink: Sink, background, closed_port: int
+) -> None:
+    lister = Lister([pod("b", V4)], Unavailable(0, "Down", "down"))
+    periods = NetworkPeriods(rest_s=0.1, least_s=0.05, longest_s=0.1, again_s=0.0)
+    asking = NetworkKeeper("a", sink, NetworkGate(), lister, port=closed_port, periods=periods)
+    await for_a_while(asking, lister, background)
+    assert lister.count <= 2 + 0.5 / 0.05
+
+
+async def test_a_measurement_that_is_tried_again_asks_the_api_server_no_more_often(
+    sink: Sink, background, closed_port: int
+) -> None:
+    lister = Lister([pod("b", V4)])
+    asking = NetworkKeeper(
+        "a", sink, NetworkGate(), lister, port=closed_port, periods=NetworkPeriods(least_s=0.005, longest_s=0.02)
+    )
+    await for_a_while(asking, lister, background)
+    assert asking.sentence() != ""  # it was tried more than once
+    assert lister.count == 1
+
+
+async def test_strangers_have_the_api_server_asked_once_in_a_while(sink: Sink, background) -> None:
+    lister, many = Lister([], []), threading.Event()
+    periods = NetworkPeriods(least_s=0.005, again_s=0.2)
+    asking = NetworkKeeper("a", sink, NetworkGate(), lister, periods=periods)
+
+    def knock() -> None:
+        while not many.wait(0.002):
+            sink.stranger()
+
+    knocking = threading.Thread(target=knock)
+    knocking.start()
+    try:
+        await for_a_while(asking, lister, background)
+    finally:
+        many.set()
+        knocking.join()
+    assert 2 <= lister.count <= 2 + 0.5 / 0.2 + 1
+
+
+async def test_figures_of_nodes_that_have_left_are_forgotten(sink: Sink, background) -> None:
+    lister = Lister([])
+    asking = NetworkKeeper("a", sink, NetworkGate(), lister, periods=NetworkPeriods(0.01, 0.01, 0.01))
+    asking.adopt({"network": [{"node": f"n{index}", "measuredAt": "2020-01-01T00:00:00Z"} for index in range(99)]})
+    await for_a_while(asking, lister, background)
+    assert asking._entries == {}
 
 
 def test_figures_outlive_a_restart_and_old_ones_do_not(sink: Sink) -> None:

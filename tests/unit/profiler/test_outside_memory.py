@@ -72,3 +72,22 @@ def test_a_new_process_goes_on_from_the_profile():
         "9 GiB of GPU 2 in use by no pod: plans do without (see nvidia-smi on the node)"
     )
     assert outside.sentence(Sample("NVML", ())) == ""
+
+
+def test_what_the_system_uses_of_an_integrated_gpu_moves_in_larger_steps_and_is_told_in_its_own_words():
+    outside = OutsideMemory()
+    device = {"uuid": "GPU-a", "index": 0, "product": "NVIDIA GB10", "memoryBytes": 119 * GIB}
+
+    def held(*used: float) -> float:
+        for each in used:
+            outside.look(Sample("NVML", (device,), used_bytes={"GPU-a": int(each * GIB)}), set())
+        return outside.bytes.get("GPU-a", 0) / GIB
+
+    assert held(5, 5, 5) == 0
+    assert held(9, 9, 9) == 12
+    assert held(5, 5, 5, 11, 7, 12, 12, 12) == 12
+    assert outside.sentence(Sample("NVML", (device,))) == (
+        "12 GiB of GPU 0, which has the machine's memory, in use by the system: plans do without"
+    )
+    assert held(12.5, 12.5, 12.5) == 16
+    assert held(115.5, 119, 119, 119) == 119

@@ -160,6 +160,22 @@ def test_what_a_plan_depends_on_is_counted_apart_from_what_makes_room(make):
     assert room
 
 
+def test_a_measurement_of_the_network_is_seen_by_the_next_plan_and_calls_for_none(make):
+    def measured(version, bytes_per_s):
+        profile = make.profile("a", (None,), version=version)
+        profile["status"]["network"] = [{"node": "b", "bytesPerSecond": bytes_per_s, "roundTripNanoseconds": 60_000}]
+        return profile
+
+    cache = Cache()
+    cache.put(GPUNODEPROFILE, measured("1", 10**9))
+    cache.profiled_nodes()
+    cache.take_changes()
+    assert versions(cache, lambda: cache.put(GPUNODEPROFILE, measured("2", 10**8))) == (0, 0)
+    assert cache.take_changes().nodes == {"a"}
+    (node,) = cache.profiled_nodes()
+    assert node.facts.network[0].bytes_per_s == 10**8
+
+
 def test_a_pod_counts_when_it_gets_or_leaves_its_place_and_not_when_it_becomes_ready(make):
     cache = Cache()
     pod = make.pod("a")

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from uellm.kube.kinds import LLMSERVICE, NODE, POD
+from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, NODE, POD
 from uellm.reconcile.names import Key
 from uellm.reconcile.planning.records import IMPROVE_EVERY_S
 from uellm.reconcile.planning.stranded import stranded_in_s
@@ -97,6 +97,23 @@ async def test_other_hardware_asks_the_planner_at_once(world):
     world.node("b", None, None)
     await world.plan("one")
     assert len(world.requests) == 2
+
+
+async def test_a_measurement_of_the_network_plans_nobody_anew_and_is_used_for_the_next_plan(world, make):
+    network = [{"node": "b", "bytesPerSecond": 10**8, "roundTripNanoseconds": 60_000}]
+    world.node("a", None, None, None, None)
+    world.service("one")
+    first = await world.plan("one")
+    profile = make.profile("a", (None,) * 4)
+    profile["status"]["network"] = network
+    world.put(GPUNODEPROFILE, profile)
+    assert await world.plan("one") == first
+    world.now += timedelta(seconds=IMPROVE_EVERY_S)
+    assert await world.plan("one") == first
+    assert len(world.requests) == 1
+    world.service("two")
+    await world.plan("two")
+    assert [link.bytes_per_s for link in world.requests[-1].nodes[0].node.network] == [10**8]
 
 
 async def test_freed_gpus_replan_a_service_without_a_plan(world):

@@ -57,6 +57,8 @@ def measured(address: str, port: int, *, send_s: float = SEND_S, limit_s: float 
             raise NoFigures(
                 f"{address} port {port} does not answer in time: does a NetworkPolicy or firewall block it?"
             ) from None
+        except RuntimeError as error:
+            raise NoFigures(f"this node: {error}") from None  # can't start new thread
         except OSError as error:
             raise NoFigures(f"{address} port {port}: {(error.strerror or str(error)).lower()}") from None
 

@@ -63,12 +63,20 @@ class Sink:
             connection.settimeout(self._limit_s)
             who = plain(address[0])
             if who in self.known and self._gate.enter(who):
-                threading.Thread(target=self._take, args=(connection,), name="network stream", daemon=True).start()
+                self._start(connection)
                 continue
             with closing(connection), suppress(OSError):
                 connection.sendall(BUSY if who in self.known else UNKNOWN)
             if who not in self.known:
                 self.stranger()
+
+    def _start(self, connection: socket.socket) -> None:
+        try:
+            threading.Thread(target=self._take, args=(connection,), name="network stream", daemon=True).start()
+        except (OSError, RuntimeError) as error:  # can't start new thread
+            logger.warning("network: cannot serve a connection: %s", error)
+            connection.close()
+            self._gate.leave()
 
     def _take(self, connection: socket.socket) -> None:
         try:
