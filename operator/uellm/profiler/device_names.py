@@ -11,6 +11,7 @@
 
 A pod may have a GPU by a name that is none of these. Then nobody knows which, so no GPU of the node counts as free. But
 a pod keeps a GPU that has fallen off the bus: its name is that of a lost one, and a UUID of none is no other GPU's.
+Device files of several lost GPUs are dealt to them in the order of their numbers.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from uellm.profiler.sample import NVML, Sample
 from uellm.text import and_more
 
 _PCI = re.compile(r"^[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$")
-_UUID = re.compile(r"^(GPU|MIG)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-z])", re.IGNORECASE)
-_FILE = re.compile(r"^nvidia\d+(/.+)?$")
+_UUID = re.compile(r"^(GPU|MIG|MIG-GPU)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-z])", re.IGNORECASE)
+_FILE = re.compile(r"^nvidia(\d+)(/.+)?$")
 _DRA = re.compile(r"^gpu-(\d+)(-mig-.+)?$")
 _OTHER_VENDORS = ("amd.com", "intel.com", "habana.ai", "huawei.com")
 _NETWORK = re.compile(r"rdma|roce|hostdev|hca|mlnx|sriov|nic|ib\b", re.IGNORECASE)
@@ -40,6 +41,7 @@ class Names:
     def __init__(self, sample: Sample, lost: Sequence[Mapping[str, Any]] = ()) -> None:
         self._uuids = tuple(device["uuid"] for device in sample.devices)
         self._lost = tuple(device["uuid"] for device in lost)
+        self._lost_gpus = _by_gpu(lost)
         # A real device file is numbered by itself, and the sample says how.
         files = [] if sample.source == NVML else [(f"nvidia{each['index']}", each["uuid"]) for each in sample.devices]
         self._known: dict[str, tuple[str, ...]] = {
@@ -67,6 +69,17 @@ class Names:
         # The number of a lost GPU's device file is no longer known.
         return self._lost if self._all_numbered and _FILE.match(name) else ()
 
+    def _dealt(self, ids: Iterable[DeviceId]) -> dict[DeviceId, tuple[str, ...]]:
+        """The lost GPUs that device files mean: one each, as long as there are enough."""
+        files = {each: file for each in ids if (file := _FILE.match(_plain(each)))}
+        numbers = {each: int(file[1]) for each, file in files.items() if self._lost and self._means_lost(file[0])}
+        places = {number: place for place, number in enumerate(sorted(set(numbers.values())))}
+        gpus = self._lost_gpus
+        return {each: gpus[places[number] % len(gpus)] for each, number in numbers.items()}
+
+    def _means_lost(self, file: str) -> bool:
+        return self.devices(file) == self._lost
+
     def _meant(self, device_id: DeviceId) -> tuple[str, ...]:
         """The devices of an id. Resources that count other things than GPUs have ids such as `0` too."""
         meant = self.devices(_plain(device_id))
@@ -80,8 +93,9 @@ class Names:
     def held(self, listed: Listed) -> Held:
         """Which pod has which device. Ids of other vendors' devices, and of network cards, are left out."""
         devices: dict[str, PodKey] = {}
+        dealt = self._dealt(listed.devices)
         for device_id, pod in listed.devices.items():
-            for uuid in self._meant(device_id):
+            for uuid in dealt.get(device_id) or self._meant(device_id):
                 # Several pods may share a device; the first by name is reported, so the answer is stable.
                 devices[uuid] = min(pod, devices.get(uuid, pod))
         unknown = self.unknown(listed.devices)
@@ -112,6 +126,15 @@ def _names(devices: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
         for name in (device["uuid"], str(device.get("index", 0)), device.get("pciBusId")):
             if name:
                 yield name, device["uuid"]
+
+
+def _by_gpu(devices: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
+    """The UUIDs of each GPU, or of its slices, in order."""
+    found: dict[tuple[int, str], tuple[str, ...]] = {}
+    for device in devices:
+        gpu = device.get("index", 0), device.get("pciBusId") or ""
+        found[gpu] = (*found.get(gpu, ()), device["uuid"])
+    return tuple(found[gpu] for gpu in sorted(found))
 
 
 def _joined(named: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:

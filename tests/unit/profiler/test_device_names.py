@@ -228,12 +228,51 @@ def test_a_pod_keeps_a_lost_gpu_and_the_others_stay_free(sample, resource, name)
     assert names.unknown({listed_id}) == ()
 
 
+LOST_TOO = {"uuid": "GPU-8f6c8a1e-31c4-5c4e-9c1f-555555555555", "index": 4, "pciBusId": "0000:05:00.0"}
+
+
+@pytest.mark.parametrize("lost", [[LOST, LOST_TOO], [LOST_TOO, LOST]])
+@pytest.mark.parametrize(
+    ("resource", "first", "second"),
+    [
+        ("nvidia.com/gpu", "nvidia5", "nvidia12"),
+        ("nvidia.com/gpu", "nvidia5/vgpu0", "nvidia12/vgpu3"),
+        ("gpu.nvidia.com", "gpu-5", "gpu-12"),
+    ],
+)
+def test_two_pods_on_two_lost_gpus_have_one_each(sample, lost, resource, first, second):
+    ids = listed(engine=gpus(first, resource=resource), other=gpus(second, resource=resource))
+    held = Names(sample, lost).held(ids)
+    assert held.devices == {LOST["uuid"]: ENGINE, LOST_TOO["uuid"]: OTHER}
+    assert (held.unmatched, held.unclear) == ((), ())
+
+
+def test_the_slices_of_a_lost_gpu_are_held_together_and_one_pod_may_have_two_lost_gpus(sample):
+    slices = [{**LOST, "uuid": uuid, "mig": True} for uuid in ("MIG-a", "MIG-b")]
+    names = Names(sample, [*slices, LOST_TOO])
+    held = names.held(listed(engine=gpus("nvidia5/gi1"), other=gpus("nvidia6")))
+    assert held.devices == {"MIG-a": ENGINE, "MIG-b": ENGINE, LOST_TOO["uuid"]: OTHER}
+    both = names.held(listed(other=gpus("nvidia5", "nvidia6")))
+    assert both.devices == dict.fromkeys(("MIG-a", "MIG-b", LOST_TOO["uuid"]), OTHER)
+
+
+def test_a_file_more_than_there_are_lost_gpus_means_one_of_them_too(sample):
+    held = Names(sample, [LOST]).held(listed(engine=gpus("nvidia5"), other=gpus("nvidia6")))
+    assert held.devices == {LOST["uuid"]: ENGINE}
+
+
 def test_an_index_that_another_gpu_has_taken_over_means_that_one(sample):
     assert Names(sample, [{**LOST, "index": 1}]).devices("1") == (B,)
 
 
 def test_the_uuid_of_a_gpu_that_nobody_remembers_takes_no_other(sample):
     held = Names(sample).held(listed(engine=gpus(LOST["uuid"], f"{LOST['uuid']}::2", f"MIG-{LOST['uuid'][4:]}")))
+    assert (held.devices, held.unmatched, held.unclear) == ({}, (), ())
+
+
+def test_a_slice_s_name_of_older_drivers_takes_no_other(sample):
+    named = gpus(f"MIG-{LOST['uuid']}/7/0", f"MIG-{LOST['uuid']}/7/0::1")
+    held = Names(sample).held(listed(engine=named))
     assert (held.devices, held.unmatched, held.unclear) == ({}, (), ())
 
 

@@ -173,6 +173,38 @@ def test_a_pod_whose_launcher_misses_an_allocated_gpu_is_replaced(make):
     assert [each.reason for each in found(pod)] == ["DeviceLost"]
 
 
+def missed(make, state, ready):
+    """A pod whose launcher missed a GPU, as while its node boots, and which then came to this state."""
+    said = "uellm launcher: DeviceLost: NVIDIA_VISIBLE_DEVICES names GPU-3, which is not there\n"
+    last = {"terminated": {"exitCode": 1, "message": said}}
+    statuses = [{"name": "engine", "state": state, "lastState": last}]
+    return make.pod("a", conditions=[{"type": "Ready", "status": ready}], containerStatuses=statuses)
+
+
+RUNNING, WAITING = {"running": {"startedAt": "2026-05-01T11:59:00Z"}}, {"waiting": {"reason": "CrashLoopBackOff"}}
+
+
+def test_a_pod_that_serves_is_not_removed_for_a_gpu_that_it_missed_before(make):
+    assert found(missed(make, RUNNING, "True")) == ()
+
+
+def test_a_pod_that_starts_again_after_it_missed_a_gpu_is_waited_for_and_counted_once(make):
+    failures = tally(None, found(missed(make, WAITING, "False")), NOW)
+    later = NOW + timedelta(seconds=60)
+    starting = found(missed(make, RUNNING, "False"))
+    assert tally(failures, starting, later) == failures
+    assert removals(failures, starting, later) == ((), None)
+    again = found(missed(make, WAITING, "False"))
+    assert tally(failures, again, later) == failures
+    assert removals(failures, again, later)[0] == (Removal("a", "uid-a", force=False),)
+
+
+def test_a_pod_that_runs_on_a_gpu_that_its_profile_calls_lost_is_not_waited_for(make):
+    failed_now = failed_pods([missed(make, RUNNING, "False")], {}, NOW, lost_gpus([profile()]))
+    gone, _ = removals(tally(None, failed_now, NOW), failed_now, NOW + timedelta(seconds=10))
+    assert gone == (Removal("a", "uid-a", force=False),)
+
+
 def test_a_pod_whose_devices_cannot_hold_the_plan_is_removed_with_backoff(make):
     failures = tally(None, found(misplaced(make)), NOW)
     assert (failures.reason, failures.total) == ("NoFit", 1)

@@ -189,6 +189,78 @@ def test_while_no_replica_is_ready_none_is_given_up_nor_for_a_while_after(world)
     assert here.minutes(30, 0.5) == 1
 
 
+def crash_looping(here: World, number: int) -> list[dict]:
+    """Pods that have nodes, and so GPUs, and are not ready."""
+    return [here.make.pod(str(place)) for place in range(number)]
+
+
+def test_replicas_of_which_none_gets_ready_give_their_gpus_back_but_for_the_least_number(world):
+    """`startupTimeout` is 30 minutes by default."""
+    here = world(2, 9)
+    here.look()
+    high = here.minutes(30, 30.0)
+    assert high > 2
+    here.pods = crash_looping(here, high)
+
+    assert here.minutes(89, 0.0) == high
+    assert here.minutes(2, 0.0) == 2
+    for _ in range(2):
+        scaling = here.look()
+        assert (scaling.replicas, scaling.reason) == (2, "NotReported")
+        assert scaling.message == (
+            "2 replicas, the least number, because none was ready for 3 times engine.startupTimeout: see the condition "
+            "Ready"
+        )
+    here.pods = None
+    assert here.minutes(30, 30.0) == high
+
+
+def test_the_time_that_replicas_are_waited_for_follows_the_startup_timeout(world):
+    here = world(1, 9, engine={"startupTimeout": "60m"})
+    here.look()
+    high = here.minutes(30, 30.0)
+    here.pods = crash_looping(here, high)
+
+    assert here.minutes(179, 0.0) == high
+    assert here.minutes(2, 0.0) == 1
+
+
+def test_replicas_without_a_node_hold_no_gpus_and_their_number_stays(world):
+    here = world(1, 9)
+    here.look()
+    high = here.minutes(30, 30.0)
+    here.pods = []
+
+    assert here.minutes(300, 0.0) == high
+    here.pods = [here.make.unschedulable(str(place)) for place in range(high)]
+    assert here.minutes(300, 0.0) == high
+    assert here.look().reason == "ScalingLimited"
+
+
+def test_replicas_that_served_without_reporting_are_waited_for_from_their_end_on(world):
+    here = world(1, 9)
+    here.look()
+    high = here.minutes(30, 30.0)
+    here.reports = False
+    here.minutes(120, 0.0)
+    here.pods = crash_looping(here, high)
+
+    assert here.minutes(89, 0.0) == high
+
+
+def test_while_the_first_replica_starts_the_number_is_as_needed(world):
+    here = world(2, 9)
+    here.pods = crash_looping(here, 2)
+
+    assert here.minutes(20, 0.0) == 2
+    condition = here.look().condition
+    assert (condition.status, condition.reason) == ("True", "AsNeeded")
+    here.pods = None
+    here.look()
+    here.pods = crash_looping(here, 2)
+    assert here.look().reason == "NotReported"
+
+
 def test_after_an_outage_the_load_is_known_as_before(world):
     here = world(1, 9)
     here.look()

@@ -65,6 +65,8 @@ class PodFate(Enum):
     """It is being deleted, and its kubelet cannot end it."""
     MISPLACED = "misplaced"
     """Its launcher cannot place the layers on its devices, or did not come to terms with its group, or lost a GPU."""
+    RETRIED = "retried"
+    """Its launcher missed a GPU, as happens while a node boots, and runs again."""
 
 
 class PodFailure(NamedTuple):
@@ -188,6 +190,8 @@ def _due_s(failure: PodFailure, count: int, *, shown: bool) -> float:
     """How long after the last failure the pod is deleted."""
     if failure.fate is PodFate.MISPLACED:
         return float(min(FIRST_BACKOFF_S * 2 ** min(count - 1, 16), LONGEST_BACKOFF_S))
+    if failure.fate is PodFate.RETRIED:
+        return float("inf")
     if failure.fate is PodFate.STUCK:
         # As long as the Node is there, its kubelet may come back and still run the pod.
         return 0.0 if failure.reason == "NodeGone" else float("inf")
@@ -210,9 +214,10 @@ def _failure(
         failure = lost.get(pod["metadata"]["uid"])
     if deleted and (failure is None or failure.reason not in UNGROUPED):
         return _stuck(pod, node, now)
-    if failure is not None:
-        return _made(pod, PodFate.MISPLACED, failure.reason, failure.message)
-    return None
+    if failure is None:
+        return None
+    retried = pod["metadata"]["uid"] not in lost and _runs_again(pod)
+    return _made(pod, PodFate.RETRIED if retried else PodFate.MISPLACED, failure.reason, failure.message)
 
 
 def _stuck(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailure | None:
@@ -233,7 +238,16 @@ def _stuck(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailure
 
 def _misplaced(pod: Mapping[str, Any]) -> LaunchFailure | None:
     """The failure of a launcher whose devices cannot hold the plan; None for any other pod."""
-    return next((each for each in _told(pod) if each.reason in (*MISPLACED, *UNGROUPED)), None)
+    # A pod that serves has its GPUs back.
+    reasons = {*MISPLACED, *UNGROUPED} - ({DEVICE_LOST} if is_ready(pod) else set())
+    return next((each for each in _told(pod) if each.reason in reasons), None)
+
+
+def _runs_again(pod: Mapping[str, Any]) -> bool:
+    """Whether a container runs whose launcher missed a GPU before."""
+    running = [each for each in pod["status"].get("containerStatuses") or () if "running" in (each.get("state") or {})]
+    ended = {"status": {"containerStatuses": running}}
+    return any(each.reason == DEVICE_LOST for each in _told(ended))
 
 
 def _ended_group(pod: Mapping[str, Any]) -> LaunchFailure | None:

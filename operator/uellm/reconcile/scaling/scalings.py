@@ -20,13 +20,12 @@ from uellm.planner.request import SloClass
 from uellm.planner.result import Plan
 from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.download.on_nodes import copying
-from uellm.reconcile.kueue import gates
 from uellm.reconcile.names import Key, uid_of
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.pods.engine_readiness import living
-from uellm.reconcile.pods.groups import replica_of
 from uellm.reconcile.pods.measurements import TimedLoad
 from uellm.reconcile.pods.pod_state import is_ready
+from uellm.reconcile.scaling.answers import MOST_STARTUPS, as_needed, held, waiting_for_room, without_ready
 from uellm.reconcile.scaling.load import interval, measured_step, startup_s
 from uellm.reconcile.scaling.scaling import Scaling, chosen_before, within, without_gateway
 from uellm.reconcile.scaling.starts import Starts
@@ -71,6 +70,10 @@ class _Memory:
     """When there was last something to do, or a replica was starting."""
     asked_at: datetime
     """When there was last something to do, or somebody waited."""
+    served_at: datetime
+    """When a replica was ready last, none was wanted, or weights were being copied to a node."""
+    served: bool = False
+    """Whether a replica was ever ready."""
     loads: dict[str, LoadMeasurement] = field(default_factory=dict)
     """By pod uid, as last taken."""
     read_at_s: dict[str, float] = field(default_factory=dict)
@@ -80,7 +83,7 @@ class _Memory:
         gap_s = (now - self.passed_at).total_seconds()
         self.passed_at = now
         if not -EVERY_S <= gap_s <= LONGEST_GAP_S:
-            self.since = self.seen_at = self.busy_at = self.asked_at = now
+            self.since = self.seen_at = self.busy_at = self.asked_at = self.served_at = now
             self.loads, self.read_at_s = {}, {}
 
 
@@ -132,14 +135,17 @@ class Scalings:
         memory = self._memory(observed, service, plan, took_s or STARTUP_S, now)
         memory.pass_at(now)
         pods = [pod for pod in living(observed.engines) if is_ready(pod)]
+        unseen, copies = before > 0 and not pods, copying(observed.pods) is not None
+        memory.served = memory.served or bool(pods) or took_s is not None
+        if not unseen or copies:
+            memory.served_at = now
         told = {uid_of(pod): loads[uid_of(pod)] for pod in pods if uid_of(pod) in loads}
         if pods and not told:
-            return _held(before, took_s, "no sidecar reports its load")
+            return held(before, took_s, "no sidecar reports its load")
         asked_s = (now - memory.asked_at).total_seconds()
         # A replica that does not start is not waited for without end: it holds GPUs that nobody uses.
         patience_s = service.spec.engine.startup_timeout_s
-        starting = before > 0 and not pods and (asked_s < patience_s or copying(observed.pods) is not None)
-        unseen = before > 0 and not pods
+        starting = unseen and (asked_s < patience_s or copies)
         self._take(memory, told, len(pods), now, unseen=unseen, starting=starting)
         if len(told) < len(pods):
             memory.since = now
@@ -148,7 +154,8 @@ class Scalings:
             return Scaling(0, "ScaledToZero", "no pods run, because no requests came", took_s)
         if unseen:
             memory.since = now
-            return _waiting_for_room(observed, before, took_s) or _held(before, took_s, "none is ready")
+            given_up = (now - memory.served_at).total_seconds() >= MOST_STARTUPS * patience_s
+            return without_ready(observed, max(1, least), before, took_s, given_up=given_up, served=memory.served)
         return _decided(observed, memory, bounds, before, took_s, now)
 
     def _memory(self, observed: Observed, service: LLMService, plan: Plan, startup: float, now: datetime) -> _Memory:
@@ -163,11 +170,12 @@ class Scalings:
             known.autoscaler.expect_startup(startup)
             return known
         autoscaler = Autoscaler(basis.replica, classes, attainment=basis.attainment, startup_s=startup)
-        busy_at, asked_at, passed_at = (
-            (now, now, now) if known is None else (known.busy_at, known.asked_at, known.passed_at)
+        memory = _Memory(
+            basis, autoscaler, since=now, passed_at=now, seen_at=now, busy_at=now, asked_at=now, served_at=now
         )
-        memory = _Memory(basis, autoscaler, now, passed_at, now, busy_at, asked_at)
         if known is not None:
+            memory.busy_at, memory.asked_at, memory.passed_at = known.busy_at, known.asked_at, known.passed_at
+            memory.served_at, memory.served = known.served_at, known.served
             memory.loads, memory.read_at_s = known.loads, known.read_at_s
         self._memories[observed.key] = memory
         return memory
@@ -247,11 +255,6 @@ def _times(step: StepTime, prefill: float, decode: float) -> StepTime:
     )
 
 
-def _held(before: int, took_s: float | None, why: str) -> Scaling:
-    message = f"{counted(before, 'replica')} as before, because {why}"
-    return Scaling(before, "NotReported", message, took_s)
-
-
 def _awake(memory: _Memory, idle_s: float, before: int, now: datetime, *, wanted: bool) -> bool:
     """Whether a service that may run no pods is to run some. `wanted`: somebody waits at the gateway."""
     if wanted:
@@ -296,18 +299,4 @@ def _explained(
     if decision.limited:
         message = f"the load needs more than {counted(most, 'replica')}: raise spec.autoscaling.maxReplicas"
         return Scaling(replicas, "ScalingLimited", message, took_s)
-    as_needed = Scaling(replicas, "AsNeeded", f"{counted(replicas, 'replica')} by load and targets", took_s)
-    return _waiting_for_room(observed, replicas, took_s) or as_needed
-
-
-def _waiting_for_room(observed: Observed, replicas: int, took_s: float | None) -> Scaling | None:
-    """Told where pods find no GPUs, or wait in a queue."""
-    unbound = [pod for pod in living(observed.pods) if not pod["spec"].get("nodeName") and not gates(pod)]
-    waiting = len({replica_of(pod) for pod in unbound})
-    if waiting and observed.unschedulable_since is not None:
-        message = f"{waiting} of {counted(replicas, 'replica')} find no node with free GPUs: add GPUs, or free some"
-        return Scaling(replicas, "ScalingLimited", message, took_s)
-    if queued := len({replica_of(pod) for pod in observed.pods if gates(pod)}):
-        message = f"{queued} of {counted(replicas, 'replica')} wait in a queue, or for another scheduling gate"
-        return Scaling(replicas, "ScalingLimited", message, took_s)
-    return None
+    return waiting_for_room(observed, replicas, took_s) or as_needed(replicas, took_s)
