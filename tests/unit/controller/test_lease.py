@@ -305,7 +305,8 @@ async def test_what_a_release_of_another_name_left_behind_hinders_nobody_for_lon
 async def test_a_lease_that_somebody_made_where_no_operator_is_stops_nobody(server):
     await timeless(server, "somebody", "team-a").acquire()
     one = timeless(server, "one")
-    await one.acquire()
+    async with asyncio.timeout(5):
+        await one.acquire()
     assert server.holder == "one"
     assert not one.standing_by
 
@@ -364,7 +365,8 @@ async def test_one_that_slept_while_another_release_took_over_works_no_more(serv
     async with asyncio.timeout(5):
         await lease(server, "other", "elsewhere").acquire()
     with pytest.raises(LeaseLost, match="renewed late, and now works other in namespace elsewhere"):
-        await one.keep()
+        async with asyncio.timeout(5):
+            await one.keep()
 
 
 async def test_one_that_slept_while_nobody_took_over_goes_on(server):
@@ -403,7 +405,8 @@ async def test_it_is_lost_where_it_is_not_known_in_time_whether_another_release_
     server.lists_hang = True
     now_s += module.DURATION_S * 2
     with pytest.raises(LeaseLost, match="could not be renewed"):
-        await one.keep()
+        async with asyncio.timeout(5):
+            await one.keep()
 
 
 async def test_without_the_right_to_look_elsewhere_it_works_as_before_and_says_so(server, caplog):
