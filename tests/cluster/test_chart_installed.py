@@ -130,6 +130,8 @@ def test_the_operator_may_write_children_and_statuses_and_nothing_secret(run: Ru
     may += ["create /pods team-a", *(f"{verb} /persistentvolumeclaims team-a" for verb in ("create", "patch"))]
     may_not = ["create coordination.k8s.io/leases team-a", "get /secrets team-a", "delete uellm.io/llmservices team-a"]
     may_not += ["delete /persistentvolumeclaims team-a", "get /pods/log team-a", "create /pods/exec team-a"]
+    may += ["list rbac.authorization.k8s.io/clusterrolebindings"]
+    may_not += ["create rbac.authorization.k8s.io/clusterrolebindings"]
     assert allowed(run, f"{NAMESPACE}:uellm-operator", *may, *may_not) == may
 
 

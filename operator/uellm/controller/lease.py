@@ -12,7 +12,11 @@ machines differ, so another holder's lease has expired when our own clock has no
 clock goes on while this process or the machine is stopped.
 
 The lease is in the release's namespace, and the operator works for the whole cluster. So it is taken only while nobody
-holds one of this name in another namespace: a second release of the chart stands by.
+holds one of this name in another release's namespace: a second release of the chart stands by.
+
+Whoever may write in some namespace can make a Lease of this name there. So one counts only where a ClusterRoleBinding
+with the chart's label gives rights to a ServiceAccount of its namespace, which only an administrator can make; and for
+DURATION_S without a renewal at most, whatever it says itself.
 """
 
 from __future__ import annotations
@@ -25,10 +29,10 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from uellm.errors import CannotBeDone
-from uellm.kube import LEASE, Conflict, Forbidden, Kube, KubeError
+from uellm.kube import CLUSTERROLEBINDING, LEASE, Conflict, Forbidden, Kube, KubeError
 from uellm.kube.config import in_cluster
 
 logger = logging.getLogger(__name__)
@@ -39,11 +43,22 @@ RENEW_S = 2.0
 # Writes end this early, so that the API server has done what was sent before another operator takes the lease.
 DEADLINE_S = 5.5
 RETRY_S = 1.0
+# Between two looks at the leases of all namespaces, by those that stand by for another release.
+ELSEWHERE_S = 10.0
+OPERATORS = "app.kubernetes.io/name=uellm-operator"
+"""The label of the chart's ClusterRoleBinding."""
 ONE_OPERATOR = "one operator works for the whole cluster; a further release is a gateway alone (operator.enabled=false)"
 
 
 class LeaseLost(CannotBeDone):
     """Another operator may be working by now; this one has to end."""
+
+
+class Awaited(NamedTuple):
+    """What we wait for, and when to look again."""
+
+    what: str
+    pause_s: float
 
 
 def default_identity() -> str:
@@ -88,28 +103,28 @@ class Lease:
         """Wait until we hold it."""
         logged = None
         while True:
-            waits_for = await self._try()
-            if waits_for is None:
+            awaited = await self._try()
+            if awaited is None:
                 return
-            if waits_for != logged:
-                logger.info("lease %s/%s: waiting for %s", self._namespace, self._name, waits_for)
-                logged = waits_for
-            await asyncio.sleep(RETRY_S * random.uniform(0.5, 1.5))
+            if awaited.what != logged:
+                logger.info("lease %s/%s: waiting for %s", self._namespace, self._name, awaited.what)
+                logged = awaited.what
+            await asyncio.sleep(awaited.pause_s * random.uniform(0.5, 1.5))
 
-    async def _try(self) -> str | None:
+    async def _try(self) -> Awaited | None:
         """Take it where it is free. None where we hold it now, else what we wait for."""
         while True:
             try:
-                holder = await self._take()
+                awaited = await self._take()
             except Conflict:
                 continue  # another operator was faster; find out which
             except KubeError as error:
                 self.standing_by = False
                 if not error.transient:
                     raise
-                return f"the API server: {error}"
-            self.standing_by = holder is not None
-            return holder
+                return Awaited(f"the API server: {error}", RETRY_S)
+            self.standing_by = awaited is not None
+            return awaited
 
     async def keep(self) -> None:
         """Renew it until it is lost. Raises LeaseLost."""
@@ -137,46 +152,60 @@ class Lease:
         except KubeError as error:
             logger.warning("lease %s/%s not released: %s", self._namespace, self._name, error)
 
-    async def _take(self) -> str | None:
+    async def _take(self) -> Awaited | None:
         """Take it where it is free. None where we hold it now, else the holder."""
         asked_s = self._clock()
         lease = await self._kube.get(LEASE, self._name, self._namespace)
         if lease is not None and _holder(lease) not in ("", self.identity) and not self._has_run_out(lease):
-            return _holder(lease)
+            return Awaited(_holder(lease), RETRY_S)
         # Not before: the API server reads every Lease of the cluster for it.
         elsewhere = await self._elsewhere()
         if elsewhere is not None:
-            return elsewhere
+            return Awaited(elsewhere, ELSEWHERE_S)
         written = await self._write(lease, holder=self.identity)
         elsewhere = await self._elsewhere()
         if elsewhere is not None:
             # Of two that take theirs at the same moment, at least one comes here. If both do, both try again.
             await self._write(written, holder="")
-            return elsewhere
+            return Awaited(elsewhere, RETRY_S)
         self._renewed_s = asked_s
         return None
 
     async def _elsewhere(self) -> str | None:
-        """Who holds a lease of this name in another namespace; None where nobody does, or where we may not look."""
+        """Who holds another release's lease of this name; None where nobody does, or where we may not look."""
         if not self._looks_elsewhere:
             return None
         try:
             leases = await self._kube.list(LEASE, field_selector=f"metadata.name={self._name}")
+            held = {each["metadata"]["namespace"]: _holder(each) for each in leases if self._is_held_elsewhere(each)}
+            releases = await self._releases() if held else set()
         except Forbidden as error:
             logger.warning("whether another operator works in this cluster is not known: %s", error)
             self._looks_elsewhere = False
             return None
-        for lease in leases:
-            namespace = lease["metadata"]["namespace"]
-            if namespace != self._namespace and _holder(lease) and not self._has_run_out(lease):
-                return f"{_holder(lease)} in namespace {namespace}: {ONE_OPERATOR}"
+        for namespace in sorted(releases & held.keys()):
+            return f"{held[namespace]} in namespace {namespace}: {ONE_OPERATOR}"
         return None
+
+    def _is_held_elsewhere(self, lease: dict[str, Any]) -> bool:
+        elsewhere = lease["metadata"]["namespace"] != self._namespace
+        return elsewhere and bool(_holder(lease)) and not self._has_run_out(lease)
+
+    async def _releases(self) -> set[str]:
+        """The namespaces whose operator has rights in the whole cluster: who can write a Lease cannot add to them."""
+        bindings = await self._kube.list(CLUSTERROLEBINDING, label_selector=OPERATORS)
+        subjects = (subject for each in bindings for subject in each.get("subjects") or ())
+        return {each["namespace"] for each in subjects if each["kind"] == "ServiceAccount"}
 
     async def _renew_in_time(self) -> bool:
         """Whether it was renewed, by one try."""
         try:
             async with asyncio.timeout(DEADLINE_S - RENEW_S):
-                await self._renew()
+                asked_s = await self._renew()
+            # The list of all Leases may take long, and has its own time.
+            async with asyncio.timeout(DEADLINE_S - RENEW_S):
+                await self._check_nobody_took_over()
+            self._renewed_s = asked_s
             return True
         except (KubeError, TimeoutError) as error:
             logger.warning("lease %s/%s not renewed: %s", self._namespace, self._name, error or "no answer in time")
@@ -184,7 +213,8 @@ class Lease:
             raise LeaseLost(f"lease {self._namespace}/{self._name} could not be renewed for {age_s:.0f} s")
         return False
 
-    async def _renew(self) -> None:
+    async def _renew(self) -> float:
+        """Renew it, and return when that was asked for."""
         asked_s = self._clock()
         lease = await self._kube.get(LEASE, self._name, self._namespace)
         holder = "" if lease is None else _holder(lease)
@@ -192,18 +222,28 @@ class Lease:
             # Even a lease that is free again is lost: another operator may have held it and written meanwhile.
             raise LeaseLost(f"lease {self._namespace}/{self._name} was taken by {holder or 'another operator'}")
         await self._write(lease, holder=self.identity)
-        # One in another namespace leaves this lease as it is, and may work if the renewal came late.
-        elsewhere = None if self.writable_s() else await self._elsewhere()
+        return asked_s
+
+    async def _check_nobody_took_over(self) -> None:
+        """Raise LeaseLost where the renewal came so late that another release's operator may have begun to work.
+
+        It leaves our lease as it is. It cannot have begun before DURATION_S; clocks do not run equally fast.
+        """
+        if (self.age_s or 0.0) <= DURATION_S - RETRY_S:
+            return
+        elsewhere = await self._elsewhere()
         if elsewhere is not None:
             raise LeaseLost(f"lease {self._namespace}/{self._name} was renewed late, and now works {elsewhere}")
-        self._renewed_s = asked_s
 
     def _has_run_out(self, lease: dict[str, Any]) -> bool:
         now_s = self._clock()
         namespace, version = lease["metadata"]["namespace"], lease["metadata"]["resourceVersion"]
         if self._seen.get(namespace, ("",))[0] != version:
             self._seen[namespace] = (version, now_s)
-        return now_s - self._seen[namespace][1] > float(lease["spec"].get("leaseDurationSeconds") or DURATION_S)
+        duration_s = float(lease["spec"].get("leaseDurationSeconds") or DURATION_S)
+        if namespace != self._namespace:
+            duration_s = min(duration_s, DURATION_S)
+        return now_s - self._seen[namespace][1] > duration_s
 
     async def _write(self, lease: dict[str, Any] | None, *, holder: str) -> dict[str, Any]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -33,6 +33,8 @@ from uellm.text import decimal_size
 MARKER, PART, PROMISED = ".complete", ".part", ".promised"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ESPIPE, errno.ENXIO)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""To write a file anew. Others write to the volume, too: a link or a pipe of its name is an error, and nobody waits."""
 _READ_BYTES = 8 << 20
 _MARKER_BYTES = 16 << 20
 _PROMISED_BYTES = 20
@@ -74,7 +76,7 @@ def write_marker(directory: Path, files: Sequence[RemoteFile]) -> None:
     """Say that all files are there."""
     whole = {"version": VERSION, "sizes": {each.path: each.size_bytes for each in files}}
     draft = directory / f"{MARKER}{PART}"
-    number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    number = os.open(draft, _NEW, 0o644)
     with open(number, "w") as stream:
         json.dump(whole, stream)
         stream.flush()
@@ -85,7 +87,7 @@ def write_marker(directory: Path, files: Sequence[RemoteFile]) -> None:
 
 def promise(directory: Path, whole_bytes: int) -> None:
     """Say how many bytes the copy has once it is complete."""
-    number = os.open(directory / PROMISED, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    number = os.open(directory / PROMISED, _NEW, 0o644)
     with open(number, "w") as stream:
         stream.write(str(whole_bytes))
 

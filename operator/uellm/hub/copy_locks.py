@@ -72,7 +72,8 @@ def _opened(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except PermissionError:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # A pipe that another user put there makes nobody wait.
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 @contextmanager
@@ -101,12 +102,13 @@ def _lock(number: int, on_wait: Callable[[], None]) -> None:
 def locked_volume(volume: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     """Hold the lock of a volume while it is found out whether there is room. Its file may be another user's.
 
-    Where there can be none, this goes on without it.
+    Where there can be none, this goes on without it: NFS does not lock a file that may only be read.
     """
     number = _volume_lock(volume / LOCK)
     try:
         if number is not None:
-            _lock(number, on_wait)
+            with suppress(OSError):
+                _lock(number, on_wait)
         yield
     finally:
         if number is not None:

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from uellm.hub.copy_directory import MARKER, check_room, promised_bytes, still_to_come
@@ -130,9 +131,14 @@ def _used(directory: Path) -> float:
 
 
 def _size(directory: Path) -> int:
-    """Bytes on the disk that its files take."""
+    """Bytes on the disk that its files take. Some may get other names meanwhile, or be deleted."""
+    names = (os.path.join(parent, each) for parent, *found in os.walk(directory) for each in chain(*found))
+    return sum(map(_taken_bytes, names))
+
+
+def _taken_bytes(path: str) -> int:
     try:
-        return sum(each.lstat().st_blocks * 512 for each in directory.rglob("*"))
+        return os.lstat(path).st_blocks * 512
     except OSError:
         return 0
 

@@ -14,6 +14,7 @@ from uellm.kube.errors import (
 )
 from uellm.kube.fence import Fenced
 from uellm.kube.kinds import (
+    CLUSTERROLEBINDING,
     CONFIGMAP,
     CRD,
     DEPLOYMENT,
@@ -38,6 +39,7 @@ from uellm.kube.watch import ADDED, DELETED, MODIFIED, SYNCED, Event
 
 __all__ = [
     "ADDED",
+    "CLUSTERROLEBINDING",
     "CONFIGMAP",
     "CRD",
     "DELETED",

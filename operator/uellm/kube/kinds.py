@@ -78,6 +78,7 @@ WORKLOAD = Kind("kueue.x-k8s.io/v1beta2", "Workload", "workloads", True)
 """Kueue's, where it is installed."""
 FORMER_WORKLOAD = Kind("kueue.x-k8s.io/v1beta1", "Workload", "workloads", True)
 """The same in releases of Kueue that do not serve the newer version."""
+CLUSTERROLEBINDING = Kind("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings", False)
 CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", False)
 
 KINDS: Mapping[tuple[str, str], Kind] = {
@@ -110,6 +111,7 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         RESOURCESLICE,
         WORKLOAD,
         FORMER_WORKLOAD,
+        CLUSTERROLEBINDING,
         CRD,
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import time
@@ -9,7 +10,8 @@ import time
 import pytest
 
 from helpers.sizes import GIB
-from uellm.kube import LEASE, LLMSERVICE
+from uellm.controller.lease import OPERATORS, Lease
+from uellm.kube import CLUSTERROLEBINDING, LEASE, LLMSERVICE
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, EVENT, PDB, SERVICE
 
 pytestmark = pytest.mark.timeout(180)
@@ -111,6 +113,38 @@ async def test_one_that_was_frozen_past_its_lease_writes_nothing_when_it_goes_on
     assert re.search("was taken by|could not be renewed for", first.text())
     second.go_on()
     await eventually(lambda: llama.child(CONFIGMAP), timeout_s=40)
+
+
+async def test_a_lease_in_another_namespace_counts_only_where_a_release_has_its_binding(kube, namespace, eventually):
+    # Of a name of their own, so that the operators of other tests on this API server work on.
+    here, there = (Lease(kube, place, f"in-{place}", name=f"of-{namespace}") for place in (namespace, "default"))
+    label, _, value = OPERATORS.partition("=")
+    rbac = "rbac.authorization.k8s.io"
+    binding = {
+        "apiVersion": CLUSTERROLEBINDING.api_version,
+        "kind": CLUSTERROLEBINDING.kind,
+        "metadata": {"name": f"of-{namespace}", "labels": {label: value}},
+        "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": f"of-{namespace}"},
+        "subjects": [{"kind": "ServiceAccount", "name": "uellm-operator", "namespace": "default"}],
+    }
+
+    async def stands_by():
+        return here.standing_by
+
+    await there.acquire()
+    keeping = asyncio.create_task(there.keep())
+    try:
+        await asyncio.wait_for(here.acquire(), 20)
+        await here.release()
+        await kube.create(binding)
+        waiting = asyncio.create_task(here.acquire())
+        await eventually(stands_by)
+        assert here.writable_s() == 0
+        waiting.cancel()
+    finally:
+        keeping.cancel()
+        await kube.delete(CLUSTERROLEBINDING, f"of-{namespace}")
+        await kube.delete(LEASE, f"of-{namespace}", "default")
 
 
 async def written(kube, namespace):

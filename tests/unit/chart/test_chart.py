@@ -18,6 +18,7 @@ from uellm.api.crd import render as render_crd
 from uellm.api.gpunodeprofile import GPUNodeProfileStatus
 from uellm.api.names import SERVICE_LABEL
 from uellm.controller.lease import NAME as LEASE_NAME
+from uellm.controller.lease import OPERATORS
 from uellm.kube.kinds import RESOURCECLAIMTEMPLATE
 from uellm.pod_interface import METRICS_PORT, SIDECAR_PORT
 from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS
@@ -788,6 +789,16 @@ def test_the_operator_may_see_whether_that_of_another_release_works(render: Rend
     rules = named(render(), "ClusterRole", "uellm-operator")["rules"]
     (leases,) = (rule for rule in rules if "leases" in rule["resources"])
     assert (leases["resourceNames"], leases["verbs"]) == ([LEASE_NAME], ["list"])
+    (bindings,) = (rule for rule in rules if "clusterrolebindings" in rule["resources"])
+    assert bindings["verbs"] == ["list"]
+
+
+def test_the_operator_is_known_by_its_binding_and_no_other_part_of_the_release_is(render: Render) -> None:
+    label, _, value = OPERATORS.partition("=")
+    bindings = of_kind(render(), "ClusterRoleBinding")
+    (found,) = (each for each in bindings if each["metadata"]["labels"][label] == value)
+    assert found["roleRef"]["name"] == "uellm-operator"
+    assert [(each["kind"], each["namespace"]) for each in found["subjects"]] == [("ServiceAccount", "uellm-system")]
 
 
 def test_two_gateways_serve_behind_one_service_and_stop_one_at_a_time(render: Render) -> None:

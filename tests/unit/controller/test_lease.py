@@ -7,16 +7,18 @@ import pytest
 
 from uellm.controller import lease as module
 from uellm.controller.lease import Lease, LeaseLost
-from uellm.kube import AlreadyExists, Conflict, Forbidden, Unavailable
+from uellm.kube import CLUSTERROLEBINDING, AlreadyExists, Conflict, Forbidden, Unavailable
 
 
 class Server:
-    """An API server with one Lease of the namespace `ns`, and those of others."""
+    """An API server with one Lease of the namespace `ns`, those of others, and the bindings of releases."""
 
     def __init__(self):
         self.leases = {}
         self.version = 0
+        self.releases = ["ns", "elsewhere", "former", "of-one", "of-two"]
         self.forbids_lists = False
+        self.lists_hang = False
         self.down = False
         self.events = {}
 
@@ -39,8 +41,14 @@ class Server:
         self._count("read")
         return copy.deepcopy(self.leases.get(namespace))
 
-    async def list(self, kind, *, field_selector):
+    async def list(self, kind, *, label_selector="", field_selector=""):
         self._check()
+        if kind is CLUSTERROLEBINDING:
+            assert label_selector == module.OPERATORS
+            user = {"kind": "User", "name": "somebody"}
+            return [{"subjects": [user, {"kind": "ServiceAccount", "namespace": each}]} for each in self.releases]
+        if self.lists_hang:
+            await asyncio.Event().wait()
         assert field_selector == f"metadata.name={module.NAME}"
         if self.forbids_lists:
             raise Forbidden(403, "Forbidden", "leases is forbidden")
@@ -92,12 +100,17 @@ def server():
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Turns the lease's seconds into milliseconds."""
-    for name in ("RENEW_S", "RETRY_S", "DEADLINE_S", "DURATION_S"):
+    for name in ("RENEW_S", "RETRY_S", "DEADLINE_S", "DURATION_S", "ELSEWHERE_S"):
         monkeypatch.setattr(module, name, getattr(module, name) / 100)
 
 
 def lease(server, identity, namespace="ns"):
     return Lease(server, namespace, identity)
+
+
+def timeless(server, identity, namespace="ns"):
+    """One for which no lease runs out, however slow the machine."""
+    return Lease(server, namespace, identity, clock=lambda: 100.0)
 
 
 async def test_a_lease_that_nobody_holds_is_taken_at_once(server):
@@ -266,9 +279,8 @@ async def test_of_two_at_the_same_moment_one_gets_it(server):
 
 async def test_an_operator_of_another_release_stands_by_until_the_first_one_is_gone(server, caplog):
     caplog.set_level("INFO")
-    one, other = lease(server, "one"), lease(server, "other", "elsewhere")
+    one, other = timeless(server, "one"), timeless(server, "other", "elsewhere")
     await one.acquire()
-    server.lease["spec"]["leaseDurationSeconds"] = 60
     waiting = asyncio.create_task(other.acquire())
     read = server.happened("read", 3)
     async with asyncio.timeout(5):
@@ -290,15 +302,55 @@ async def test_what_a_release_of_another_name_left_behind_hinders_nobody_for_lon
     assert server.holder == "one"
 
 
+async def test_a_lease_that_somebody_made_where_no_operator_is_stops_nobody(server):
+    await timeless(server, "somebody", "team-a").acquire()
+    one = timeless(server, "one")
+    async with asyncio.timeout(5):
+        await one.acquire()
+    assert server.holder == "one"
+    assert not one.standing_by
+
+
+async def test_another_release_s_lease_counts_no_longer_than_one_of_ours_would_whatever_it_says(server):
+    now_s = 100.0
+    await lease(server, "dead", "former").acquire()
+    server.leases["former"]["spec"]["leaseDurationSeconds"] = 1_000_000
+    one = Lease(server, "ns", "one", clock=lambda: now_s)
+    waiting = asyncio.create_task(one.acquire())
+    async with asyncio.timeout(5):
+        await server.happened("read", 2)
+        assert one.standing_by
+        now_s += 1.01 * module.DURATION_S
+        await waiting
+
+
+async def test_who_waits_for_another_release_looks_less_often_than_who_waits_for_its_own(server, monkeypatch):
+    pauses_s = []
+
+    async def sleep(pause_s):
+        pauses_s.append(pause_s)
+        if len(pauses_s) == 3:
+            raise asyncio.CancelledError
+
+    await timeless(server, "one").acquire()
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(module.random, "uniform", lambda low, high: 1.0)
+    # The server itself sleeps for 0 s in the middle of a list.
+    with pytest.raises(asyncio.CancelledError):
+        await timeless(server, "other", "elsewhere").acquire()
+    assert pauses_s[:2] == [0, module.ELSEWHERE_S]
+    pauses_s[:] = [0, 0]
+    with pytest.raises(asyncio.CancelledError):
+        await timeless(server, "two").acquire()
+    assert pauses_s == [0, 0, module.RETRY_S]
+
+
 async def test_of_two_releases_at_the_same_moment_one_operator_works(server):
-    both = [lease(server, name, f"of-{name}") for name in ("one", "two")]
+    both = [timeless(server, name, f"of-{name}") for name in ("one", "two")]
     tasks = [asyncio.create_task(each.acquire()) for each in both]
     async with asyncio.timeout(5):
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for each in server.leases.values():
-            each["spec"]["leaseDurationSeconds"] = 60
-        read = server.happened("read", 3)
-        await read
+        await server.happened("read", 3)
     assert sorted(each.age_s is not None for each in both) == [False, True]
     for task in tasks:
         task.cancel()
@@ -313,7 +365,8 @@ async def test_one_that_slept_while_another_release_took_over_works_no_more(serv
     async with asyncio.timeout(5):
         await lease(server, "other", "elsewhere").acquire()
     with pytest.raises(LeaseLost, match="renewed late, and now works other in namespace elsewhere"):
-        await one.keep()
+        async with asyncio.timeout(5):
+            await one.keep()
 
 
 async def test_one_that_slept_while_nobody_took_over_goes_on(server):
@@ -328,6 +381,32 @@ async def test_one_that_slept_while_nobody_took_over_goes_on(server):
     await asyncio.sleep(0)
     assert one.writable_s() > 0
     keeping.cancel()
+
+
+async def test_a_renewal_that_is_late_but_not_too_late_needs_no_list(server):
+    now_s = 100.0
+    one = Lease(server, "ns", "one", clock=lambda: now_s)
+    await one.acquire()
+    server.lists_hang = True
+    now_s += (module.DEADLINE_S + module.DURATION_S - module.RETRY_S) / 2
+    assert one.writable_s() == 0
+    keeping = asyncio.create_task(one.keep())
+    async with asyncio.timeout(5):
+        await server.happened("write", 1)
+    await asyncio.sleep(0)
+    assert one.writable_s() > 0
+    keeping.cancel()
+
+
+async def test_it_is_lost_where_it_is_not_known_in_time_whether_another_release_took_over(server):
+    now_s = 100.0
+    one = Lease(server, "ns", "one", clock=lambda: now_s)
+    await one.acquire()
+    server.lists_hang = True
+    now_s += module.DURATION_S * 2
+    with pytest.raises(LeaseLost, match="could not be renewed"):
+        async with asyncio.timeout(5):
+            await one.keep()
 
 
 async def test_without_the_right_to_look_elsewhere_it_works_as_before_and_says_so(server, caplog):

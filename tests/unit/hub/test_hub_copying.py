@@ -133,7 +133,9 @@ def test_a_link_in_place_of_the_next_marker_is_not_written_through(hub, tmp_path
 
 
 @pytest.mark.parametrize("put", [os.mkdir, os.mkfifo], ids=["directory", "pipe"])
-@pytest.mark.parametrize("name", ["config.json", "config.json.part", ".lock", ".complete"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "config.json.part", ".lock", ".complete", ".complete.part", ".promised"]
+)
 def test_what_is_in_the_way_of_a_file_is_named_or_replaced(hub, tmp_path, name, put):
     (tmp_path / PLACE).mkdir(parents=True)
     put(tmp_path / PLACE / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -17,9 +18,10 @@ import pytest
 from helpers.files import contents
 from helpers.hub_server import COMMIT, LONG_BYTES, hub_server, tensor_file
 from uellm.hub.connection import HubSettings
-from uellm.hub.copy_locks import hold
+from uellm.hub.copy_directory import promise
+from uellm.hub.copy_locks import hold, locked_volume
 from uellm.hub.copying import CopyWatch, copy_model
-from uellm.hub.freeing import SPARED_S, Kept, make_room
+from uellm.hub.freeing import SPARED_S, Kept, make_room, to_come
 from uellm.hub.remedies import OF_DOWNLOADS
 
 SIZE = 100_000
@@ -248,6 +250,50 @@ def test_a_copy_that_cannot_be_written_to_is_used_without_being_held(disk, monke
 
     monkeypatch.setattr(os, "open", refuse)
     assert hold(copy) is None
+
+
+def test_a_file_that_gets_its_name_while_it_is_counted_costs_the_rest_no_place_in_the_sum(disk, monkeypatch):
+    writing = put(disk, A)
+    promise(writing, 3 * SIZE)
+    (writing / "next.safetensors.part").write_bytes(b"x")
+    lstat = os.lstat
+
+    def renamed_before(path, **options):
+        if str(path).endswith(".part"):
+            os.replace(path, str(path).removesuffix(".part"))
+        return lstat(path, **options)
+
+    with (writing / ".lock").open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        monkeypatch.setattr(os, "lstat", renamed_before)
+        assert 0 < to_come(disk.volume, B) <= 2 * SIZE
+    assert (writing / "next.safetensors").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_the_volume_s_lock_cannot_be_held_a_copy_goes_on_without_it(disk, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked_volume(disk.volume, pytest.fail):
+        pass
+    with pytest.raises(OSError, match="in the middle"), locked_volume(disk.volume, pytest.fail):
+        raise OSError("in the middle")
+
+
+def test_a_pipe_that_another_user_put_in_place_of_the_volume_s_lock_holds_nobody_up(disk, monkeypatch):
+    os.mkfifo(disk.volume / ".lock")
+    opened = os.open
+
+    def as_another_user(path, flags, *mode):
+        if flags & os.O_RDWR and not flags & os.O_CREAT:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", as_another_user)
+    with locked_volume(disk.volume, pytest.fail):
+        pass
 
 
 OTHER = "org/other"
