@@ -424,7 +424,7 @@ def test_deepseek_v41_has_compressors_and_indexers_in_the_layers_that_others_use
     ]
     # A value and a score of 512 numbers for 8 tokens, in 32 bits.
     assert model.layer_state_bytes == (0, 2 * 512 * 8 * 4, 0, 0, 0, 0)
-    assert (model.exact, model.supports_pipeline) == (True, False)
+    assert (model.exact, model.supports_pipeline, model.sparse_attention) == (True, False, True)
 
 
 def test_deepseek_v41s_tables_of_n_grams_are_in_host_memory() -> None:

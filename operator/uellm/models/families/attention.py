@@ -22,6 +22,11 @@ def is_latent(config: Config) -> bool:
     return bool(config.value("kv_lora_rank")) and config.value("qk_rope_head_dim") is not None
 
 
+def is_sparse_latent(config: Config) -> bool:
+    """Whether an indexer picks the tokens that latent attention attends to."""
+    return is_latent(config) and bool(config.value("index_topk"))
+
+
 def heads_of(config: Config, hidden: int) -> Heads:
     """Query heads, KV heads and their width. Raises BadInput where KV heads do not divide query heads."""
     query = config.size(*names.HEADS)

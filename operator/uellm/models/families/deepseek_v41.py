@@ -46,6 +46,7 @@ def deepseek_v41(config: Config) -> Blueprint:
         experts=mixture.total,
         experts_per_token=mixture.per_token,
         kv_shared_by_tensor=False,
+        sparse_latent=True,
         predicting=config.count("num_nextn_predict_layers"),
         undivided=True,
         host_table=sum(tables.values()) * columns,
