@@ -14,11 +14,11 @@ from uellm.controller.lease import default_identity
 from uellm.errors import BadInput
 from uellm.http import loop
 from uellm.reconcile.children import Images
+from uellm.reconcile.engine_image import STOCK_ENGINE_IMAGE
 from uellm.reconcile.measuring.settings import MeasuringSettings
 from uellm.reconcile.model_claim import NodeCache
 
 DEFAULT_HEALTH_LISTEN = ":8080"
-ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
 REQUIRED_IMAGES = {
     "sidecar": "sidecar in the engine's pods",
     "launcher": "launcher in the engine's pods",
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     environment = os.environ.get
     parser.add_argument(
         "--engine-image",
-        default=environment("UELLM_ENGINE_IMAGE") or ENGINE_IMAGE,
+        default=environment("UELLM_ENGINE_IMAGE") or STOCK_ENGINE_IMAGE,
         help="vLLM image for services that name none (UELLM_ENGINE_IMAGE; default: %(default)s)",
     )
     for role, what in REQUIRED_IMAGES.items():

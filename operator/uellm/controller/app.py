@@ -120,6 +120,7 @@ class _Operator:
             workers=PLANNERS,
             on_planned=lambda key: queue.mark(key),
             steps=steps,
+            engine_image=self._options.images.engine,
         )
         step_keeper = StepKeeper(kube, steps, self._options.namespace)
         events = EventWriter(kube, later=True)

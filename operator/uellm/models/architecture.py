@@ -99,7 +99,7 @@ class Architecture:
     encoder: EncoderWidths | None = None
     """Of images, where what it computes on grows with them; None: it has none, or of images of one size."""
     sparse_attention: bool = False
-    """Whether an indexer picks the tokens that a layer attends to (DeepSeek V3.2 and later, GLM-5)."""
+    """Whether an indexer picks the tokens that latent attention attends to (DeepSeek V3.2 and later, GLM-5)."""
     int8_products: bool = False
     """Whether matrices outside routed experts are multiplied in INT8: weights and inputs are integers."""
     measured: bool = False

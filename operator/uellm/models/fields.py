@@ -155,10 +155,12 @@ class Config:
         return value[:length]
 
     def indices(self, name: str, length: int) -> frozenset[int] | None:
-        """A list of layer numbers; None if it is absent."""
+        """A list of layer numbers; None if it is absent. No longer than there are layers: it is read as a set."""
         value = self.fields.get(name)
         if value is None:
             return None
+        if isinstance(value, list | tuple) and len(value) > length:
+            raise BadInput(f"{self.prefix}.{name}", f"has {len(value)} entries, but there are {length} layers")
         if not isinstance(value, list | tuple) or not all(type(each) is int and 0 <= each < length for each in value):
             raise BadInput(f"{self.prefix}.{name}", f"must be a list of layer numbers from 0 to {length - 1}")
         return frozenset(value)

@@ -73,7 +73,7 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         host_bytes=plan.host_table + plan.host_table // HOST_GROUP,
         # Each is built like the last layer, behind a projection of the hidden state and the next token's embedding.
         predicting_bytes=plan.predicting * (sizes[-1][0] + 2 * plan.hidden_size**2 * width),
-        sparse_attention=any(layer.index_bytes for layer in layers),
+        sparse_attention=plan.sparse_latent,
         int8_products=_has_int8_products(precision, plan),
         notes=(*plan.notes, *notes, *precision.notes),
     )

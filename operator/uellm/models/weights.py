@@ -120,6 +120,8 @@ class Blueprint:
     kv_shared_by_tensor: bool = True
     undivided: bool = False
     """Layers use what earlier ones have found, and no stage may begin between them."""
+    sparse_latent: bool = False
+    """An indexer picks the tokens that latent attention attends to (sparse MLA)."""
     unloaded: int = 0
     """Numbers of the published model that the engine does not load."""
     host_table: int = 0

@@ -64,7 +64,7 @@ class EngineRequest:
     lengthens: bool = False
     """The engine is told to accept a length beyond that of the model's config.json."""
     own_image: bool = False
-    """The user names the engine's image: which kernels it has is not known."""
+    """The user or the administrator names the engine's image: which kernels it has is not known."""
     leaves_length: bool = False
     """The engine finds the greatest length itself, which may be less than that of config.json."""
 

@@ -36,6 +36,17 @@ CONVOLVING = {
     "layer_types": ["conv", "full_attention"],
     "block_auto_adjust_ff_dim": True,
 }
+PICKING = {
+    "architectures": ["MiniMaxM3ForCausalLM"],
+    "model_type": "minimax_m3",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "vocab_size": 100,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+}
 
 
 @pytest.mark.parametrize(
@@ -59,6 +70,14 @@ CONVOLVING = {
             ({**CONVOLVING, "block_ffn_dim_multiplier": value}, "must be a number above 0")
             for value in (1e300, -1, "x")
         ),
+        *(
+            (
+                {**PICKING, "sparse_attention_config": {"sparse_attention_freq": value}},
+                "sparse_attention_freq: must be a",
+            )
+            for value in (1, True, "x", {"a": 1})
+        ),
+        ({**PICKING, "mlp_only_layers": [0] * 20_000}, "mlp_only_layers: has 20000 entries, but there are 2 layers"),
     ],
 )
 def test_a_hostile_config_is_refused_in_one_short_line(config: dict, words: str) -> None:

@@ -96,3 +96,5 @@ def test_minimax_m3_picks_blocks_of_tokens_with_an_indexer_in_its_sparse_layers(
     assert more == [0, *[256 * 16 * 3 + 2 * 16] * 3]
     kept = [read_architecture(each).layer_kv_bytes_per_token for each in (plain, sparse)]
     assert [with_keys - none for none, with_keys in zip(*kept, strict=True)] == [0, 32, 32, 32]
+    # It picks them for grouped attention, whose kernels run on all GPUs: that is no sparse MLA.
+    assert not read_architecture(sparse).sparse_attention

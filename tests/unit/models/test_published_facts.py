@@ -70,6 +70,7 @@ def test_an_fp8_kv_cache_that_the_checkpoint_declares_takes_one_byte_a_number() 
 
 def test_deepseek_v4_keeps_a_window_and_what_its_compressors_read_beside_compressed_tokens() -> None:
     model = read_architecture(BY_NAME["DeepSeek-V4-Flash"])
+    assert model.sparse_attention
     kept = [tuple((each.bytes_per_token, each.tokens) for each in caches) for caches in model.layer_recent]
     assert kept[:2] == [(), ()]  # they have the window alone
     # 584 bytes of a token of the window; a value and a score of 512 numbers, and of the indexer's 128, twice where

@@ -8,6 +8,7 @@ import pytest
 
 from uellm.errors import BadInput
 from uellm.models import Tensor, read_architecture
+from uellm.models.fields import Config
 
 QWEN2 = {
     "model_type": "qwen2",
@@ -424,7 +425,14 @@ def test_deepseek_v41_has_compressors_and_indexers_in_the_layers_that_others_use
     ]
     # A value and a score of 512 numbers for 8 tokens, in 32 bits.
     assert model.layer_state_bytes == (0, 2 * 512 * 8 * 4, 0, 0, 0, 0)
-    assert (model.exact, model.supports_pipeline) == (True, False)
+    assert (model.exact, model.supports_pipeline, model.sparse_attention) == (True, False, True)
+
+
+def test_deepseek_v41s_lists_of_layers_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, real = [], Config.indices
+    monkeypatch.setattr(Config, "indices", lambda self, name, length: read.append(name) or real(self, name, length))
+    read_architecture({**V41, "text_config": V41_TEXT})
+    assert sorted(read) == ["engram_layer_ids", "index_source_layer_ids", "kv_source_layer_ids"]
 
 
 def test_deepseek_v41s_tables_of_n_grams_are_in_host_memory() -> None:
@@ -452,6 +460,7 @@ def test_tables_of_n_grams_in_a_checkpoint_are_no_weights_of_a_gpu() -> None:
     ("fields", "message"),
     [
         ({"compress_ratios": [0, 4, 4, 0, 0, 0]}, r"compress_ratios: must be a list of 0, 1, 2"),
+        ({"index_source_layer_ids": [1] * 7}, r"index_source_layer_ids: has 7 entries, but there are 6 layers"),
         ({"kv_source_layer_ids": [3]}, r"kv_source_layer_ids: names no layer for layer 1, which compresses"),
         (
             {"engram_num_embeddings": []},

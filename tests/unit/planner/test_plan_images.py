@@ -79,6 +79,8 @@ def test_a_limit_of_pixels_makes_images_smaller(given: dict[str, Any]) -> None:
     # A token is 28 x 28 pixels; a step holds more tokens than the largest image has.
     assert kept(*images, "--mm-processor-kwargs", json.dumps(given)) == of_item(2048)
     assert kept(*images, "--mm-processor-kwargs", json.dumps({"images_kwargs": given})) == of_item(2048)
+    # The engine refuses what is no number of pixels.
+    assert kept(*images, "--mm-processor-kwargs", json.dumps({"max_pixels": True})) == of_item(16384)
     doubled = json.dumps({"max_pixels": 4 * 784 * 1024})
     assert kept(*images, "--mm-processor-kwargs", doubled) == of_item(4096)
 

@@ -93,9 +93,16 @@ def test_a_v100_is_refused_unless_the_user_names_an_image_that_is_built_for_it(b
     request = build.request(a_gpu(build, "a", "V100", "7.0"))
     assert "V100 has compute capability 7.0, and vLLM's image needs 7.5" in str(failure(request))
     own = replace(request, engine=EngineRequest(own_image=True))
-    assert "the image of spec.engine.image is taken to have the kernels that the model needs on V100" in told(own)
+    assert "the engine's image is taken to have the kernels that the model needs on V100" in told(own)
     ada = build.request(build.node("a", [build.gpu("a", 0, "L4", compute_capability="8.9")]))
     assert "is taken to have" not in told(replace(ada, engine=EngineRequest(own_image=True)))
+
+
+def test_an_image_that_is_built_for_a_v100_runs_compressed_tensors_there(build) -> None:
+    model = replace(int8(build, None), dtype="float16")
+    request = replace(build.request(a_gpu(build, "a", "V100", "7.0")), architecture=model)
+    assert "V100 has compute capability 7.0, and vLLM's image needs 7.5" in str(failure(request))
+    assert plan(replace(request, engine=EngineRequest(own_image=True))).nodes == ("a",)
 
 
 @pytest.mark.parametrize("capability", ["7.5", "8.0", "8.9", "11.0"])

@@ -225,7 +225,7 @@ async def test_a_restarted_operator_keeps_a_plan_that_waits(world):
     planned = await restarted.plan(world.observed(), world.now)
     assert planned.choice.plan == before
     assert planned.rendered.node_needs == NodeNeeds(
-        "nvidia.com/gpu", 1, planned.rendered.node_needs.memory_mib, planned.rendered.node_needs.smallest_mib, (7, 0)
+        "nvidia.com/gpu", 1, planned.rendered.node_needs.memory_mib, planned.rendered.node_needs.smallest_mib, (7, 5)
     )
 
 

@@ -22,6 +22,11 @@ def is_latent(config: Config) -> bool:
     return bool(config.value("kv_lora_rank")) and config.value("qk_rope_head_dim") is not None
 
 
+def is_sparse_latent(config: Config) -> bool:
+    """Whether an indexer picks the tokens that latent attention attends to."""
+    return is_latent(config) and bool(config.value("index_topk"))
+
+
 def heads_of(config: Config, hidden: int) -> Heads:
     """Query heads, KV heads and their width. Raises BadInput where KV heads do not divide query heads."""
     query = config.size(*names.HEADS)
@@ -75,10 +80,12 @@ def block_indexer(config: Config, hidden: int, index: int) -> LayerPart:
     section = config.value("sparse_attention_config")
     if not isinstance(section, Mapping):
         return LayerPart()
-    where = list(section.get("sparse_attention_freq") or ())
+    inner = Config(section, f"{config.prefix}.sparse_attention_config")
+    where = section.get("sparse_attention_freq") or ()
+    if not isinstance(where, list | tuple):
+        raise BadInput(f"{inner.prefix}.sparse_attention_freq", "must be a list with an entry for each layer")
     if not index < len(where) or not where[index]:
         return LayerPart()
-    inner = Config(section, f"{config.prefix}.sparse_attention_config")
     count, width = inner.size("sparse_num_index_heads"), inner.size("sparse_index_dim")
     linears = (
         WeightMatrix("self_attn.index_q_proj", count * width, hidden),

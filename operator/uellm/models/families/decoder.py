@@ -66,6 +66,7 @@ def read_decoder(config: Config, traits: Traits, *, head: bool = True, classes: 
         kv_shared_by_tensor=not latent or traits.latent_expanded,
         tensor_widths=_widths(config, traits, hidden, kinds, mixture),
         predicting=_predicting(config),
+        sparse_latent=attention.is_sparse_latent(config),
         notes=_notes(config, traits),
     )
 

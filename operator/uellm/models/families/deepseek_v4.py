@@ -62,6 +62,7 @@ def deepseek_v4(config: Config) -> Blueprint:
         experts=mixture.total,
         experts_per_token=mixture.per_token,
         kv_shared_by_tensor=False,
+        sparse_latent=True,
         predicting=config.count("num_nextn_predict_layers"),
         tensor_widths=((mixture.field, mixture.width), ("o_groups", config.size("o_groups"))),
         notes=("layers for multi-token prediction are not counted without speculation",)

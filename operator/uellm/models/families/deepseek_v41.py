@@ -7,6 +7,8 @@ indices an indexer; the layers behind one use what it has found.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from uellm.errors import BadInput
 from uellm.models.families import deepseek_v4, feed_forward
 from uellm.models.families.part import LayerPart
@@ -15,7 +17,20 @@ from uellm.models.fields import Config
 from uellm.models.weights import Blueprint, Layer, RecentCache, WeightMatrix
 
 RATIOS = (0, 1, 2)  # other ones are refused by the engine
+KEY_SOURCES, INDEX_SOURCES = "kv_source_layer_ids", "index_source_layer_ids"
 RING_TOKENS = 8  # of the group that is still being compressed
+
+
+class _Place(NamedTuple):
+    """What the config's lists say of one layer."""
+
+    ratio: int
+    tabled: bool
+    """It looks rows up in a table of n-grams."""
+    keys: bool
+    """Other layers use its compressed keys."""
+    indices: bool
+    """Other layers use what its indexer picks."""
 
 
 def deepseek_v41(config: Config) -> Blueprint:
@@ -26,9 +41,10 @@ def deepseek_v41(config: Config) -> Blueprint:
     if mixture is None:
         raise BadInput(f"{config.prefix}.n_routed_experts", "is missing; give it as the model's config.json has it")
     tables = _tables(config, layers)
+    keys, indices = (config.indices(name, layers) or frozenset() for name in (KEY_SOURCES, INDEX_SOURCES))
     built = tuple(
-        _layer(config, hidden, width, mixture, index, ratio, index in tables)
-        for index, ratio in enumerate(_ratios(config, layers))
+        _layer(config, hidden, width, mixture, _Place(ratio, index in tables, index in keys, index in indices))
+        for index, ratio in enumerate(_ratios(config, layers, keys, indices))
     )
     columns = config.size("engram_head_dim") if tables else 0
     return Blueprint(
@@ -46,6 +62,7 @@ def deepseek_v41(config: Config) -> Blueprint:
         experts=mixture.total,
         experts_per_token=mixture.per_token,
         kv_shared_by_tensor=False,
+        sparse_latent=True,
         predicting=config.count("num_nextn_predict_layers"),
         undivided=True,
         host_table=sum(tables.values()) * columns,
@@ -63,7 +80,7 @@ def _notes(config: Config, tables: dict[int, int]) -> tuple[str, ...]:
     return notes
 
 
-def _ratios(config: Config, layers: int) -> list[int]:
+def _ratios(config: Config, layers: int, keys: frozenset[int], indices: frozenset[int]) -> list[int]:
     """[L]: how many tokens a layer's keys stand for; 0: it has a window alone."""
     listed = config.value("compress_ratios")
     known = isinstance(listed, list | tuple) and all(type(each) is int and each in RATIOS for each in listed)
@@ -71,8 +88,8 @@ def _ratios(config: Config, layers: int) -> list[int]:
         raise BadInput(f"{config.prefix}.compress_ratios", f"must be a list of {', '.join(map(str, RATIOS))}")
     ratios = [*listed[:layers], *[0] * (layers - len(listed))]
     first = next((index for index, ratio in enumerate(ratios) if ratio), layers)
-    for name in ("kv_source_layer_ids", "index_source_layer_ids"):
-        if first < layers and not any(each <= first for each in config.indices(name, layers) or ()):
+    for name, sources in ((KEY_SOURCES, keys), (INDEX_SOURCES, indices)):
+        if first < layers and not any(each <= first for each in sources):
             raise BadInput(f"{config.prefix}.{name}", f"names no layer for layer {first}, which compresses")
     return ratios
 
@@ -88,14 +105,15 @@ def _tables(config: Config, layers: int) -> dict[int, int]:
     return {number: config.whole("engram_num_embeddings", each) for number, each in zip(numbers, rows, strict=True)}
 
 
-def _layer(config: Config, hidden: int, width: int, of: Experts, index: int, ratio: int, tabled: bool) -> Layer:
+def _layer(config: Config, hidden: int, width: int, of: Experts, place: _Place) -> Layer:
+    ratio = place.ratio
     count = config.size("num_attention_heads")
     part = deepseek_v4.attention(config, hidden, count, width)
     part += feed_forward.mixture(config, deepseek_v4.TRAITS, hidden, of)
     part += feed_forward.hyper_connections(config, hidden)
-    source = _source(config, hidden, width, index, ratio)
+    source = _source(config, hidden, width, place)
     part += source
-    if tabled:
+    if place.tabled:
         part += _lookup(config, hidden)
     window = config.size("sliding_window")
     near = RecentCache(deepseek_v4.KEPT_BYTES, window)
@@ -122,20 +140,18 @@ def _built(
     )
 
 
-def _source(config: Config, hidden: int, width: int, index: int, ratio: int) -> LayerPart:
+def _source(config: Config, hidden: int, width: int, place: _Place) -> LayerPart:
     """The compressor and the indexer of a layer that other ones use as well."""
+    ratio, part = place.ratio, LayerPart()
     if not ratio:
-        return LayerPart()
-    part = LayerPart()
-    layers = config.layers()
-    keys = index in (config.indices("kv_source_layer_ids", layers) or ())
-    if keys:
+        return part
+    if place.keys:
         wide = width * (2 if ratio > 1 else 1)  # with a gate where it pools tokens
         compressor = WeightMatrix("attn.compressor.wkv_gate", wide, hidden, quantizable=False)
         ring = 2 * width * RING_TOKENS if ratio > 1 else 0
         kept = -(-deepseek_v4.KEPT_BYTES // ratio)
         part += LayerPart((compressor,), other=width, index_bytes=kept, state_float32=ring)
-    if index not in (config.indices("index_source_layer_ids", layers) or ()):
+    if not place.indices:
         return part
     count, narrow = config.size("index_n_heads"), config.size("index_head_dim")
     part += LayerPart(
@@ -145,7 +161,7 @@ def _source(config: Config, hidden: int, width: int, index: int, ratio: int) -> 
         ),
         attention_flops=2.0 * count * narrow,
     )
-    if not keys:
+    if not place.keys:
         return part
     key = WeightMatrix("attn.indexer.wk", narrow, width, quantizable=False)
     return part + LayerPart((key,), other=narrow, index_bytes=-(-deepseek_v4.INDEX_BYTES // ratio))

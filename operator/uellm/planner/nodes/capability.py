@@ -2,7 +2,7 @@
 
 Minimum capabilities are vLLM's own (get_min_capability of vllm/model_executor/layers/quantization/*.py;
 supported_dtypes of vllm/platforms/cuda.py). A GPU whose capability is unknown passes; the engine checks it when it
-starts. Where the user names the engine's image, the kernels of vLLM's own image decide nothing.
+starts. Where the engine's image is another one than vLLM's own, the kernels of the latter decide nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from uellm.text import and_more
 LEAST_CAPABILITY = (7, 0)
 LEAST_FOR_IMAGE = (7, 5)
 LEAST_FOR_BFLOAT16 = (8, 0)
-# By vLLM's name of the quantization method. Other methods run wherever vLLM runs.
+# By vLLM's name of the quantization method. Other methods run wherever vLLM runs. So does
+# compressed-tensors: what it lacks below 7.5 are kernels, which an image that is built for such a GPU has.
 LEAST_FOR_QUANTIZATION = {
     "fp8": (7, 5),
     "fbgemm_fp8": (8, 0),
@@ -43,7 +44,6 @@ LEAST_FOR_QUANTIZATION = {
     "modelopt": (8, 0),
     "torchao": (7, 5),
     "fp_quant": (10, 0),
-    "compressed-tensors": (7, 5),
 }
 # Sparse MLA: supports_compute_capability of vllm/v1/attention/backends/mla/*sparse*.py and vllm/models/deepseek_v4.
 SPARSE_ATTENTION_MAJORS = (9, 10, 12)
@@ -152,7 +152,7 @@ def remarks(devices: list[Device], request: PlanRequest) -> list[str]:
 
 
 def _trusted_image(devices: list[Device], request: PlanRequest) -> list[str]:
-    """What the user's image is taken to have, where vLLM's own has it not."""
+    """What another image is taken to have, where vLLM's own has it not."""
     if not request.engine.own_image:
         return []
     default = replace(request, engine=replace(request.engine, own_image=False))
@@ -160,7 +160,7 @@ def _trusted_image(devices: list[Device], request: PlanRequest) -> list[str]:
     if not lacking:
         return []
     return [
-        f"the image of spec.engine.image is taken to have the kernels that the model needs on {', '.join(lacking)}: "
+        f"the engine's image is taken to have the kernels that the model needs on {', '.join(lacking)}: "
         "vLLM's own image lacks them"
     ]
 

@@ -52,7 +52,7 @@ def _image_tokens(given: Mapping[str, Any], scope: str, encoder: EncoderWidths) 
             continue
         size = options.get("size")
         pixels = options.get("max_pixels") or (size.get("longest_edge") if isinstance(size, Mapping) else None)
-        if isinstance(pixels, int) and pixels > 0:
+        if type(pixels) is int and pixels > 0:
             return -(-pixels // encoder.pixels_per_token)
     return IMAGE_TOKENS
 

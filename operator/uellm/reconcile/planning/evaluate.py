@@ -55,16 +55,16 @@ def evaluate(
     broken = broken_hardware = None
     if incumbent is not None:
         alone = dataclasses.replace(request, replicas=1)
-        broken = _broken(incumbent, alone)
+        broken = _broken_as_it_runs(incumbent, alone)
         if broken and hardware is not None:
-            broken_hardware = _broken(incumbent, dataclasses.replace(alone, nodes=hardware))
+            broken_hardware = _broken_as_it_runs(incumbent, dataclasses.replace(alone, nodes=hardware))
     failed = Evaluation(None, None, broken, broken_hardware)
     try:
         fresh = plan(request)
         # Both by today's measurements: the incumbent's own prediction was made with older ones.
-        before = after = None
+        before, after, running = None, None, request
         if incumbent is not None:
-            before, after = outlook(incumbent, request), outlook(*as_joined(fresh, request))
+            (before, running), after = _now(incumbent, request), outlook(*as_joined(fresh, request))
     except PlanError as error:
         return failed._replace(failure=Obstacle(error.reason, str(error)))
     except BadInput as error:
@@ -72,7 +72,7 @@ def evaluate(
     try:
         kept = None
         if incumbent is not None and (revise or _judged_otherwise(incumbent, before)):
-            kept = recorded(revised(incumbent, request, fresh))
+            kept = recorded(revised(incumbent, running, fresh))
         return Evaluation(recorded(fresh), None, broken, broken_hardware, before, after, kept)
     except ValueError as error:
         message = f"the plan does not fit into status.plan ({error}); please report this with the LLMService"
@@ -100,6 +100,28 @@ def _evaluate_waiting(request: PlanRequest, incumbent: Plan) -> Evaluation:
 def _judged_otherwise(incumbent: Plan, now: Outlook | None) -> bool:
     """True where the plan's verdict on the targets no longer is what today's measurements give."""
     return now is not None and incumbent.slo is not None and incumbent.slo.feasible != now.keeps
+
+
+def _broken_as_it_runs(incumbent: Plan, request: PlanRequest) -> str | None:
+    broken = _broken(incumbent, request)
+    return broken if broken and _broken(incumbent, _as_it_runs(incumbent, request)) else None
+
+
+def _now(incumbent: Plan, request: PlanRequest) -> tuple[Outlook | None, PlanRequest]:
+    """What the incumbent is predicted to do, and the request that this is judged by."""
+    for each in (request, _as_it_runs(incumbent, request)):
+        if (now := outlook(incumbent, each)) is not None:
+            return now, each
+    return None, request
+
+
+def _as_it_runs(incumbent: Plan, request: PlanRequest) -> PlanRequest:
+    """The request on nodes with GPUs like those of the plan's own: pods that run there have their kernels."""
+    own = {
+        device.product for offer in request.nodes if offer.node.name in incumbent.nodes for device in offer.node.devices
+    }
+    nodes = tuple(offer for offer in request.nodes if any(device.product in own for device in offer.node.devices))
+    return dataclasses.replace(request, nodes=nodes, engine=dataclasses.replace(request.engine, own_image=True))
 
 
 def _broken(incumbent: Plan, request: PlanRequest) -> str | None:

@@ -22,6 +22,7 @@ from uellm.models import Architecture
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
+from uellm.reconcile.engine_image import STOCK_ENGINE_IMAGE
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
@@ -61,8 +62,10 @@ class Planning:
         workers: int = 1,
         on_planned: Callable[[Key], None] | None = None,
         steps: StepStore | None = None,
+        engine_image: str = STOCK_ENGINE_IMAGE,
     ) -> None:
-        """`count` is called after every search; `workers`: searches at a time; `steps`: step times measured before.
+        """`count` is called after every search; `workers`: searches at a time; `steps`: step times measured before;
+        `engine_image`: that of services which name none.
 
         With `on_planned` a pass waits for no search: it is called at the end of one.
         """
@@ -70,7 +73,7 @@ class Planning:
         self._worker = worker
         self._count = count
         self._steps = steps or StepStore()
-        self.promises = Promises(cache, self._steps.corrections)
+        self.promises = Promises(cache, self._steps.corrections, engine_image)
         self._standing: dict[Key, Standing] = {}
         self._renderings: dict[Key, Rendering] = {}
         self._known: dict[Key, LastPass] = {}

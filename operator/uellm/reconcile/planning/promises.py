@@ -13,6 +13,7 @@ from uellm.planner.nodes.pools import drivers_known
 from uellm.planner.request import LeftOut, NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
+from uellm.reconcile.engine_image import STOCK_ENGINE_IMAGE
 from uellm.reconcile.kueue import may_displace
 from uellm.reconcile.names import Key, deployment_name, key_of, revision_label
 from uellm.reconcile.observe import Observed
@@ -49,10 +50,16 @@ _CLAIMS_ONLY = "GPUs there can only be claimed: set spec.placement.allocation to
 class Promises:
     """The ledger, and the cluster that it is about."""
 
-    def __init__(self, cache: Cache, corrections: Callable[[], tuple[Correction, ...]] = tuple) -> None:
-        """`corrections`: the step times that were measured."""
+    def __init__(
+        self,
+        cache: Cache,
+        corrections: Callable[[], tuple[Correction, ...]] = tuple,
+        engine_image: str = STOCK_ENGINE_IMAGE,
+    ) -> None:
+        """`corrections`: the step times that were measured; `engine_image`: that of services which name none."""
         self._cache = cache
         self._corrections = corrections
+        self._engine_image = engine_image
         self._ledger = Ledger()
         self._rooms = Rooms()
         self._verdicts: dict[str, Mapping[str, IneligibleNode]] = {}
@@ -148,6 +155,7 @@ class Promises:
             would_join=classes,
             facts=observed.facts,
             corrections=self._corrections(),
+            engine_image=self._engine_image,
             slots=None if observed.spec_changed or observed.incumbent is None else observed.incumbent.adapters,
         )
         published = drivers_known(offer.node for offer in nodes)

@@ -22,6 +22,7 @@ from uellm.planner.vllm.model_flags import ModelSettings
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
 from uellm.planner.vllm.speculation import DRAFT_MODEL, FLAG, method_by_config, speculation_of
 from uellm.reconcile.draft import args_with_draft, draft_facts
+from uellm.reconcile.engine_image import STOCK_ENGINE_IMAGE, is_stock
 from uellm.reconcile.model_source import is_in_bucket, model_path, model_revision
 from uellm.reconcile.planning.adapters import adapter_notes, adapter_slots, check_adapters
 from uellm.reconcile.planning.calibration import efficiency_of
@@ -185,10 +186,12 @@ def plan_request(
     facts: ModelFacts | None = None,
     corrections: tuple[Correction, ...] = (),
     slots: AdapterSlots | None = None,
+    engine_image: str = STOCK_ENGINE_IMAGE,
 ) -> planner.PlanRequest:
     """The whole request. `left_out`: profiled nodes and classes that the pods may not run on; `would_join`:
     classes of nodes that may join; `facts`: those that the architecture was read from; `corrections`: step times
-    that were measured; `slots`: LoRA slots of engines that run, which are kept if they do.
+    that were measured; `slots`: LoRA slots of engines that run, which are kept if they do;
+    `engine_image`: that of services which name none.
     """
     spec = service.spec
     config = _config(service, facts)
@@ -221,7 +224,7 @@ def plan_request(
             quantization=settings.quantization,
             task_args=(*served.engine_args, *_loader_args(service)),
             lengthens=is_lengthened(service),
-            own_image=spec.engine.image is not None,
+            own_image=spec.engine.image is not None or not is_stock(engine_image),
             leaves_length=served.pools and settings.max_model_len is None,
         ),
         replicas=max(1, spec.replicas if spec.autoscaling is None else spec.autoscaling.min_replicas),
