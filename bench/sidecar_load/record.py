@@ -17,6 +17,7 @@ from typing import Any
 
 from sidecar_load import vllm
 from sidecar_load.ways import free_port
+from uellm.sidecar.wire.call import BATCH_TOKENS
 from uellm_devcluster import tinymodel
 
 TOKENS = 12
@@ -24,6 +25,10 @@ _MESSAGES = [{"role": "user", "content": "How does the import statement work?"}]
 _COMMON = {"model": "tiny", "temperature": 0, "max_tokens": TOKENS, "ignore_eos": True}
 _STREAM = {**_COMMON, "stream": True}
 _USAGE = {"stream_options": {"include_usage": True}}
+_BATCHES = {
+    "stream_interval": BATCH_TOKENS,
+    "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+}
 _CHAT, _COMPLETION = {**_STREAM, "messages": _MESSAGES}, {**_STREAM, "prompt": "How does the import statement work?"}
 _WHOLE_CHAT, _WHOLE_COMPLETION = {**_CHAT, "stream": False}, {**_COMPLETION, "stream": False}
 
@@ -33,12 +38,15 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "chat-logprobs": ("/v1/chat/completions", _CHAT | {"logprobs": True}),
     "chat-logprobs-usage": ("/v1/chat/completions", _CHAT | {"logprobs": True} | _USAGE),
     "chat-two": ("/v1/chat/completions", _CHAT | {"n": 2, "temperature": 1, "seed": 1}),
+    "chat-batched": ("/v1/chat/completions", _CHAT | _BATCHES),
+    "chat-logprobs-batched": ("/v1/chat/completions", _CHAT | {"logprobs": True} | _BATCHES),
     "completions": ("/v1/completions", _COMPLETION),
     "completions-usage": ("/v1/completions", _COMPLETION | _USAGE),
     "completions-continuous": (
         "/v1/completions",
         _COMPLETION | {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
     ),
+    "completions-batched": ("/v1/completions", _COMPLETION | {"logprobs": 1} | _BATCHES),
     "responses": (
         "/v1/responses",
         {"model": "tiny", "temperature": 0, "max_output_tokens": TOKENS, "input": _MESSAGES, "stream": True},
@@ -48,7 +56,9 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"model": "tiny", "temperature": 0, "max_tokens": TOKENS, "messages": _MESSAGES, "stream": True},
     ),
     "whole-chat": ("/v1/chat/completions", _WHOLE_CHAT),
+    "whole-chat-logprobs": ("/v1/chat/completions", _WHOLE_CHAT | {"logprobs": True}),
     "whole-completion": ("/v1/completions", _WHOLE_COMPLETION),
+    "whole-completion-logprobs": ("/v1/completions", _WHOLE_COMPLETION | {"logprobs": 1}),
 }
 
 

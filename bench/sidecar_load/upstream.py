@@ -30,7 +30,7 @@ for _name in ("completions", "completions-usage"):
 PLAYED = {
     name: f"{each['path']}?play={name}"
     for name, each in RECORDED.items()
-    if each["request"].get("stream") and not name.endswith("-usage")
+    if each["request"].get("stream") and not name.endswith(("-usage", "-batched"))
 }
 """The target of each recorded stream."""
 

@@ -143,10 +143,20 @@ def test_prompts_are_paced_while_answers_with_a_tpot_target_run():
 
 def test_without_a_tpot_target_nothing_is_paced():
     core = scheduler(EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=8192))
-    (running, *rest) = submitted(core, *(Ticket(TASK, 0.0, 8192, Lengths(10, 20)) for _ in range(3)))
-    assert core.dispatchable(0.0) == [running]
+    (running, following, last) = submitted(core, *(Ticket(TASK, 0.0, 8192, Lengths(10, 20)) for _ in range(3)))
+    assert core.dispatchable(0.0) == [running, following], "one for this step, and one for the next"
     core.on_first_token(running, 0.4)
-    assert core.dispatchable(0.4) == rest[:1]
+    core.on_first_token(following, 0.8)
+    assert core.dispatchable(0.8) == [last]
+
+
+@pytest.mark.parametrize("targets", [Targets("none"), Targets("first", ttft_s=120.0), CHAT])
+def test_short_prompts_that_waited_for_the_engine_start_together(targets):
+    core = scheduler(EngineState(ready=False))
+    waiting = submitted(core, *(Ticket(targets, 0.0, 20, Lengths(10, 20)) for _ in range(12)))
+    assert core.dispatchable(0.1) == []
+    core.on_engine_state(EngineState(ready=True, max_num_batched_tokens=512), 1.0)
+    assert core.dispatchable(1.0) == waiting
 
 
 def flooded(**options: object) -> tuple[Scheduler, list[Ticket]]:

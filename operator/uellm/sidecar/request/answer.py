@@ -10,7 +10,7 @@ from uellm.proxying.faults import FaultGuard
 from uellm.proxying.relay import streams_events
 from uellm.sidecar.request.fast_path import FastPath
 from uellm.sidecar.wire.aggregate import Aggregator
-from uellm.sidecar.wire.call import Call, Mode
+from uellm.sidecar.wire.call import BATCH_TOKENS, Call, Mode
 from uellm.sidecar.wire.events import TokenCounter, Usage
 from uellm.sidecar.wire.failure import StreamErrorScanner
 from uellm.sidecar.wire.shape import AnswerShapes
@@ -26,13 +26,21 @@ class AnswerTap:
     """Processes every piece of one answer."""
 
     def __init__(
-        self, call: Call, upstream: Upstream, shapes: AnswerShapes, on_tokens: OnTokens, guard: FaultGuard
+        self,
+        call: Call,
+        upstream: Upstream,
+        shapes: AnswerShapes,
+        on_tokens: OnTokens,
+        guard: FaultGuard,
+        *,
+        batched: bool = False,
     ) -> None:
-        """`guard` keeps faults of the token counting away from the answer."""
+        """`guard` keeps faults of the token counting away from the answer; `batched`: several tokens an event."""
         self._call = call
         self._shapes = shapes
         self._on_tokens = on_tokens
         self._guard = guard
+        self._batched = batched
         self.counter = TokenCounter(call.kind, call.sequences)
         self.failure = StreamErrorScanner(call.kind)
         self.fast_path: FastPath | None = None
@@ -69,7 +77,7 @@ class AnswerTap:
         with self._guard:
             if not self.failure.feed(piece) and self.counter.feed(piece):
                 self._begun = True
-                self._on_tokens(self.counter.tokens or 1)
+                self._on_tokens(self.tokens or 1)
 
     def chunk_sink(self) -> Callable[[bytes], bool] | None:
         """The fast path, if a token has come and nothing is held back; else None."""
@@ -87,7 +95,9 @@ class AnswerTap:
         return b"" if self._strip is None else self._strip.finish()
 
     def learn(self) -> None:
-        """Learn the shape of the engine's answers from this complete one."""
+        """Learn the shape of the engine's answers from this complete one, and whether it batches tokens."""
+        if self._batched and self.whole is not None and self.whole.output_tokens > BATCH_TOKENS:
+            self._shapes.batches &= self.counter.tokens < self.whole.output_tokens
         if self._example is None or sum(map(len, self._example)) > _MAX_EXAMPLE_BYTES:
             return
         try:
@@ -98,8 +108,8 @@ class AnswerTap:
 
     @property
     def tokens(self) -> int:
-        """Tokens counted by events."""
-        return self.counter.tokens
+        """Tokens so far: by events, or as the engine reports them with its events."""
+        return self.counter.tokens if self.whole is None else max(self.counter.tokens, self.whole.output_tokens)
 
     def usage(self) -> Usage | None:
         """Tokens as the engine counted them. None: it did not report them."""

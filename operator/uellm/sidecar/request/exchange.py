@@ -61,6 +61,7 @@ class Exchange:
             prefix=_with_adapter(call.prompt.prefix, record.adapter) or None,
             sequences=call.sequences,
             body_bytes=call.body_bytes,
+            may_batch=call.may_batch,
         )
         self._asked: Asked | None = None
         if lengths is not None and self._prediction is not None:
@@ -74,7 +75,7 @@ class Exchange:
         self._record.queue_s = None  # set by an earlier turn in which it did not reach the engine
         await self._dispatcher.turn(self._ticket)
         self._record.queue_s = self._loop.time() - self._record.arrival_s - self._record.waited_s
-        return self.call.upstream_body(self.priority)
+        return self.call.upstream_body(self.priority, batched=self._ticket.batched)
 
     @property
     def priority(self) -> int:
@@ -86,7 +87,9 @@ class Exchange:
         self.call.body = b""
         record = self._record
         guard = self._faults.guard("answer", record.id)
-        self._answer = AnswerTap(self.call, upstream, self._terms.shapes, self._on_tokens, guard)
+        self._answer = AnswerTap(
+            self.call, upstream, self._terms.shapes, self._on_tokens, guard, batched=self._ticket.batched
+        )
         record.blind &= not streams_events(upstream)
         whole = self._answer.whole
         self._answer.fast_path = FastPath(

@@ -26,6 +26,10 @@ MAX_OVERRUN_TARGETS = 20.0
 SLOW_PROBE_GAPS = 0.5
 """A probe that is this far behind another answer's last two tokens has a slow client: its gaps are not the engine's."""
 
+MEASURING_ANSWERS = 2
+"""Of the answers that may be reported in batches, so many are reported token by token: their gaps measure steps. Two,
+because one may end at any moment."""
+
 LENGTH_MARGIN = 2.0
 MIN_ANSWER_TOKENS = 2000.0
 """Predicted lengths are cut where answers were less than half as long. That takes this many predicted tokens."""
@@ -99,6 +103,8 @@ class EngineView:
         """Unfilled tokens that were computed in steps that ended by `_step_s`."""
         self._step_s = 0.0
         self._probe: Ticket | None = None
+        self._measuring = 0
+        """Answers in flight that may be reported in batches and are not."""
         self._moment: _Moment | None = None
         self._first_s = 0.0
         """When the latest first token came."""
@@ -160,7 +166,7 @@ class EngineView:
             return 0.0
         spent_s = now_s - self._step_s
         now_done = speedup * self.pace().rate * spent_s if spent_s > 0.0 else 0.0
-        if self._probe is not None:
+        if self._probe is not None and not self._probe.batched:
             # A step computes only what it began with. Later prompts wait for the next step.
             now_done = min(now_done, self._step_load()[0] if self._loads is None else self._loads[0])
         left = unfilled - self._done_tokens - now_done
@@ -196,6 +202,8 @@ class EngineView:
         self._begin_step(now_s - SAME_MOMENT_S)
         if not self.unfilled_tokens and self._probe is None:
             self._step_s, self._idle = now_s, True
+        ticket.batched = ticket.may_batch and self._measuring >= MEASURING_ANSWERS
+        self._measuring += ticket.may_batch and not ticket.batched
         self.running[ticket] = None
         self.unfilled_tokens += ticket.uncached_tokens
         self.prompt_tokens += ticket.prompt_tokens
@@ -207,6 +215,7 @@ class EngineView:
 
     def adopt(self, ticket: Ticket) -> None:
         """Add a request that the engine already has to the sums of a new view."""
+        self._measuring += ticket.may_batch and not ticket.batched
         self.running[ticket] = None
         self.prompt_tokens += ticket.prompt_tokens
         self.got_tokens += ticket.tokens
@@ -223,7 +232,7 @@ class EngineView:
     def on_first_token(self, ticket: Ticket, now_s: float) -> None:
         """The engine has finished the prompt of a request."""
         self._begin_step(now_s)
-        if self._probe is not None and self._missed_a_step(self._probe, now_s):
+        if self._probe is not None and not self._probe.batched and self._missed_a_step(self._probe, now_s):
             self._distrust_probe(self.step.initial_step_s(0.0, self.kv_tokens, self.decoding))
             self._probe, self._step_s = None, now_s
         self.unfilled_tokens -= ticket.uncached_tokens
@@ -257,7 +266,10 @@ class EngineView:
                 self.step.observe(took_s / steps, moment.tokens / steps, self.kv_tokens, 1)
 
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
-        """More tokens of an answer came. The gaps of one request at a time, the probe, measure the steps."""
+        """More tokens of an answer came. The gaps of one request at a time, the probe, measure the steps.
+
+        An answer that is reported in batches is the probe only until another one begins.
+        """
         if self._loads is None:
             self._begin_step(now_s)
         new = tokens_so_far - ticket.tokens
@@ -266,11 +278,12 @@ class EngineView:
         self.got_tokens += new
         self._pace = None
         probe = self._probe
-        if probe is None:
+        if probe is None or (probe.batched and last_s is None and not ticket.batched):
             self._probe, self._step_s, self._loads = ticket, now_s, None
         elif ticket is probe:
             if last_s is not None and new > 0:
-                self._end_step((now_s - last_s) * ticket.sequences / new, now_s)
+                steps = new / ticket.sequences
+                self._end_step((now_s - last_s) / steps, now_s, steps if ticket.batched else 1.0)
         elif last_s is not None and last_s - (probe.last_token_s or last_s) > SLOW_PROBE_GAPS * (now_s - last_s):
             # The probe had no token since well before the last two of this answer.
             self._distrust_probe((now_s - last_s) * ticket.sequences / new)
@@ -300,14 +313,16 @@ class EngineView:
         room = max(self.chunk_tokens - self.decoding, 0)
         return min(self.unfilled_tokens - max(self._done_tokens, 0.0), room), self.kv_tokens, self.decoding
 
-    def _end_step(self, gap_s: float, now_s: float) -> None:
+    def _end_step(self, gap_s: float, now_s: float, steps: float) -> None:
         if self._moment is not None:
             self._end_moment()
-        self._measured_tokens = self.filled_tokens
+        filled, self._measured_tokens = self.filled_tokens - self._measured_tokens, self.filled_tokens
         if self._loads is not None:
-            self.step.observe(gap_s, *self._loads)
+            prompt_tokens, kv_tokens, decoding = self._loads
+            # Of several steps only the prompts that were finished in them are known.
+            self.step.observe(gap_s, prompt_tokens if steps == 1.0 else filled / steps, kv_tokens, decoding)
             self._update_overrun(gap_s)
-            self._done_tokens += self._loads[0]
+            self._done_tokens += prompt_tokens * steps
         self._step_s, self._loads = now_s, None
 
     def _update_overrun(self, gap_s: float) -> None:
@@ -321,6 +336,7 @@ class EngineView:
     def remove(self, ticket: Ticket) -> None:
         """Remove a request that has ended or did not reach the engine."""
         del self.running[ticket]
+        self._measuring -= ticket.may_batch and not ticket.batched
         self.prompt_tokens -= ticket.prompt_tokens
         self.got_tokens -= ticket.tokens
         self.promised_tokens -= ticket.length.p50 * ticket.sequences

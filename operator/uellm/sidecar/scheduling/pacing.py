@@ -77,8 +77,10 @@ class Pacing:
         """Fill the bucket for the time that has passed, and set `view.paced_rate`."""
         tpot_s = view.tightest_tpot_s
         if tpot_s is None or not view.decoding:
-            view.paced_rate, self._tokens = inf, 0.0
+            view.paced_rate = self._tokens = inf
         else:
+            if self._tokens == inf:
+                self._tokens = 0.0
             slow = view.step.recent_gap_s > SLOW_SHARE * tpot_s
             self._adjust(now_s, slow=slow)
             self._measure(view.filled_tokens, now_s, slow=slow)

@@ -89,6 +89,8 @@ class Ticket:
     """A hash for each block of `PREFIX_BLOCK_TOKENS` prompt tokens. Each covers the prompt up to its block's end."""
     sequences: int = 1
     body_bytes: int = 0
+    may_batch: bool = False
+    """Nobody reads its tokens one by one, so the engine may report several at once."""
 
     state: State = field(default=State.NEW, init=False)
     sequence: int = field(default=-1, init=False)
@@ -98,6 +100,8 @@ class Ticket:
     first_token_s: float | None = field(default=None, init=False)
     last_token_s: float | None = field(default=None, init=False)
     tokens: int = field(default=0, init=False)
+    batched: bool = field(default=False, init=False)
+    """The engine is asked to report several tokens at once. Set when it is dispatched."""
     uncached_tokens: int = field(default=0, init=False)
     """Prompt tokens that are probably not in the engine's prefix cache."""
     leaf: int = field(default=-1, init=False)

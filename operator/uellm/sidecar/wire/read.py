@@ -85,6 +85,7 @@ def read(
     call.model = named if isinstance(named := document.get("model"), str) else ""
     call.max_tokens = _max_tokens(kind, document)
     call.shape = terms.shapes.get(kind) if mode is Mode.AGGREGATE else None
+    call.may_batch = mode is Mode.AGGREGATE and sequences == 1 and terms.shapes.batches
     call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
     ordered = kind in _PLAIN or (kind is RouteKind.POOLING and path != "/generative_scoring")
     call.takes_priority = accepts_priority and ordered and _is_priority(document.get("priority", 0))

@@ -33,10 +33,14 @@ class AnswerShapes:
 
     def __init__(self) -> None:
         self._known: dict[RouteKind, AnswerShape | None] = {}
+        self.batches = True
+        """The engine puts several tokens into an event when it is asked to, as far as is known. vLLM does since July
+        2026; older versions ignore the field."""
 
     def forget(self) -> None:
         """The engine was restarted, perhaps with other flags."""
         self._known.clear()
+        self.batches = True
 
     def wanted(self, kind: RouteKind) -> bool:
         """Whether the shape of this kind is still unknown."""
