@@ -13,13 +13,14 @@
     100 at once       100 of these streams begin in the same moment, on connections that are open or new: the same
     memory            10,000 requests of 32 KiB in the sidecar's queue: resident bytes
 
-The TARGET of a CPU time is a multiple of nginx's, that of a time to the first byte is milliseconds on top of the p99 of
-the straight way. The sidecar's gate is open, for how long a request waits for its turn is the scheduler's matter; all
-else is as `uellm sidecar` runs it. Ways take turns; a figure is the median over the rounds, a ratio or a difference the
-median of those within each round. CPU time is the kernel's for the proxy's process alone, so neither the load generator
-nor the upstream is in it; times to the first byte are wall clock. Both hold on a quiet machine only: beside other load
-caches are cold and processes wait. nginx comes from Debian: apt-get install nginx-light. Where it is missing, the rest
-is measured without it.
+LEAST is a relay in Python that only reads a request and passes both on (sidecar_load/least.py): what the sidecar costs
+beyond it is spent on what it is for. The TARGET of a CPU time is a multiple of nginx's, that of a time to the first
+byte is milliseconds on top of the p99 of the straight way. The sidecar's gate is open, for how long a request waits for
+its turn is the scheduler's matter; all else is as `uellm sidecar` runs it. Ways take turns; a figure is the median over
+the rounds, a ratio or a difference the median of those within each round. CPU time is the kernel's for the proxy's
+process alone, so neither the load generator nor the upstream is in it; times to the first byte are wall clock. Both
+hold on a quiet machine only: beside other load caches are cold and processes wait. nginx comes from Debian: apt-get
+install nginx-light. Where it is missing, the rest is measured without it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from typing import Any
 from sidecar_load import command
 from sidecar_load.client import Seen, burst, load, request
 from sidecar_load.upstream import COMPLETION, ENDING_STREAM, PLAYED
-from sidecar_load.ways import NO_NGINX, Way, nginx, sidecar, upstream
+from sidecar_load.ways import NO_NGINX, Way, least, nginx, sidecar, upstream
 
 from uellm.http.loop import factory
 from uellm.text import aligned
@@ -166,17 +167,18 @@ def results(seconds: float, rounds: int) -> dict[str, Any]:
     with ExitStack() as stack:
         straight = stack.enter_context(upstream())
         baseline = stack.enter_context(nginx(straight.port))
+        python = stack.enter_context(least(straight.port))
         ours = stack.enter_context(sidecar(straight.port))
         if baseline is None:
             print(NO_NGINX, file=sys.stderr)
-        ways = [way for way in (straight, baseline, ours) if way is not None]
+        ways = [way for way in (straight, baseline, python, ours) if way is not None]
         cases = [compared(case, ways, seconds, rounds) for case in CASES]
     return {"cases": cases, "memory": memory()}
 
 
 def table(found: dict[str, Any]) -> None:
     """Print them."""
-    lines = [["", "NGINX", "SIDECAR", "COST", "TARGET", "FIRST BYTE p50 / p99", "PER S"]]
+    lines = [["", "NGINX", "LEAST", "SIDECAR", "COST", "TARGET", "FIRST BYTE p50 / p99", "PER S"]]
     lines += [_line(row) for row in found["cases"]]
     print("\n".join(aligned(lines)))
     short = next(row["sidecar"][ANSWER] for row in found["cases"] if row["case"] == "short")
@@ -191,7 +193,7 @@ def table(found: dict[str, Any]) -> None:
 def _line(row: dict[str, Any]) -> list[str]:
     timed, ours = row["figure"] == LAST, row["sidecar"]
     unit = "ms" if timed else "us"
-    values = [f"{row[way][row['figure']]:.1f} {unit}" if way in row else "" for way in ("nginx", "sidecar")]
+    values = [f"{row[way][row['figure']]:.1f} {unit}" if way in row else "" for way in ("nginx", "least", "sidecar")]
     form = "{:+.1f} ms" if timed else "{:.2f}x"
     cost, target = (form.format(row[name]) if row.get(name) is not None else "" for name in ("cost", "target"))
     first = f"{ours[FIRST]:.1f} / {ours[LAST]:.1f} ms" if timed or "whole" not in row["case"] else ""

@@ -1,4 +1,4 @@
-"""The ways from client to upstream: straight, through nginx, sidecar or gateway; each a process of its own."""
+"""The ways from client to upstream: straight, through nginx, the least relay, sidecar or gateway; each a process."""
 
 from __future__ import annotations
 
@@ -100,6 +100,15 @@ def nginx(engine_port: int) -> Iterator[Way | None]:
         stack.callback(process.kill)
         _wait_for(port)
         yield Way("nginx", port, process.pid)
+
+
+@contextmanager
+def least(engine_port: int) -> Iterator[Way]:
+    """The least relay in Python."""
+    command = [sys.executable, "-m", "sidecar_load.least", f"http://127.0.0.1:{engine_port}"]
+    with Popen(command, stdout=PIPE, stderr=DEVNULL, text=True, cwd=BENCH) as process, ExitStack() as stack:
+        stack.callback(process.kill)
+        yield Way("least", int(process.stdout.readline()), process.pid)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ SYSTEM_CHARACTERS = 4096
 
 _MEDIA = frozenset(("image_url", "input_image", "image", "input_audio", "audio_url", "video_url", "file", "input_file"))
 _SYSTEM = frozenset(("system", "developer"))
+_NO_TEXT = frozenset(("role", "type"))
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,8 @@ def _is_one_of(value: Any, words: frozenset[str]) -> bool:
 
 
 def _joined(parts: list[Any], characters: int) -> str:
+    if not parts:
+        return ""
     return "\n".join([text for text in _texts(parts) if text])[:characters]
 
 
@@ -164,16 +167,18 @@ def _texts(value: list[Any]) -> list[str | None]:
         elif isinstance(part, list):
             waiting.extend(reversed(part))
         elif isinstance(part, dict):
-            if _is_one_of(part.get("type"), _MEDIA):
+            if "type" in part and _is_one_of(part["type"], _MEDIA):
                 found.append(None)
             else:
-                waiting += [part[name] for name in reversed(part) if name not in ("role", "type")]
+                waiting += [part[name] for name in reversed(part) if name not in _NO_TEXT]
     return found
 
 
 def _of_texts(texts: list[str]) -> tuple[int, ...]:
     size = int(BLOCK_TOKENS * CHARACTERS_PER_TOKEN)
-    text = "\0".join(texts)[: size * MAX_BLOCKS] if sum(map(len, texts)) >= size else ""
+    if sum(map(len, texts)) < size:
+        return ()
+    text = "\0".join(texts)[: size * MAX_BLOCKS]
     return _chain([text[at : at + size].encode("utf-8", "replace") for at in range(0, len(text) - size + 1, size)])
 
 

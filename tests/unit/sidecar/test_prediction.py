@@ -4,6 +4,8 @@ import json
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, Track, features, store
 from uellm.sidecar.prediction.conformal import ConformalLevel
@@ -141,6 +143,11 @@ def test_features_hold_no_word_of_the_prompt():
 def test_a_very_long_prompt_costs_no_more_than_its_ends():
     long = features.of("sea " * 100_000, 100_000, ())
     assert len(long) < 4 * features.MOST_WORDS
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127)))
+def test_words_of_ascii_text_are_those_of_any_text(text):
+    assert features._ASCII_WORD.findall(text.lower()) == features._WORD.findall(text.lower())
 
 
 def test_what_was_learned_survives_a_restart(tmp_path):

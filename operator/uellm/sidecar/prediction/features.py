@@ -20,6 +20,8 @@ MOST_WORDS = 64
 
 _MASK = (1 << BITS) - 1
 _WORD = re.compile(r"[^\W\d_]+|\d+|```|[?:]")
+_ASCII_WORD = re.compile(r"[a-z]+|[0-9]+|```|[?:]")
+"""The same for ASCII in lower case, in half the time: a range is one comparison, a category several look-ups."""
 _PAIRS = 4
 _WORD_BEGINS = crc32(b"word ")
 """`crc32(x, _WORD_BEGINS)` is the checksum of `word x`."""
@@ -42,7 +44,8 @@ def _of_sources(length_bits: int, sources: tuple[object, ...]) -> tuple[int, ...
 
 
 def _words(text: str) -> list[str]:
-    head = _WORD.findall(text[:HEAD_CHARACTERS].lower())[:MOST_WORDS]
+    found = _ASCII_WORD.findall if text.isascii() else _WORD.findall
+    head: list[str] = found(text[:HEAD_CHARACTERS].lower())[:MOST_WORDS]
     if len(text) <= HEAD_CHARACTERS:
         return head
-    return head + _WORD.findall(text[max(HEAD_CHARACTERS, len(text) - TAIL_CHARACTERS) :].lower())[-MOST_WORDS // 2 :]
+    return head + found(text[max(HEAD_CHARACTERS, len(text) - TAIL_CHARACTERS) :].lower())[-MOST_WORDS // 2 :]

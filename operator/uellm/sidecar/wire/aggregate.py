@@ -17,10 +17,13 @@ from uellm.vllm_routes import RouteKind
 _LOGPROB: Mapping[str, Any] = {"token": "", "logprob": -9999.0, "bytes": None, "top_logprobs": []}
 """vLLM's defaults, which its streams omit and its non-streaming answers contain."""
 
+_DONE = b"[DONE]"
 _REASONING = ("reasoning", "reasoning_content")
 
 UNREAD_BYTES = 16 * 1024
-"""Chunks that wait to be read: reading many at once takes a third of the time."""
+"""Bytes of events that wait to be read: reading many at once takes a third of the time."""
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 class _Choice:
@@ -54,7 +57,7 @@ class _Choice:
 
 
 class Aggregator:
-    """Takes the pieces of a stream and gives the answer when `done`. Raises ValueError for an unexpected stream."""
+    """Takes the pieces of a stream and gives the answer at its end. Raises ValueError for an unexpected stream."""
 
     def __init__(self, kind: RouteKind, shape: AnswerShape) -> None:
         self._kind = kind
@@ -66,43 +69,41 @@ class Aggregator:
         self._choices: dict[int, _Choice] = {}
         self._unread: list[bytes] = []
         self._unread_bytes = 0
-        self.done = False
+        self._done = False
         """`[DONE]` was received."""
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes."""
-        self._read_chunks()
         for event in self._events.feed(piece):
-            data = data_of(event)
-            if data == b"[DONE]":
-                self.done = True
-            elif data is not None:
-                self._take(json.loads(data))
+            self._take_later(event)
 
     def take_chunk(self, chunk: bytes) -> None:
         """Take an HTTP chunk of whole events, framing included, when all bytes before it were whole events."""
-        self._unread.append(chunk)
-        self._unread_bytes += len(chunk)
-        if self._unread_bytes > UNREAD_BYTES:
-            self._read_chunks()
+        self._take_later(chunk[chunk.index(b"\n") + 1 : -2])
 
-    def _read_chunks(self) -> None:
-        if not self._unread:
-            return
-        chunks, self._unread, self._unread_bytes = self._unread, [], 0
-        text = b"".join([chunk[chunk.index(b"\n") + 1 : -2] for chunk in chunks])
+    def _take_later(self, events: bytes) -> None:
+        self._unread.append(events)
+        self._unread_bytes += len(events)
+        if self._unread_bytes > UNREAD_BYTES:
+            self._read_events()
+
+    def _read_events(self) -> None:
+        text, self._unread, self._unread_bytes = b"".join(self._unread), [], 0
         found = [data for event in text.split(b"\n\n") if (data := data_of(event)) is not None]
-        for document in json.loads(b"[%b]" % b",".join(found)):
+        if _DONE in found:
+            self._done = True
+            found = [data for data in found if data != _DONE]
+        for document in json.loads((b"[%b]" % b",".join(found)).decode()):
             self._take(document)
 
     def answer(self) -> tuple[int, bytes]:
         """HTTP status and body. Raises ValueError if the stream was incomplete."""
-        self._read_chunks()
+        self._read_events()
         if self._error is not None:
             # The engine failed after the stream began. Without a stream it would have answered with this status.
             status = self._error["error"].get("code")
             return status if isinstance(status, int) and 400 <= status <= 599 else 500, _dump(self._error)
-        if not (self.done and self._choices and self._end):
+        if not (self._done and self._choices and self._end):
             raise ValueError("the stream ended before its usage")
         return 200, _dump(self._document())
 
@@ -126,7 +127,10 @@ class Aggregator:
             return
         self._head = self._head or document
         for choice in document.get("choices", ()):
-            self._choices.setdefault(choice["index"], _Choice()).add(choice)
+            index = choice["index"]
+            if (known := self._choices.get(index)) is None:
+                known = self._choices[index] = _Choice()
+            known.add(choice)
         if document.get("usage") is not None:
             self._end = document
 
@@ -172,11 +176,11 @@ def _logprob(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _filled(pattern: Any, value: Any) -> Any:
     """The value in the order of the pattern, with null for the pattern's fields that it lacks."""
-    if not isinstance(pattern, Mapping) or not isinstance(value, Mapping):
+    if not isinstance(pattern, dict) or not isinstance(value, dict):
         return value
     empty = dict.fromkeys(pattern)
     return {name: _filled(pattern.get(name), each) for name, each in {**empty, **value}.items()}
 
 
 def _dump(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(document).encode()

@@ -54,6 +54,8 @@ token ids, KV transfer ...) change where something appears, or do not support st
 _ORCA = "endpoint-load-metrics-format"
 """Requests a header that vLLM sends only with non-streaming answers."""
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
 _STREAM = b'"stream":true,"stream_options":{"include_usage":true}'
 _USAGE = b'"stream_options":{"include_usage":true}'
 
@@ -186,6 +188,6 @@ def _change(call: Call, document: dict[str, Any]) -> None:
 
 def _written(document: dict[str, Any]) -> bytes:
     try:
-        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+        return _ENCODER.encode(document).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which can only be written as an escape
         return json.dumps(document, separators=(",", ":")).encode()
