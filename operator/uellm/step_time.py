@@ -108,7 +108,8 @@ class StepTime:
             found = cls.from_dict(value)
         except (BadInput, AttributeError, OverflowError):
             return None
-        return found if all(each <= LONGEST_S for each in found.to_dict().values()) else None
+        longest_s = max(found.floor_s, found.per_prefill_token_s, found.per_kv_token_s, found.per_sequence_s)
+        return found if max(longest_s, found.overhead_s) <= LONGEST_S else None
 
 
 def graded(value: float) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from uellm import drain_token
 from uellm.placement_report import LOG_PREFIX
 
-# The sidecar answers after 60 s at the latest; the pod's grace period is 90 s.
+# Where the operator does not say it, as in earlier releases, whose pods have a grace period of 90 s.
 TIMEOUT_S = 75.0
 
 

@@ -36,8 +36,10 @@ class Drain:
         self._waiting = 0
         self._refusing = asyncio.Event()
         self._refuse_later: asyncio.TimerHandle | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._given_up = False
+        self._give_up_later: asyncio.TimerHandle | None = None
+        self._nothing_left = asyncio.Event()
+        self._nothing_left.set()
 
     @property
     def refusing(self) -> bool:
@@ -52,13 +54,12 @@ class Drain:
     def enter(self) -> None:
         """A request begins."""
         self.active += 1
-        self._idle.clear()
+        self._note()
 
     def leave(self) -> None:
         """A request ended."""
         self.active -= 1
-        if not self.active:
-            self._idle.set()
+        self._note()
 
     def check(self) -> None:
         """Raises Refusal if new requests are refused. Another replica can take this one at once."""
@@ -88,24 +89,54 @@ class Drain:
         if self._final or (self._waiting and not sure):
             return
         self.draining = False
-        self.close()
+        self._cancel_refusal()
         self._refusing.clear()
 
+    def expect_answers(self, within_s: float | None) -> None:
+        """Requests in progress are waited for only so long from now; None: as long as the grace period."""
+        self._cancel_giving_up()
+        self._given_up = False
+        self._note()
+        if within_s is not None:
+            self._give_up_later = asyncio.get_running_loop().call_later(within_s, self._give_up)
+
+    def _give_up(self) -> None:
+        self._given_up = True
+        self._note()
+
+    def _note(self) -> None:
+        if self.active and not self._given_up:
+            self._nothing_left.clear()
+        else:
+            self._nothing_left.set()
+
     async def wait(self, grace_s: float) -> bool:
-        """Wait until new requests are refused and none is in progress; False if the grace period ends first."""
+        """Wait until new requests are refused and none is in progress.
+
+        False if some still are, because the grace period ended first or no answers are expected any more.
+        """
         self._waiting += 1
         try:
             async with asyncio.timeout(grace_s):
                 await self._refusing.wait()
-                await self._idle.wait()
+                await self._nothing_left.wait()
         except TimeoutError:
             return False
         finally:
             self._waiting -= 1
-        return True
+        return not self.active
 
     def close(self) -> None:
-        """Cancel the timer."""
+        """Cancel the timers."""
+        self._cancel_refusal()
+        self._cancel_giving_up()
+
+    def _cancel_refusal(self) -> None:
         if self._refuse_later is not None:
             self._refuse_later.cancel()
             self._refuse_later = None
+
+    def _cancel_giving_up(self) -> None:
+        if self._give_up_later is not None:
+            self._give_up_later.cancel()
+            self._give_up_later = None

@@ -38,6 +38,7 @@ from uellm.reconcile.kueue import queue_labels, workload_selector
 from uellm.reconcile.lean_objects import lean
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
+    COST_ANNOTATION,
     MANAGER,
     Key,
     belonged_to_namesake,
@@ -48,6 +49,7 @@ from uellm.reconcile.names import (
 from uellm.reconcile.observe import Observed, child_names
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.pods.pod_failures import Removal
+from uellm.reconcile.scaling.deletion_costs import CostMark
 
 logger = logging.getLogger(__name__)
 
@@ -262,6 +264,16 @@ class Applier:
             marks = dict.fromkeys(each.marks)
             if await self._kube.annotate(POD, each.pod, observed.key.namespace, marks, uid=each.uid):
                 logger.info("%s pod %s may be disrupted: it serves, or cannot", observed.key, each.pod)
+
+    async def mark_costs(self, observed: Observed, marks: Iterable[CostMark]) -> None:
+        """Annotate these pods. Nothing waits for it: without marks Kubernetes chooses the pods that end."""
+        for each in marks:
+            try:
+                if await self._kube.annotate(POD, each.pod, observed.key.namespace, each.annotations, uid=each.uid):
+                    cost = each.annotations[COST_ANNOTATION]
+                    logger.info("%s pod %s %s", observed.key, each.pod, "may stay" if cost is None else "is to end")
+            except KubeError as error:
+                logger.warning("%s: pod %s is not marked as one to end: %s", observed.key, each.pod, error)
 
     async def pod_events(self, pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """The Events about a pod; none where they cannot be read: a pass can do without an explanation."""

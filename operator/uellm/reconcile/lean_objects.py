@@ -12,6 +12,7 @@ from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.reconcile.additions import CHECKED, others_fields
 from uellm.reconcile.children.disruption import MARKS
 from uellm.reconcile.dra.slices import is_of_gpus
+from uellm.reconcile.names import COST_ANNOTATION, OWN_COST_ANNOTATION
 
 Object = dict[str, Any]
 
@@ -24,6 +25,7 @@ _POD_METADATA = (
     "creationTimestamp",
     "deletionTimestamp",
 )
+_MARKS = {*MARKS, COST_ANNOTATION, OWN_COST_ANNOTATION}
 _POD_STATUS = ("phase", "podIP", "conditions", "containerStatuses", "initContainerStatuses", "message", "reason")
 
 
@@ -53,8 +55,8 @@ def _lean_pod(pod: Mapping[str, Any]) -> Object:
 
 
 def _marks(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a pod's annotations, which hold its whole plan, those that keep autoscalers away."""
-    kept = {name: value for name, value in (metadata.get("annotations") or {}).items() if name in MARKS}
+    """Of a pod's annotations, which hold its whole plan, those that keep autoscalers away, and what its end costs."""
+    kept = {name: value for name, value in (metadata.get("annotations") or {}).items() if name in _MARKS}
     return {"annotations": kept} if kept else {}
 
 

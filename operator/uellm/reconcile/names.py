@@ -30,6 +30,12 @@ ROLLOUT_ANNOTATION = "uellm.io/rollout"
 STAND_IN_ANNOTATION = "uellm.io/stand-in"
 """On the Deployment: the nodes being emptied for which there is a stand-in, or for which it was given up."""
 
+COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
+"""On pods: where a ReplicaSet gets fewer, those of the lowest cost end first."""
+
+OWN_COST_ANNOTATION = "uellm.io/deletion-cost"
+"""On pods: the same value, where the operator has set it."""
+
 
 class Key(NamedTuple):
     """Identity of an LLMService."""

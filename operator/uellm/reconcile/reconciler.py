@@ -37,6 +37,7 @@ from uellm.reconcile.pods.queue_words import QueueWords
 from uellm.reconcile.pods.running import WantedConfig
 from uellm.reconcile.revisions import KnownRevisions, kept_revision, needed_by, superseded
 from uellm.reconcile.routes import next_route_step, take_route_step
+from uellm.reconcile.scaling.lowering import mark_least_busy
 from uellm.reconcile.scaling.scaling import bounds_of
 from uellm.reconcile.scaling.scalings import EVERY_S, Scalings
 from uellm.reconcile.settled import SettledPass, SettledPasses, holds_until
@@ -205,6 +206,7 @@ class Reconciler:
         if observed.service is not None:
             marked = marks_to_lift(observed.service, living(observed.pods))
             await self._applier.lift_marks(observed, marked)
+        await mark_least_busy(observed, writable.manifests, self._collectors.measurements, self._applier)
         await self._applier.write_children(observed, writable.manifests)
         for kind in writable.surplus:
             await self._applier.delete(kind, observed.children[kind])

@@ -28,6 +28,8 @@ class RenderedPlan:
     """The pod annotation for the scheduler extender, as JSON."""
     plan_json: str
     """The launcher's file `plan.json`."""
+    max_model_len: int
+    """Longest prompt and answer together, in tokens."""
     max_num_seqs: int
     """Requests that the engine runs at once; 0: not planned."""
     max_num_batched_tokens: int
@@ -48,3 +50,8 @@ class RenderedPlan:
     """Pods of a replica, each on a node."""
     claim: ClaimNeeds | None = None
     """What a pod claims by DRA; None: it asks for its GPUs by the extended resource."""
+
+    @property
+    def answers_in_tokens(self) -> bool:
+        """Whether an answer takes the longer the longer it is."""
+        return self.task in ("Generate", "Transcribe")

@@ -53,6 +53,8 @@ class SidecarOptions:
     state: Path | None = None
     """Directory for what is to outlive a restart."""
     grace_s: float = GRACE_S
+    sick_grace_s: float = GRACE_S
+    """How long a drain waits for an engine that does not answer its probes, or makes no progress."""
     lame_duck_s: float = LAME_DUCK_S
     limits: RequestLimits = _LIMITS
     engine_poll_s: float = 1.0
@@ -151,6 +153,9 @@ class Sidecar(ServingProxy):
 
     def _on_engine(self, old: EngineHealth, new: EngineHealth) -> None:
         LOG.info("engine: %s -> %s", old, new)
+        # Nobody restarts the engine of a pod that ends, so its requests could hold the pod's GPUs for a whole long
+        # grace period.
+        self.drain.expect_answers(self._options.sick_grace_s if new is EngineHealth.UNHEALTHY else None)
         if new is EngineHealth.READY and old in (EngineHealth.STARTING, EngineHealth.GONE):
             self.drain.engine_restarted(sure=old is EngineHealth.GONE)
             self.proxy.terms.shapes.forget()

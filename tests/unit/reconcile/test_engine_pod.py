@@ -116,8 +116,16 @@ def test_every_container_but_the_engine_has_limits_within_its_requests(made):
 @pytest.mark.parametrize(
     ("spec", "whole_s", "drain_s"),
     [
-        ({}, 90, 60),
+        # How long an answer takes is not known, or is more than is assumed of any.
+        ({}, 600, 570),
+        ({"slo": {"classes": [{"name": "chat", "ttft": "1s"}, {"name": "batch", "e2e": "10s"}]}}, 600, 570),
+        ({"slo": {"classes": [{"name": "chat", "tpot": "1s"}]}}, 600, 570),
+        # The longest answer at the target's pace: 2048 tokens of 50 ms, after 10 s.
+        ({"slo": {"classes": [{"name": "chat", "ttft": "10s", "tpot": "50ms"}]}}, 148, 118),
+        ({"slo": {"classes": [{"name": "chat", "tpot": "5ms"}]}}, 90, 60),
+        # A target for the whole answer says it.
         ({"slo": {"classes": [{"name": "chat", "e2e": "10s"}]}}, 90, 60),
+        ({"slo": {"classes": [{"name": "chat", "tpot": "50ms", "e2e": "60s"}]}}, 95, 65),
         ({"slo": {"classes": [{"name": "chat", "ttft": "1s"}, {"name": "batch", "e2e": "10m"}]}}, 635, 605),
         ({"slo": {"classes": [{"name": "batch", "e2e": "24h"}]}}, 3600, 3570),
         ({"template": {"spec": {"terminationGracePeriodSeconds": 700}}}, 700, 670),

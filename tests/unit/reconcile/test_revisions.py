@@ -31,6 +31,7 @@ RENDERED = RenderedPlan(
     host_millicores=1,
     annotation="{}",
     plan_json='{"plan": 1}',
+    max_model_len=2048,
     max_num_seqs=64,
     max_num_batched_tokens=512,
     priority_scheduling=True,

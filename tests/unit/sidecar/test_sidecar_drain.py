@@ -77,6 +77,40 @@ async def test_draining_ends_with_its_grace_period(engine, launch):
     assert (await asked)[0] == 200
 
 
+async def test_a_drain_ends_with_its_last_answer_however_long_its_grace_period_is(engine, launch):
+    harness = await launch(grace_s=3570.0)
+    engine.script = engine.stream(b"data: 1\n\n", hold=True)
+    answer = harness.ask()
+    received = await engine.arrivals.get()
+    drained = asyncio.create_task(_drain(harness))
+    finished, _ = await asyncio.wait([drained], timeout=0.5)
+    assert not finished
+    received.go_on.set()
+    assert await answer == (200, b"data: 1\n\n")
+    assert (await asyncio.wait_for(drained, 5))["drained"]
+
+
+async def test_an_engine_that_is_sick_is_not_waited_for_as_long_as_one_that_answers(engine, launch, eventually):
+    harness = await launch(sick_grace_s=0.5)
+    engine.script = engine.on_word
+    asked = harness.ask()
+    received = await engine.arrivals.get()
+    drained = asyncio.create_task(_drain(harness))
+    await eventually(lambda: harness.sidecar.proxy.drain.draining)
+    # A short spell is none.
+    engine.healthy = False
+    await eventually(lambda: harness.sidecar.engine.health is EngineHealth.UNHEALTHY)
+    engine.healthy = True
+    await eventually(lambda: harness.sidecar.engine.ready)
+    finished, _ = await asyncio.wait([drained], timeout=0.6)
+    assert not finished
+    engine.healthy = False
+    answer = await asyncio.wait_for(drained, 5)
+    assert (answer["drained"], answer["remaining"]) == (False, 1)
+    received.go_on.set()
+    assert (await asked)[0] == 200
+
+
 async def test_a_new_engine_in_the_same_pod_ends_the_draining(engine, harness, eventually):
     await _drain(harness)
     assert await probe(harness, "/readyz") == 503

@@ -87,7 +87,7 @@ def own_template(desired: DesiredState, revision: str) -> dict[str, Any]:
             "automountServiceAccountToken": False,
             # Links of a Service named `vllm` would set VLLM_PORT to an address, which vLLM cannot parse.
             "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": grace_period(desired.service).whole_s,
+            "terminationGracePeriodSeconds": grace_period(desired.service, desired.plan).whole_s,
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": USER,
@@ -154,7 +154,7 @@ def _sidecar(desired: DesiredState) -> dict[str, Any]:
             f"--config={CONFIG_DIRECTORY}/{SIDECAR_FILE}",
             f"--engine-config={REVISION_DIRECTORY}/{ENGINE_FILE}",
             f"--metrics-listen=:{METRICS_PORT}",
-            f"--drain-seconds={grace_period(desired.service).drain_s}",
+            f"--drain-seconds={grace_period(desired.service, desired.plan).drain_s}",
             *([f"--engine-parent=http://127.0.0.1:{PROBE_PORT}"] if desired.plan.loads_adapters else []),
         ],
         "env": [
@@ -189,7 +189,7 @@ def _sidecar_mounts(desired: DesiredState) -> list[dict[str, Any]]:
 
 
 def _engine(desired: DesiredState) -> dict[str, Any]:
-    grace = grace_period(desired.service)
+    grace = grace_period(desired.service, desired.plan)
     drain = f"http://127.0.0.1:{METRICS_PORT}{DRAIN_PATH}"
     return {
         "name": "engine",

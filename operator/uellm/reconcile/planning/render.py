@@ -39,6 +39,7 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
         host_millicores=host_millicores(plan, simulated=simulated),
         annotation=annotation.to_json(),
         plan_json=document.to_json(),
+        max_model_len=request.max_model_len,
         max_num_seqs=plan.max_num_seqs,
         max_num_batched_tokens=plan.max_num_batched_tokens,
         task=request.task,
