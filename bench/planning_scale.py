@@ -1,6 +1,6 @@
 """What it costs to plan many services that all come at once, by number of services and nodes.
 
-    python bench/planning_scale.py [--json FILE] [--services 100 1000] [--nodes 200]
+    python bench/planning_scale.py [--json FILE] [--services 100 1000] [--nodes 200] [--noise 0]
 
 The cache is filled directly, and the work of the planners is done in this process, through the same parcels that are
 sent to them. So there is no API server, and all figures are CPU time, which other programs do not change much:
@@ -10,7 +10,10 @@ sent to them. So there is no API server, and all figures are CPU time, which oth
     BYTES     sent to it, for each service
     IN ALL    seconds until all are planned, with two planners, where nothing else takes time
 
-Target: 1,000 services on 200 nodes are planned within 60 s.
+With `--noise 0.02` all figures of all nodes differ by up to 2 %, as if every node was measured.
+
+Targets: 1,000 services on 200 nodes are planned within 60 s, and one service on 500 nodes that all differ within 5 s
+(`--services 1 --nodes 500 --noise 0.02`).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import sys
 import time
 from datetime import UTC, datetime
@@ -40,7 +44,7 @@ from uellm.reconcile.planning.render import render
 from uellm.reconcile.rendered_plan import RenderedPlan
 from uellm.text import aligned
 
-TARGET_S = 60.0
+TARGET_S, TARGET_OF_ONE_S = 60.0, 5.0
 PLANNERS = 2
 
 
@@ -67,13 +71,25 @@ class Planner:
         return render(plan, request)
 
 
-def filled(services: int, nodes: int) -> Cache:
+def unlike(document: dict[str, Any], noise: float, rng: random.Random) -> None:
+    """Make every figure of a profile differ by up to this share."""
+    status = document["status"]
+    sections = [(each["measured"], "PerSecond") for each in status["devices"] if "measured" in each]
+    sections += [(link, ("PerSecond", "Nanoseconds")) for link in status.get("links") or ()]
+    for section, names in sections:
+        for name in [name for name in section if name.endswith(names)]:
+            section[name] = max(1, round(section[name] * (1 + rng.uniform(-noise, noise))))
+
+
+def filled(services: int, nodes: int, noise: float = 0.0) -> Cache:
     """A cluster of nodes with eight GPUs each, and its services."""
-    cache = Cache()
+    cache, rng = Cache(), random.Random(1)
     for index in range(nodes):
         name = f"kwok-{index}"
         document = scale.profile(name, index, 8)
         document["metadata"].update(uid=f"profile-{name}", resourceVersion="1")
+        if noise:
+            unlike(document, noise, rng)
         labels = own_labels(Node.from_profile(document).devices, simulated=False)
         metadata = {"name": name, "uid": f"node-{name}", "resourceVersion": "1", "labels": labels}
         cache.put(GPUNODEPROFILE, document)
@@ -85,9 +101,9 @@ def filled(services: int, nodes: int) -> Cache:
     return cache
 
 
-async def measure(services: int, nodes: int) -> dict[str, Any]:
+async def measure(services: int, nodes: int, noise: float) -> dict[str, Any]:
     """Plan every service once."""
-    cache, planner, now = filled(services, nodes), Planner(), datetime.now(UTC)
+    cache, planner, now = filled(services, nodes, noise), Planner(), datetime.now(UTC)
     planning = Planning(cache, planner)
     start_s = time.process_time()
     for key in cache.service_keys():
@@ -100,20 +116,28 @@ async def measure(services: int, nodes: int) -> dict[str, Any]:
     return {
         "services": services,
         "nodes": nodes,
+        "noise": noise,
         "loopMilliseconds": round(1e3 * loop_s / services, 2),
         "plannerMilliseconds": round(1e3 * planner.cpu_s / services, 2),
         "bytes": planner.sent_bytes // services,
-        "seconds": round(max(loop_s, planner.cpu_s / PLANNERS), 1),
+        "seconds": round(max(loop_s, planner.cpu_s / min(services, PLANNERS)), 1),
     }
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """The table that is printed."""
-    lines = [["SERVICES", "NODES", "LOOP", "PLANNER", "BYTES", "IN ALL"]]
+    lines = [["SERVICES", "NODES", "NOISE", "LOOP", "PLANNER", "BYTES", "IN ALL"]]
     for each in results:
         milliseconds = [f"{each[name]:.1f} ms" for name in ("loopMilliseconds", "plannerMilliseconds")]
         lines.append(
-            [str(each["services"]), str(each["nodes"]), *milliseconds, str(each["bytes"]), f"{each['seconds']} s"]
+            [
+                str(each["services"]),
+                str(each["nodes"]),
+                f"{each['noise']:.0%}",
+                *milliseconds,
+                str(each["bytes"]),
+                f"{each['seconds']} s",
+            ]
         )
     return "\n".join(aligned(lines))
 
@@ -123,12 +147,13 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--services", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--nodes", type=int, default=200)
+    parser.add_argument("--noise", type=float, default=0.0, help="share by which figures of equal GPUs differ")
     args = parser.parse_args()
-    results = [asyncio.run(measure(services, args.nodes)) for services in args.services]
+    results = [asyncio.run(measure(services, args.nodes, args.noise)) for services in args.services]
     print(table(results))
     if args.json:
         args.json.write_text(json.dumps({"benchmark": "planning_scale", "results": results}, indent=2) + "\n")
-    return int(any(result["seconds"] > TARGET_S for result in results))
+    return int(any(each["seconds"] > (TARGET_S if each["services"] > 1 else TARGET_OF_ONE_S) for each in results))
 
 
 if __name__ == "__main__":

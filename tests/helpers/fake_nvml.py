@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,19 @@ from helpers.sizes import GIB
 
 NOT_SUPPORTED, NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED, UNKNOWN = 3, 6, 15, 16, 999
 SWITCH = ("00000000:C0:00.0", 2)
+
+
+class FabricInfo(ctypes.Structure):
+    """nvmlGpuFabricInfo_v2_t."""
+
+    _fields_ = (
+        ("version", ctypes.c_uint),
+        ("clusterUuid", ctypes.c_uint8 * 16),
+        ("status", ctypes.c_uint),
+        ("cliqueId", ctypes.c_uint32),
+        ("state", ctypes.c_uint),
+        ("healthMask", ctypes.c_uint32),
+    )
 
 
 class FakeNVMLError(Exception):
@@ -46,6 +60,7 @@ class FakeGPU:
     instance: int | None = None  # of a slice
     nvlinks: dict[int, tuple[str, int]] = field(default_factory=dict)  # link: (remote bus id, type of the remote)
     down: frozenset[int] = frozenset()  # further links, which are down
+    fabric: tuple[int, int] = (0, 0)  # state and status; 0: not supported
     ancestors: dict[str, int] = field(default_factory=dict)  # uuid: level
     lost: bool = False
     memory_known: bool = True
@@ -80,6 +95,7 @@ BOARDS: dict[str, dict[str, Any]] = {
         "default_power_milliwatts": 700_000,
         "pcie": (16, 5, 16, 5),
         "nvlinks": dict.fromkeys(range(18), SWITCH),
+        "fabric": (3, 0),
         **_AMPERE,
     },
     "L40S": {
@@ -128,6 +144,7 @@ class FakeNVML:
     NVMLError = FakeNVMLError
     NVML_NVLINK_MAX_LINKS = 18
     nvmlMemory_v2 = 0x02000028
+    c_nvmlGpuFabricInfo_v2_t = FabricInfo
 
     def __init__(self, *gpus: FakeGPU, init_error: int = 0) -> None:
         self.gpus = list(gpus)
@@ -259,6 +276,11 @@ class FakeNVML:
 
     def nvmlDeviceGetNvLinkRemoteDeviceType(self, gpu: FakeGPU, link: int) -> int:
         return gpu.nvlinks[link][1]
+
+    def nvmlDeviceGetGpuFabricInfoV(self, gpu: FakeGPU, info: Any) -> int:
+        """`info`: a reference to the driver's structure, which it fills in."""
+        info._obj.state, info._obj.status = gpu.fabric
+        return 0
 
     def nvmlDeviceGetTopologyCommonAncestor(self, a: FakeGPU, b: FakeGPU) -> int:
         if b.uuid not in a.ancestors:

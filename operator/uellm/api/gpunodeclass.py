@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 
 from uellm.api.base import ATOMIC, MapBy, Model, StatusModel, ValidationRule
 from uellm.api.conditions import Conditions
-from uellm.api.gpunodeprofile import BytesPerSecond, Gigaflops
+from uellm.api.gpunodeprofile import MOST_DEVICES, BytesPerSecond, Gigaflops
 from uellm.api.scalars import Bytes, Count, Quantity, Text
 from uellm.hardware import GPU_RESOURCE, LinkKind
 
@@ -113,7 +113,7 @@ class GPUNodeClassSpec(Model):
     """What the nodes have for pods besides GPUs."""
     simulated: bool = False
     """Whether the GPUs are described by a file, and a CPU stands in for them."""
-    devices: Annotated[tuple[ClassDevice, ...], Field(min_length=1, max_length=64), MapBy("index")]
+    devices: Annotated[tuple[ClassDevice, ...], Field(min_length=1, max_length=MOST_DEVICES), MapBy("index")]
     """The GPUs of such a node."""
     links: Annotated[tuple[ClassLink, ...], Field(max_length=4096, json_schema_extra=dict(ATOMIC))] = ()
     """The links between them."""

@@ -19,6 +19,8 @@ Links = Annotated[int | None, Field(ge=0, le=64)]
 ErrorCount = Annotated[int | None, Field(ge=0, le=2**50)]
 Nanoseconds = Annotated[int | None, Field(ge=0, le=10**10)]
 Megahertz = Annotated[int | None, Field(ge=0, le=100_000)]
+MOST_DEVICES = 128
+"""Of a node. Sixteen GPUs cut into seven slices each are 112 devices."""
 Slowdown = Literal["Hardware", "HardwareThermal", "SoftwareThermal", "PowerBrake"]
 
 
@@ -34,7 +36,7 @@ class ExcludedDevice(Model):
 class GPUNodeProfileSpec(Model):
     """The user's settings for the node."""
 
-    excluded_devices: Annotated[tuple[ExcludedDevice, ...], Field(max_length=64), MapBy("uuid")] = ()
+    excluded_devices: Annotated[tuple[ExcludedDevice, ...], Field(max_length=MOST_DEVICES), MapBy("uuid")] = ()
     """Devices that no plan may use."""
 
 
@@ -115,6 +117,17 @@ class NvLinks(StatusModel):
     """Whether they lead to an NVSwitch."""
 
 
+class Fabric(StatusModel):
+    """The GPU's place in the fabric of its NVSwitches. CUDA does not start before it is complete."""
+
+    state: Literal["NotStarted", "InProgress", "Completed"] | None = None
+    """How far the fabric manager has come with it."""
+    error_code: Annotated[int | None, Field(ge=1, le=2**31)] = None
+    """NVML's code of what went wrong meanwhile."""
+    unready_since: Timestamp | None = None
+    """Since when it is not ready, as far as the profiler saw it."""
+
+
 class MemoryErrors(StatusModel):
     """Errors of the GPU's memory, as far as the driver reports them."""
 
@@ -167,6 +180,8 @@ class DeviceProfile(StatusModel):
     """Link to the PCIe bus."""
     nvlinks: NvLinks | None = None
     """NVLinks; not set for a GPU without."""
+    fabric: Fabric | None = None
+    """Its place in the fabric of NVSwitches; not set without one, or where the driver does not tell."""
     memory_errors: MemoryErrors | None = None
     """Errors of its memory."""
     clocks_slowed_by: Annotated[tuple[Slowdown, ...] | None, Field(max_length=8, json_schema_extra=dict(ATOMIC))] = None
@@ -267,7 +282,7 @@ class GPUNodeProfileStatus(StatusModel):
     """Version of the profiler."""
     summary: ProfileSummary | None = None
     """Summary of the GPUs."""
-    devices: Annotated[tuple[DeviceProfile, ...], Field(max_length=64), MapBy("uuid")] = ()
+    devices: Annotated[tuple[DeviceProfile, ...], Field(max_length=MOST_DEVICES), MapBy("uuid")] = ()
     """The node's GPUs."""
     links: Annotated[tuple[LinkProfile, ...], Field(max_length=4096, json_schema_extra=dict(ATOMIC))] = ()
     """The links between them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -9,7 +10,9 @@ from typing import Any
 
 from uellm.hardware.types import Device
 
-_DIGITS = 3
+_STEPS_PER_DECADE = 80
+"""Preferred numbers of the series R80: steps of 3 %, as the planner's levels have. Measurements of equal GPUs differ by
+less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,7 @@ class DeviceClass:
     """GPUs of one product, memory, compute capability and resource, with the rates that are typical of them."""
 
     typical: Device
-    """A device of the class: no uuid, index 0, median rates of 3 digits."""
+    """A device of the class: no uuid, index 0, median rates, rounded down to a step."""
 
     def to_dict(self) -> dict[str, Any]:
         """`classes[]` of plan.json."""
@@ -65,5 +68,16 @@ def _typical(devices: list[Device]) -> Device:
 
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    # Rounded, so that two measurements of the same GPUs give the same class.
-    return float(f"{median(known):.{_DIGITS - 1}e}") if known else None
+    return _rounded_down(median(known)) if known else None
+
+
+def _rounded_down(rate: float) -> float:
+    """So that two measurements of the same GPUs give the same class.
+
+    >>> [_rounded_down(rate) for rate in (7.8e14, 7.9e14, 2e12, 2.04e12)]
+    [772000000000000.0, 772000000000000.0, 2000000000000.0, 2000000000000.0]
+    """
+    if rate <= 0:
+        return rate
+    steps = math.floor(_STEPS_PER_DECADE * math.log10(rate) + 1e-9)
+    return float(f"{10 ** (steps / _STEPS_PER_DECADE):.2e}")

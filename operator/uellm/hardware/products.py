@@ -9,6 +9,7 @@ named, otherwise shares of the data sheet (16-bit products 85 to 95 %, copies 86
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -134,11 +135,19 @@ _DRIVER_NAMES: tuple[tuple[str, str], ...] = (
     ("T4", "T4"),
 )
 
+# Parts of boards (`GRID A100D-20C`, `NVIDIA A40-8Q`: vGPUs, which take turns with others) and boards of another speed.
+_NO_PRODUCT = re.compile(r"-\d+[ABCQ](ME)?\d*$|\bLaptop\b|\bT4\d")
+
 
 def product_of(driver_name: str) -> Product | None:
-    """The product by the name that the driver gives, such as `NVIDIA H100 80GB HBM3`, or by its name here."""
+    """The product by the name that the driver gives, such as `NVIDIA H100 80GB HBM3`, or by its name here.
+
+    None for vGPUs and laptops, too: how fast they are is known only by measuring them.
+    """
     if driver_name in BY_NAME:
         return BY_NAME[driver_name]
+    if _NO_PRODUCT.search(driver_name):
+        return None
     return next((BY_NAME[name] for part, name in _DRIVER_NAMES if part in driver_name), None)
 
 

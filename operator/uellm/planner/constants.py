@@ -73,7 +73,7 @@ MOST_UTILISATION = 0.95
 # Rounds of the fixed point for the tokens of an embedder's step; each is nearer by the engine's utilisation.
 POOLING_ROUNDS = 16
 
-# Placements that a search may try, some seconds of work. One for a hundred nodes that all differ takes some hundreds.
+# Placements that a search may try, some seconds of work. One for hundreds of nodes that all differ takes some hundreds.
 MOST_PLACEMENTS = 4000
 
 # Share of a TTFT or TPOT target that a load may take by predictions that nobody calibrated on this engine: half of the
@@ -127,6 +127,12 @@ MOST_STAGES_OVER_NODES = 16
 # Speeds this close count as equal: measurements of equal devices differ by some percent, and noise must not move
 # layers.
 SPEED_TOLERANCE = 0.05
+# Nodes with GPUs of the same kinds may form this many classes by their measured figures alone: each costs a search a
+# tenth of a second. Where they form more, figures are brought to levels (nodes/levels.py), in the first of these steps
+# that suffices. Latencies have wider ones: they are noisier, and a tenth of them is a hundredth of a token's time.
+MOST_NOISY_CLASSES = 8
+LEVEL_STEPS = (0.03, 0.06, 0.12, 0.24)
+LATENCY_STEPS = 4
 # Step times that were measured on a GPU mean nothing for one whose rates differ by more: it was measured anew, or is
 # slower than its twins. Twice the noise of a measurement, and the rounding of what is written down.
 CORRECTED_RATE_TOLERANCE = 0.15

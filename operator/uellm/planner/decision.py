@@ -14,7 +14,7 @@ from uellm.planner.explanation.limits import binding
 from uellm.planner.explanation.no_fit import fits_over_nodes, no_plan
 from uellm.planner.nodes.facts import profile_hash
 from uellm.planner.nodes.groups import groups_of, node_names
-from uellm.planner.nodes.pools import pools_of
+from uellm.planner.nodes.levels import planning_pools
 from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan, Predicted, SearchFigures, SloVerdict
@@ -54,7 +54,7 @@ def plan(request: PlanRequest) -> Plan:
 
 def _searched(request: PlanRequest) -> list[tuple[Search, SearchResult]]:
     """The search of single nodes and, where none of them holds a replica within the targets, of groups of nodes too."""
-    pools = pools_of(request)
+    pools = planning_pools(request)
     search = Search(request, pools)
     tried = [(search, search.run())]
     if request.multi_node and tried[0][1].best is None and (groups := groups_of(request, pools)):
@@ -68,7 +68,7 @@ def _over_nodes(request: PlanRequest) -> Plan | None:
     if request.multi_node and request.allocation != DRA:
         return None
     wider = replace(request, multi_node=True, allocation=DEVICE_PLUGIN)
-    pools = pools_of(wider)
+    pools = planning_pools(wider)
     if not any(fits_over_nodes(wider, group) for group in groups_of(wider, pools)):
         return None
     try:

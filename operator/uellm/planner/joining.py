@@ -24,6 +24,7 @@ from uellm.planner.handover.revalidate import (
 )
 from uellm.planner.host_needs import host_memory_bytes, host_millicores
 from uellm.planner.nodes.groups import copied_offer, node_names
+from uellm.planner.nodes.levels import levelled
 from uellm.planner.nodes.pools import known_pools
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import NodeOffer, PlanRequest
@@ -147,7 +148,7 @@ def _with_devices(made: Plan, request: PlanRequest, offer: NodeOffer) -> Plan:
     """The plan with the made-up devices of a class, as the search placed it there."""
     evaluator, sizes = evaluator_of(made, request), Steps(made.max_num_batched_tokens, made.max_num_seqs)
     alone = replace(request, nodes=(offer,))
-    for pool in planned_pools(made, alone) if made.nodes_per_replica > 1 else known_pools(offer):
+    for pool in planned_pools(made, alone) if made.nodes_per_replica > 1 else levelled(known_pools(offer)):
         found = evaluator.candidate(pool, shape_of(made), sizes)
         if isinstance(found, Candidate) and found.assignment.layers == made.layers:
             return replace(made, stages=_on_devices(made, found))

@@ -10,11 +10,14 @@ plugin, which waits for them, no longer offers the GPU to the kubelet (see offer
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from typing import Any
 
 from uellm.profiler.nvml_library import ask
 
+FABRIC_STATES = {1: "NotStarted", 2: "InProgress", 3: "Completed"}
+"""nvmlGpuFabricState_t. GPUs without a fabric manager, and those before Hopper, answer 0: not supported."""
 _UNCORRECTED, _VOLATILE, _AGGREGATE = 1, 0, 1  # nvmlMemoryErrorType_t, nvmlEccCounterType_t
 
 SLOWDOWNS = {
@@ -35,6 +38,15 @@ def gpu_state(nvml: Any, gpu: Any) -> dict[str, Any]:
         memoryErrors=_memory_errors(nvml, gpu) or None,
         clocksSlowedBy=_slowdowns(ask(nvml, nvml.nvmlDeviceGetCurrentClocksThrottleReasons, gpu)) or None,
     )
+
+
+def fabric(nvml: Any, gpu: Any) -> dict[str, Any] | None:
+    """`fabric` of a GPU on an NVSwitch; None where it has none, or the driver does not tell."""
+    info = nvml.c_nvmlGpuFabricInfo_v2_t()
+    if ask(nvml, nvml.nvmlDeviceGetGpuFabricInfoV, gpu, ctypes.byref(info)) is None:
+        return None
+    state = FABRIC_STATES.get(info.state)
+    return None if state is None else _known(state=state, errorCode=info.status or None)
 
 
 def _pcie(nvml: Any, gpu: Any) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from uellm.profiler.gpu_memory import MEMINFO, GpuMemory, gpu_memory
-from uellm.profiler.gpu_state import gpu_state
+from uellm.profiler.gpu_state import fabric, gpu_state
 from uellm.profiler.links import Linked, NVLinks, bus_id, links, nvlinks
 from uellm.profiler.nvml_library import GPU_IS_LOST, RESET_REQUIRED, Library, ask
 from uellm.profiler.sample import NVML, DeviceFailure, DriverChanged, NoGPUs, Sample, SourceError
@@ -96,6 +96,7 @@ class NVMLSource:
             "pciBusId": pci or None,
             "mig": None if slices is None else True,
             "nvlinks": connected.to_dict(),
+            "fabric": fabric(nvml, handle) if connected.switch else None,
             **gpu_state(nvml, handle),
         }
         parts = [handle] if slices is None else slices

@@ -10,13 +10,12 @@ from typing import Any
 
 from uellm import __version__
 from uellm.api import parse
-from uellm.api.gpunodeprofile import GPUNodeProfileStatus
+from uellm.api.gpunodeprofile import MOST_DEVICES, GPUNodeProfileStatus
 from uellm.hardware.types import HEALTHY
 from uellm.profiler.health import ON_PURPOSE, GpuFault, faults, remembered
 from uellm.profiler.sample import DeviceFailure, Sample, SourceError
 
 READY = "Ready"
-MOST_DEVICES = 64  # of the API's list
 _TEXT_LENGTH = 256  # of the API's type Text
 Status = Mapping[str, Any]
 
@@ -53,11 +52,12 @@ def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> d
     `observed_at` is when the sample was taken; empty: the sample is that of `before`.
     """
     sample, known = seen.sample, _by_uuid(before)
-    present = [remembered(entry, known.get(entry["uuid"], {})) for entry in sample.devices]
-    faulty = {**seen.not_offered, **faults(present)}
+    present = [remembered(entry, known.get(entry["uuid"], {}), now) for entry in sample.devices]
+    faulty = {**seen.not_offered, **faults(present, now)}
+    there = [*present, *lost(sample, before)]
     devices = [
         _device(entry, seen, known.get(entry["uuid"], {}), faulty.get(entry["uuid"]), now)
-        for entry in sorted([*present, *lost(sample, before)][:MOST_DEVICES], key=_order)
+        for entry in sorted(there[:MOST_DEVICES], key=_order)
     ]
     document = {
         "observedAt": observed_at or before.get("observedAt"),
@@ -71,7 +71,7 @@ def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> d
         "links": [{**link, **seen.measured_links.get((link["a"], link["b"]), {})} for link in sample.links],
         "measurement": seen.measurement,
         "network": list(seen.network) or None,
-        "conditions": [_ready(seen, before, now)],
+        "conditions": [_ready(seen, len(present), before, now)],
     }
     # The API's own types drop what the API server would refuse.
     return parse(GPUNodeProfileStatus, {key: value for key, value in document.items() if value is not None}).to_dict()
@@ -210,7 +210,7 @@ def _health(entry: Mapping[str, Any], was: Mapping[str, Any], fault: GpuFault | 
     return {"since": last["since"] if same else now, **health}
 
 
-def _ready(seen: Seen, before: Status, now: str) -> dict[str, Any]:
+def _ready(seen: Seen, devices: int, before: Status, now: str) -> dict[str, Any]:
     state, reason, message = "True", "Observed", f"{len(seen.sample.devices)} devices observed"
     if seen.trouble is not None:
         state, reason, message = "False", seen.trouble.reason, f"{seen.trouble} (the devices are those seen last)"
@@ -218,10 +218,18 @@ def _ready(seen: Seen, before: Status, now: str) -> dict[str, Any]:
         first = next(iter(seen.sample.failed.values()))
         message = f"{message}, {len(seen.sample.failed)} failed: {first.message}"
     if seen.trouble is None:
-        message = "; ".join([message, *seen.remarks])
+        message = "; ".join([message, *_left_out(devices), *seen.remarks])
     last = _condition(before)
     since = last["lastTransitionTime"] if last.get("status") == state else now
     return {"type": READY, "status": state, "reason": reason, "message": message[:1024], "lastTransitionTime": since}
+
+
+def _left_out(devices: int) -> Iterator[str]:
+    if devices > MOST_DEVICES:
+        yield (
+            f"a profile lists {MOST_DEVICES} devices, so no plan uses the other {devices - MOST_DEVICES}: cut the GPUs "
+            "into fewer slices"
+        )
 
 
 def _condition(status: Status) -> Mapping[str, Any]:

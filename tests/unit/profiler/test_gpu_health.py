@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from helpers.fake_nvml import SWITCH, FakeGPU, FakeNVML, board
+from helpers.sizes import GIB
 from uellm.profiler.nvml import NVMLSource
 from uellm.profiler.status import Seen, compose, facts
 
@@ -107,6 +108,49 @@ def test_slices_of_a_faulty_gpu_are_all_faulty():
         "MIG-1": "RowRemapPending",
         "MIG-2": "RowRemapPending",
     }
+
+
+NOT_STARTED, IN_PROGRESS, COMPLETED = (1, 0), (2, 0), (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("fabric", "words"),
+    [
+        (IN_PROGRESS, "InProgress"),
+        (NOT_STARTED, "NotStarted"),
+        ((3, 9), "Completed, NVML's error 9"),
+    ],
+)
+def test_a_fabric_that_stays_unready_takes_its_gpus_out_until_it_is_set_up(fabric, words):
+    world = pair("H100", a={"fabric": fabric}, b={"fabric": fabric}).look()
+    assert world.health == {}  # every boot passes through it
+    assert world.look(T1).health == {"GPU-a": "FabricNotReady", "GPU-b": "FabricNotReady"}
+    assert world.message("GPU-b") == (
+        f"GPU 1: NVSwitches are not set up ({words}) since {T0}, so CUDA does not start: see that "
+        "nvidia-fabricmanager runs on the node and has the driver's version"
+    )
+    for gpu in world.nvml.gpus:
+        gpu.fabric = COMPLETED
+    assert world.look(T2).health == {}
+    assert world.status["devices"][0]["fabric"] == {"state": "Completed"}
+
+
+def test_a_fabric_that_falls_back_is_given_the_time_of_a_boot_again():
+    world = pair("H100", b={"fabric": IN_PROGRESS}).look()
+    world.nvml.gpus[1].fabric = COMPLETED
+    world.look("2026-01-01T00:00:50Z")
+    world.nvml.gpus[1].fabric = IN_PROGRESS
+    assert world.look(T1).health == {}
+    assert world.look(T2).health == {"GPU-b": "FabricNotReady"}
+
+
+@pytest.mark.parametrize("product", ["A100", "L40S"])
+def test_gpus_without_a_fabric_manager_of_their_own_have_no_such_fault(product):
+    """A100s tell no state, and other boards have no switch."""
+    fabric = (0, 0) if product == "A100" else IN_PROGRESS
+    world = pair(product, a={"fabric": fabric}).look().look(T2)
+    assert world.health == {}
+    assert "fabric" not in world.status["devices"][0]
 
 
 def test_an_nvlink_below_that_of_the_twins_on_the_switch_takes_a_gpu_out():
@@ -226,7 +270,41 @@ def test_a_gpu_that_was_replaced_or_cut_into_slices_is_not_missed():
 
 
 def test_more_gpus_than_a_profile_holds_drop_the_missing_ones():
-    world = World(*(FakeGPU(f"GPU-{index}", bus_id=f"00000000:{index:02X}:00.0") for index in range(64))).look()
-    world.nvml.gpus = [FakeGPU(f"GPU-{index}", bus_id=f"00000000:{index:02X}:00.0") for index in range(64, 128)]
-    assert world.look(T1).health == {}
-    assert len(world.status["devices"]) == 64
+    world = World()
+    for first in (0, 64, 128):
+        world.nvml.gpus = [
+            FakeGPU(f"GPU-{index}", bus_id=f"00000000:{index:02X}:00.0") for index in range(first, first + 64)
+        ]
+        world.look()
+    assert len(world.status["devices"]) == 128
+    healthy = {one["uuid"] for one in world.status["devices"]} - set(world.health)
+    assert healthy == {f"GPU-{index}" for index in range(128, 192)}
+    assert world.status["conditions"][0]["message"] == "64 devices observed"
+
+
+def sliced(boards: int) -> World:
+    """A node of A100s, each cut into seven slices."""
+    return World(
+        *(
+            board("A100", f"GPU-{index}", bus_id=f"00000000:{index:02X}:00.0", mig=slices(index))
+            for index in range(boards)
+        )
+    ).look()
+
+
+def slices(index: int) -> list[FakeGPU]:
+    return [FakeGPU(f"MIG-{index}-{each}", total=5 * GIB, free=5 * GIB) for each in range(7)]
+
+
+def test_every_slice_of_sixteen_gpus_is_listed():
+    status = sliced(16).status
+    assert len(status["devices"]) == 112
+    assert status["conditions"][0]["message"] == "112 devices observed"
+
+
+def test_slices_beyond_what_a_profile_holds_are_told_of():
+    status = sliced(19).status
+    assert len(status["devices"]) == 128
+    assert status["conditions"][0]["message"] == (
+        "133 devices observed; a profile lists 128 devices, so no plan uses the other 5: cut the GPUs into fewer slices"
+    )

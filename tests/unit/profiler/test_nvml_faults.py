@@ -14,7 +14,7 @@ from uellm.profiler.nvml import NVMLSource
 from uellm.profiler.nvml_library import Library
 from uellm.profiler.sample import Sample, SourceError
 
-NOT_SUPPORTED, GPU_IS_LOST, UNKNOWN = 3, 15, 999
+NOT_SUPPORTED, GPU_IS_LOST, ARGUMENT_VERSION_MISMATCH, UNKNOWN = 3, 15, 25, 999
 
 # What is lost on the whole GPU of `library()`, by call; a path of names in its entry of the profile.
 OF_A_DEVICE: dict[str, tuple[str, ...]] = {
@@ -52,6 +52,7 @@ TESTED_BY_NAME = {
     "nvmlDeviceGetNvLinkRemotePciInfo",
     "nvmlDeviceGetNvLinkRemoteDeviceType",
     "nvmlDeviceGetTopologyCommonAncestor",
+    "nvmlDeviceGetGpuFabricInfoV",
 }
 
 
@@ -120,7 +121,8 @@ LOSES_THE_GPU = sorted(
     {*OF_A_DEVICE, *NO_GPU_WITHOUT, *TESTED_BY_NAME}
     - {
         "nvmlDeviceGetGpuInstanceId",
-        # Asked of pairs, of slices and of old boards.
+        # Asked of pairs, of slices, of old boards and of whole ones on a switch.
+        "nvmlDeviceGetGpuFabricInfoV",
         "nvmlDeviceGetTopologyCommonAncestor",
         "nvmlDeviceGetMaxMigDeviceCount",
         "nvmlDeviceGetMigDeviceHandleByIndex",
@@ -214,3 +216,11 @@ def test_without_common_ancestors_gpus_count_as_far_apart(sysfs, code):
     assert {link["kind"] for link in NVMLSource(nvml, sysfs_pci=sysfs).sample().links} == {"PIX"}
     nvml.faults = {"nvmlDeviceGetTopologyCommonAncestor": code}
     assert {link["kind"] for link in NVMLSource(nvml, sysfs_pci=sysfs).sample().links} == {"SYS"}
+
+
+@pytest.mark.parametrize("code", [NOT_SUPPORTED, ARGUMENT_VERSION_MISMATCH, UNKNOWN])
+def test_a_driver_that_tells_nothing_of_the_fabric_loses_its_state_alone(seen, code):
+    whole, sample = seen(), seen("nvmlDeviceGetGpuFabricInfoV", code)
+    assert [device.get("fabric") for device in whole.devices[:2]] == [{"state": "Completed"}] * 2
+    expected = tuple({name: value for name, value in each.items() if name != "fabric"} for each in whole.devices)
+    assert sample == replace(whole, devices=expected)

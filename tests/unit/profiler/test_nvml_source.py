@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from helpers.sizes import GIB
 from uellm.api import parse
 from uellm.api.gpunodeprofile import DeviceProfile, LinkProfile
+from uellm.profiler.gpu_state import fabric
 from uellm.profiler.nvml import NVMLSource
 from uellm.profiler.sample import DriverChanged, NoGPUs, SourceError
 
@@ -190,6 +192,7 @@ def test_an_h100_is_described_in_depth(nvml, tmp_path: Path):
         "powerLimitDefaultWatts": 650,
         "pcie": {"width": 16, "maxWidth": 16, "generation": 5, "maxGeneration": 5},
         "nvlinks": {"active": 18, "switched": True},
+        "fabric": {"state": "Completed"},
         "memoryErrors": {
             "ecc": True,
             "uncorrectable": 0,
@@ -271,3 +274,19 @@ def test_the_real_library_has_every_function_that_is_used(nvml):
     pynvml = pytest.importorskip("pynvml")
     used = {name for name in dir(nvml.Library) if name.startswith(("nvml", "NVML"))}
     assert {name for name in used if not hasattr(pynvml, name)} == set()
+
+
+def test_the_fabric_is_asked_of_the_driver_through_nvmls_own_structure(monkeypatch):
+    """pynvml's call, with a driver's function in C's place."""
+    pynvml = pytest.importorskip("pynvml")
+    asked = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_void_p, ctypes.POINTER(pynvml.c_nvmlGpuFabricInfo_v2_t))
+    def driver(_, info):
+        asked.append(info.contents.version)
+        info.contents.state, info.contents.status = pynvml.NVML_GPU_FABRIC_STATE_IN_PROGRESS, 0
+        return pynvml.NVML_SUCCESS
+
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer", {"nvmlDeviceGetGpuFabricInfoV": driver}.__getitem__)
+    assert fabric(pynvml, None) == {"state": "InProgress"}
+    assert asked == [pynvml.nvmlGpuFabricInfo_v2]

@@ -141,7 +141,7 @@ def cannot_start(make):
     return make.pod("a", containerStatuses=[{"name": "engine", "state": {"waiting": {}}, "lastState": ended}])
 
 
-@pytest.mark.parametrize("reason", ["GPULost", "GPUMissing", "GPUNeedsReset"])
+@pytest.mark.parametrize("reason", ["GPULost", "GPUMissing", "GPUNeedsReset", "FabricNotReady"])
 def test_a_pod_that_cannot_start_on_a_gpu_that_is_lost_is_replaced(make, reason):
     lost = lost_gpus([profile(reason=reason)])
     (failure,) = failed_pods([cannot_start(make)], {}, NOW, lost)

@@ -17,7 +17,8 @@ from uellm.planner.cost.predict import Times
 from uellm.planner.cost.targets import outcomes
 from uellm.planner.nodes.groups import groups_of, node_names
 from uellm.planner.nodes.groups import room as room_of
-from uellm.planner.nodes.pools import Pool, pools_of
+from uellm.planner.nodes.levels import planning_pools
+from uellm.planner.nodes.pools import Pool
 from uellm.planner.refusals.kinds import NodesTaken, NoneToClaim, OnNode, OtherLayers, PlanRefusal, TooFewReplicas
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
@@ -47,7 +48,7 @@ def shape_of(plan: Plan) -> Shape:
 
 def planned_pools(plan: Plan, request: PlanRequest) -> tuple[Pool, ...]:
     """The nodes on which the plan's replicas may be; of a plan over several nodes, the groups of as many."""
-    pools = pools_of(request)
+    pools = planning_pools(request)
     if plan.nodes_per_replica == 1:
         return pools
     products = {stage.product for stage in plan.stages}
@@ -106,7 +107,7 @@ def still_holds(plan: Plan, request: PlanRequest) -> PlanRefusal | None:
     nodes = tuple(sorted({name for pool in pools for name in node_names(pool, plan.gpus_per_replica)}))
     if room:
         return TooFewReplicas(nodes, room, request.replicas)
-    return refusals[0] if refusals else NodesTaken(plan.nodes, free=bool(pools_of(request)))
+    return refusals[0] if refusals else NodesTaken(plan.nodes, free=bool(planning_pools(request)))
 
 
 def claimed_room(plan: Plan, pool: Pool) -> int:

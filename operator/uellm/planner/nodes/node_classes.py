@@ -1,6 +1,7 @@
 """Groups nodes, so that a cluster of hundreds is planned quickly.
 
-Identical nodes form a class and are evaluated once. Similar classes form a family. A family's ideal node is at least as
+Identical nodes form a class and are evaluated once (levels.py makes nodes identical that differ by noise). Similar
+classes form a family. A family's ideal node is at least as
 fast as each of its nodes, so it bounds what the family can do.
 """
 
@@ -54,7 +55,7 @@ def families_of(pools: Sequence[Pool]) -> tuple[PoolFamily, ...]:
     ordered = sorted(pools, key=lambda pool: (pool.node, pool.resource_name))
     by_build: dict[Any, list[Pool]] = {}
     for pool in ordered:
-        by_build.setdefault(_build(pool), []).append(pool)
+        by_build.setdefault(build(pool), []).append(pool)
     by_kind: dict[Any, list[PoolClass]] = {}
     for alike in by_build.values():
         by_kind.setdefault(_kinds(alike[0]), []).append(PoolClass(tuple(alike)))
@@ -62,7 +63,8 @@ def families_of(pools: Sequence[Pool]) -> tuple[PoolFamily, ...]:
 
 
 @by_identity(KEPT_NODES)
-def _build(pool: Pool) -> Any:
+def build(pool: Pool) -> Any:
+    """Equal for pools that differ in nothing but names."""
     position = {device.uuid: index for index, device in enumerate(pool.devices)}
     links = sorted(
         (
@@ -79,6 +81,18 @@ def _build(pool: Pool) -> Any:
 
 
 @by_identity(KEPT_NODES)
+def layout(pool: Pool) -> Any:
+    """Equal for pools that differ in nothing but names and figures."""
+    position = {device.uuid: index for index, device in enumerate(pool.devices)}
+    links = sorted(
+        (position[link.a], position[link.b], link.kind)
+        for link in pool.links
+        if link.a in position and link.b in position
+    )
+    return _offer(pool), tuple((kind_of(device), device.mig) for device in pool.devices), tuple(links)
+
+
+@by_identity(KEPT_NODES)
 def _kinds(pool: Pool) -> Any:
     kinds = sorted((kind_of(device), device.mig, measured(device)) for device in pool.devices)
     linked = frozenset(link.kind for link in pool.links), all(link.bytes_per_s for link in pool.links)
@@ -90,7 +104,8 @@ def _offer(pool: Pool) -> Any:
 
 
 def _facts(device: Device) -> Any:
-    return kind_of(device), device.mig, device.bf16_flops_per_s, device.fp16_flops_per_s, device.memory_bytes_per_s
+    rates = device.bf16_flops_per_s, device.fp16_flops_per_s, device.fp8_flops_per_s, device.memory_bytes_per_s
+    return kind_of(device), device.mig, rates
 
 
 def _ideal(classes: Sequence[PoolClass]) -> Pool:
@@ -110,6 +125,7 @@ def _best(device: Device, alike: Sequence[Device]) -> Device:
         device,
         bf16_flops_per_s=_most(other.bf16_flops_per_s for other in alike),
         fp16_flops_per_s=_most(other.fp16_flops_per_s for other in alike),
+        fp8_flops_per_s=_most(other.fp8_flops_per_s for other in alike),
         memory_bytes_per_s=_most(other.memory_bytes_per_s for other in alike),
     )
 

@@ -40,8 +40,8 @@ _MESSAGE_LENGTH = 1024
 DEVICE_LOST = "DeviceLost"
 # The launcher's reasons where its devices cannot hold the plan: another node, or other devices, may.
 MISPLACED = ("NoFit", "UnknownDevice", DEVICE_LOST)
-# What a profile calls a GPU that no process can use until a person has repaired it.
-GONE_GPUS = ("GPULost", "GPUMissing", "GPUNeedsReset")
+# What a profile calls a GPU that no process can use until a person has repaired it, or its fabric manager.
+GONE_GPUS = ("GPULost", "GPUMissing", "GPUNeedsReset", "FabricNotReady")
 # Those where a group did not come about. LeaderWorkerSet starts it anew at once, so its pods are often seen ending.
 UNGROUPED = (GROUP_DIFFERS, GROUP_INCOMPLETE)
 
