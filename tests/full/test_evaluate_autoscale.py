@@ -118,3 +118,4 @@ def test_the_command_compares_every_policy(tmp_path: Path, capsys: pytest.Captur
         assert 0.99 < result["attainment"]["all"] <= 1.0
         assert 24.0 <= result["gpuHours"] <= 25.0
         assert {"peak", "mean", "changes"} <= set(result["replicas"])
+        assert ("besideUellm" in result) == (result["policy"] in {"hpa", "keda"})

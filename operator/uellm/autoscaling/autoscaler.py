@@ -26,11 +26,14 @@ IDLE_UTILISATION = 0.2
 DRAIN_S = 60.0
 """In this time waiting requests are to be served by replicas above those for what arrives."""
 LEAST_HOLD_S = 180.0
-"""For which a lower number must suffice before replicas are given up."""
+"""For which a lower number must suffice before replicas are given up, and a queue must stand to count as one that the
+ready replicas do not drain."""
 STEP_CHANGE = 1.25
 """A step's time that differs by less is the same."""
 LENGTHS_S = 900.0
 """Time over which the mean lengths fade."""
+LEARN_S = 600.0
+"""Nothing is to be given up before the load has been seen for so long."""
 FIRST_LENGTHS = MeanLengths(512.0, 256.0)
 """Assumed before any request was seen; as the planner's."""
 
@@ -80,6 +83,7 @@ class Autoscaler:
         self._minute_work_s, self._minute_seconds = 0.0, 0.0
         self._last_minute: deque[tuple[float, float, int]] = deque()
         self._worst: deque[tuple[float, float]] = deque()
+        self._waited: deque[tuple[float, int]] = deque()
         self._needs: deque[tuple[float, int]] = deque()
         self._shares: list[float] = []
         self._factors: tuple[float, list[float]] = (0.0, [1.0])
@@ -124,6 +128,9 @@ class Autoscaler:
         work_s = interval.arrived * self.replica.work_s(self.lengths)
         self._take_minutes(interval, work_s)
         self._running, self._queued, self._ready = interval.running, interval.queued, interval.ready
+        self._waited.append((interval.end_s, interval.queued))
+        while not interval.end_s - LEAST_HOLD_S <= self._waited[0][0] <= interval.end_s:
+            self._waited.popleft()
         self._last_minute.append((interval.seconds, work_s, interval.ready))
         while sum(each[0] for each in self._last_minute) - self._last_minute[0][0] >= MINUTE_S:
             self._last_minute.popleft()
@@ -148,7 +155,7 @@ class Autoscaler:
     def _needed(self, most: int) -> tuple[float, int]:
         """The work expected, and the least number whose expected misses are allowed, up to one above the most."""
         work, factors = self._factors
-        backlog = self._queued * self.replica.work_s(self.lengths) / DRAIN_S
+        backlog = self._left_s() / DRAIN_S
         work = max(work, self._work_now()) if backlog > 0.1 else work
         if work <= 0.0 and not self._queued:
             return 0.0, 0
@@ -158,6 +165,17 @@ class Autoscaler:
             if share <= allowed:
                 return work, replicas
         return work, most + 1
+
+    def _left_s(self) -> float:
+        """Work that waits now and will still wait when a replica that is ordered now is ready.
+
+        What the ready replicas have to spare drains a queue meanwhile. One that stood all the time is not drained by
+        them, whatever they are thought to do.
+        """
+        each_s = self.replica.work_s(self.lengths)
+        spare = max(0.0, self._ready - self._work_now())
+        standing = min((queued for _, queued in self._waited), default=0)
+        return max(standing * each_s, self._queued * each_s - spare * self._startup_s)
 
     def _in_flight(self) -> int:
         """Replicas that what is running now fills."""

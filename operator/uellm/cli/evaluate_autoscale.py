@@ -157,9 +157,20 @@ def _speed(args: argparse.Namespace, scenario: Scenario, chunk: int) -> float:
     return float(speed)
 
 
+def beside_uellm(result: dict[str, Any]) -> tuple[str, str]:
+    """What a baseline needs for the attainment of UELLM's rule, and what it attains in its GPU hours; else dashes."""
+    beside = result.get("besideUellm")
+    if beside is None:
+        return "-", "-"
+    hours, attained = beside["gpuHoursAtItsAttainment"], beside["attainmentAtItsGpuHours"]
+    return "none found" if hours is None else f"{hours:.1f}", "none found" if attained is None else f"{attained:.4f}"
+
+
 def _table(document: dict[str, Any]) -> str:
     classes = sorted({name for result in document["results"] for name in result["attainment"]} - {"all"})
+    compared = any("besideUellm" in result for result in document["results"])
     head = ["START-UP", "POLICY", "ATTAINED", *classes, "GPU HOURS", "REPLICAS mean/peak", "CHANGES", "SETTING"]
+    head += ["HOURS AT UELLM'S ATTAINMENT", "ATTAINED AT UELLM'S HOURS"] if compared else []
     rows = [
         [
             f"{result['startupSeconds']:g}s",
@@ -169,6 +180,7 @@ def _table(document: dict[str, Any]) -> str:
             f"{result['replicas']['mean']:.2f}/{result['replicas']['peak']}",
             str(result["replicas"]["changes"]),
             ", ".join(f"{name} {value:g}" for name, value in result.get("setting", {}).items()) or "-",
+            *(beside_uellm(result) if compared else ()),
         ]
         for result in document["results"]
     ]

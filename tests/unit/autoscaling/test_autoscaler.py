@@ -106,6 +106,44 @@ def test_a_queue_orders_replicas_above_those_for_what_arrives() -> None:
     assert autoscaler.decide(41 * 15.0, before, BOUNDS).replicas > before
 
 
+@pytest.mark.parametrize("startup_s", [120.0, 480.0])
+def test_a_queue_that_is_gone_before_another_replica_could_serve_orders_none(startup_s: float) -> None:
+    autoscaler = Autoscaler(REPLICA, CLASSES, startup_s=startup_s)
+    rate = round(2 * 15 / REPLICA.work_s(MeanLengths(900.0, 200.0)))
+    ready = after(autoscaler, rate, 80)
+    before = autoscaler.decide(80 * 15.0, ready, BOUNDS)
+    autoscaler.observe(interval(80, rate, ready, queued=500))
+    at_the_look = autoscaler.decide(81 * 15.0, ready, BOUNDS)
+    autoscaler.observe(interval(81, rate, ready))
+
+    assert before.needed == at_the_look.needed == autoscaler.decide(82 * 15.0, ready, BOUNDS).needed
+
+
+def test_a_queue_that_stands_orders_replicas_whatever_those_that_are_ready_are_thought_to_do() -> None:
+    autoscaler = Autoscaler(REPLICA, CLASSES, startup_s=480.0)
+    rate = round(2 * 15 / REPLICA.work_s(MeanLengths(900.0, 200.0)))
+    ready = after(autoscaler, rate, 80)
+    numbers = []
+    for number in range(80, 80 + 16):
+        autoscaler.observe(interval(number, rate, ready, queued=2000))
+        numbers.append(autoscaler.decide((number + 1) * 15.0, ready, BOUNDS).replicas)
+
+    assert numbers[0] == ready
+    assert numbers[-1] > ready
+
+
+def test_a_queue_of_an_overload_orders_replicas_at_once() -> None:
+    autoscaler = Autoscaler(REPLICA, CLASSES, startup_s=480.0)
+    work_s = REPLICA.work_s(MeanLengths(900.0, 200.0))
+    ready = after(autoscaler, round(15 / work_s), 80)
+    for number in range(80, 84):
+        autoscaler.observe(interval(number, round(1.1 * ready * 15 / work_s), ready))
+    without = autoscaler.decide(84 * 15.0, ready, BOUNDS).needed
+    autoscaler.observe(interval(84, round(1.1 * ready * 15 / work_s), ready, queued=2000))
+
+    assert autoscaler.decide(85 * 15.0, ready, BOUNDS).needed > without + 1
+
+
 def test_without_any_request_none_is_needed() -> None:
     autoscaler = Autoscaler(REPLICA, CLASSES)
     autoscaler.observe(interval(0, 0, 1))

@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uellm.autoscaling import Bounds
+from uellm.autoscaling import LEARN_S, Autoscaler, Bounds, ReplicaEngine, ShareOfClass
+from uellm.cli.evaluate_autoscale import beside_uellm
 from uellm.cli.main import main
 from uellm.errors import CannotBeDone
 from uellm.evaluate.autoscale.day import DAY_S, SHAPES, make_days
-from uellm.evaluate.autoscale.policies import Clairvoyant, Hpa, Keda, peak_replicas, summary, work_by_interval
+from uellm.evaluate.autoscale.policies import Clairvoyant, Hpa, Keda, Ours, peak_replicas, summary, work_by_interval
 from uellm.evaluate.autoscale.pool import PoolFigures
+from uellm.evaluate.autoscale.tuning import Result, Tuning
 from uellm.evaluate.scenario import Classes, read_classes
 from uellm.evaluate.traces import Trace, TraceRequest
 from uellm.planner.cost.engine_file import EngineFile
+from uellm.planner.request import SloClass
 from uellm.step_time import StepTime
 
 ENGINE = EngineFile("e", StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3), 24_000, 16, 256, 8192, 16_384)
@@ -124,6 +127,54 @@ def test_the_peak_is_that_of_the_busiest_five_minutes() -> None:
     assert work == pytest.approx(np.ones(240))
     assert peak_replicas(work, 0.6) == 2
     assert summary([1, 2, 2, 3]) == {"peak": 3, "least": 1, "mean": 2.0, "changes": 2}
+
+
+def test_the_rule_gives_nothing_up_before_it_has_seen_the_load_as_in_the_operator() -> None:
+    replica = ReplicaEngine(ENGINE.step, 256, ENGINE.max_num_seqs, ENGINE.kv_tokens)
+    policy = Ours(Autoscaler(replica, (ShareOfClass(SloClass("chat", 1.0, 0.06, None), 1.0),)), BOUNDS, 0)
+    looks = np.arange(15.0, LEARN_S + 60.0, 15.0)
+    numbers = [policy.decide(figures(float(now_s)), 4) for now_s in looks]
+
+    assert all(number == 4 for now_s, number in zip(looks, numbers, strict=True) if now_s < LEARN_S)
+    assert numbers[-1] == 1
+
+
+def tried(share: float) -> Result:
+    """As many hours as the share is small; what is attained falls from a share of .4 on."""
+    return {"attainment": {"all": 1.0 - max(0.0, share - 0.4) / 50}, "gpuHours": 100.0 / share, "setting": share}
+
+
+def test_a_policy_is_tuned_to_the_fewest_hours_that_attain_what_is_wanted() -> None:
+    found = Tuning(tried).cheapest(0.995)
+
+    assert found["setting"] == pytest.approx(0.65, abs=0.0875)
+    assert found["setting"] <= 0.65
+
+
+def test_a_policy_that_never_attains_what_is_wanted_is_answered_by_the_most_that_it_attains() -> None:
+    found = Tuning(lambda share: {**tried(share), "attainment": {"all": 0.9 - share / 10}}).cheapest(0.995)
+
+    assert found["setting"] == pytest.approx(0.1, abs=0.09)
+
+
+def test_a_baseline_is_compared_at_equal_attainment_and_at_equal_hours() -> None:
+    tuning = Tuning(tried)
+    tuning.cheapest(0.995)
+    beside = tuning.beside({"attainment": {"all": 0.998}, "gpuHours": 150.0})
+
+    assert beside["gpuHoursAtItsAttainment"] == pytest.approx(200.0, rel=0.05)
+    assert beside["gpuHoursAtItsAttainment"] >= 200.0
+    assert beside["attainmentAtItsGpuHours"] == pytest.approx(1 - (1 / 1.5 - 0.4) / 50, abs=5e-4)
+    assert beside_uellm({"besideUellm": beside})[1] == f"{beside['attainmentAtItsGpuHours']:.4f}"
+
+
+def test_where_no_setting_is_as_good_or_as_cheap_that_is_said() -> None:
+    tuning = Tuning(lambda share: {"attainment": {"all": 0.9}, "gpuHours": 100.0})
+    tuning.cheapest(0.995)
+    beside = tuning.beside({"attainment": {"all": 0.99}, "gpuHours": 50.0})
+
+    assert beside_uellm({"besideUellm": beside}) == ("none found", "none found")
+    assert beside_uellm({}) == ("-", "-")
 
 
 @pytest.fixture

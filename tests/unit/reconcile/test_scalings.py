@@ -10,13 +10,14 @@ import pytest
 
 from uellm.api import parse_service
 from uellm.api.attainment_report import LoadMeasurement
+from uellm.autoscaling import LEARN_S
 from uellm.kube.kinds import DEPLOYMENT
 from uellm.planner.result import Predicted
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.plan_status import plan_status
 from uellm.reconcile.pods.measurements import TimedLoad
 from uellm.reconcile.scaling.scaling import Scaling
-from uellm.reconcile.scaling.scalings import ASSUMED_STEP, EVERY_S, LEARN_S, Scalings
+from uellm.reconcile.scaling.scalings import ASSUMED_STEP, EVERY_S, Scalings
 from uellm.reconcile.times import timestamp
 from uellm.step_time import StepTime
 

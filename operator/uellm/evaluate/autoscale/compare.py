@@ -1,8 +1,9 @@
 """`uellm evaluate autoscale`: every policy with every start-up time on the same day.
 
 The fixed number is that of the busiest five minutes. The others begin with what their first interval needs. A tuned
-policy is run with several settings, by halving: the answer is its cheapest setting that attains what the fixed number
-attains but for TOLERATED, or, where none does, the one that attains most.
+policy is run with several settings (`tuning`): the answer is its cheapest setting that attains what the fixed number
+attains but for TOLERATED, or, where none does, the one that attains most. A baseline is also tuned to UELLM's own
+attainment and to its GPU hours, so that the two can be compared at equal figures.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from uellm.evaluate.autoscale import policies
 from uellm.evaluate.autoscale.day import DAY_S, Days
 from uellm.evaluate.autoscale.policies import INTERVAL_S, ReplicaPolicy
 from uellm.evaluate.autoscale.pool import DayLoad, ReplicaPool, attainment
-from uellm.evaluate.scenario import ALL
+from uellm.evaluate.autoscale.tuning import Result, Tuning, attained, hours
 from uellm.planner.cost.engine_file import EngineFile
 from uellm.planner.request import SloClass
 
@@ -29,7 +30,7 @@ FIXED, CLAIRVOYANT, HPA, KEDA, OURS = "fixed", "clairvoyant", "hpa", "keda", "ue
 NAMES = (FIXED, CLAIRVOYANT, HPA, KEDA, OURS)
 TOLERATED = 0.005
 """Attainment below that of the fixed number that counts as kept."""
-HALVINGS = 4
+BASELINES = (HPA, KEDA)
 AFTER_S = 600.0
 """After the day's end, for what is under way to end."""
 ALLOWED = 0.005
@@ -93,7 +94,7 @@ def shares_of(load: DayLoad) -> tuple[ShareOfClass, ...]:
     )
 
 
-def run(comparison: Comparison, policy: ReplicaPolicy, startup_s: float) -> dict[str, Any]:
+def run(comparison: Comparison, policy: ReplicaPolicy, startup_s: float) -> Result:
     """One policy over the day: an entry of `results` without its name."""
     load, bounds = comparison.days.load, comparison.bounds
     pool = ReplicaPool(load, comparison.engine, comparison.chunk, bounds.most, startup_s)
@@ -122,57 +123,77 @@ def compare(
     progress: Callable[[str], None],
     *,
     processes: int = 1,
-) -> list[dict[str, Any]]:
+) -> list[Result]:
     """`results`, by start-up time and policy."""
     fixed = run(comparison, policies.Fixed(comparison.peak), startups[0])
     progress(_line(FIXED, startups[0], fixed))
-    cells = [(name, startup_s) for startup_s in startups for name in names]
-    wanted = fixed["attainment"][ALL] - TOLERATED
-    results = []
-    for (name, startup_s), found in zip(cells, _each(comparison, cells, wanted, processes), strict=True):
-        result = {**fixed, "startupSeconds": startup_s} if found is None else found
-        results.append({"policy": name, **result})
-        if found is not None:
-            progress(_line(name, startup_s, found))
-    return results
+    wanted = attained(fixed) - TOLERATED
+    # UELLM's own first: the baselines are compared with it.
+    jobs = [_Job(OURS, startup_s, wanted) for startup_s in startups if OURS in names]
+    found = _found_all(comparison, jobs, progress, processes)
+    others = [name for name in names if name not in {FIXED, OURS}]
+    jobs = [_Job(name, each, wanted, found.get((OURS, each))) for each in startups for name in others]
+    found |= _found_all(comparison, jobs, progress, processes)
+    # The start-up time does not matter to the fixed number.
+    found |= {(FIXED, startup_s): {**fixed, "startupSeconds": startup_s} for startup_s in startups}
+    return [{"policy": name, **found[name, startup_s]} for startup_s in startups for name in names]
 
 
-def _line(name: str, startup_s: float, found: dict[str, Any]) -> str:
-    share, hours = found["attainment"][ALL], found["gpuHours"]
-    return f"{name}, start-up {startup_s:g} s: attainment {share:.4f}, {hours:.1f} GPU hours"
+def _line(name: str, startup_s: float, found: Result) -> str:
+    return f"{name}, start-up {startup_s:g} s: attainment {attained(found):.4f}, {hours(found):.1f} GPU hours"
 
 
-def _each(
-    comparison: Comparison, cells: Sequence[tuple[str, float]], wanted: float, processes: int
-) -> Iterator[dict[str, Any] | None]:
-    if processes <= 1:
-        for name, startup_s in cells:
-            yield _found(comparison, name, startup_s, wanted)
+class _Job(NamedTuple):
+    """One policy with one start-up time."""
+
+    name: str
+    startup_s: float
+    wanted: float
+    beside: Result | None = None
+    """UELLM's own result, if there is one."""
+
+
+def _found_all(
+    comparison: Comparison, jobs: Sequence[_Job], progress: Callable[[str], None], processes: int
+) -> dict[tuple[str, float], Result]:
+    found = {}
+    for job, result in zip(jobs, _each(comparison, jobs, processes), strict=True):
+        progress(_line(job.name, job.startup_s, result))
+        found[job.name, job.startup_s] = result
+    return found
+
+
+def _each(comparison: Comparison, jobs: Sequence[_Job], processes: int) -> Iterator[Result]:
+    if processes <= 1 or len(jobs) <= 1:
+        for job in jobs:
+            yield _found(comparison, job)
         return
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_keep, initargs=(comparison,)) as pool:
-        yield from pool.map(_found_kept, *zip(*((*cell, wanted) for cell in cells), strict=True))
+        yield from pool.map(_found_kept, jobs)
 
 
 _kept: list[Comparison] = []
-"""The comparison of a worker process: inherited instead of sent with every cell."""
+"""The comparison of a worker process: inherited instead of sent with every job."""
 
 
 def _keep(comparison: Comparison) -> None:
     _kept[:] = [comparison]
 
 
-def _found_kept(name: str, startup_s: float, wanted: float) -> dict[str, Any] | None:
-    return _found(_kept[0], name, startup_s, wanted)
+def _found_kept(job: _Job) -> Result:
+    return _found(_kept[0], job)
 
 
-def _found(comparison: Comparison, name: str, startup_s: float, wanted: float) -> dict[str, Any] | None:
-    """One result; None for the fixed number, whose start-up time does not matter."""
-    if name == FIXED:
-        return None
-    if name == OURS:
-        return run(comparison, ours(comparison, startup_s), startup_s)
-    return _tuned(comparison, name, startup_s, wanted)
+def _found(comparison: Comparison, job: _Job) -> Result:
+    """One result."""
+    if job.name == OURS:
+        return run(comparison, ours(comparison, job.startup_s), job.startup_s)
+    tuning = Tuning(lambda share: _run_with(comparison, job.name, job.startup_s, share))
+    result = tuning.cheapest(job.wanted)
+    if job.beside is None or job.name not in BASELINES:
+        return result
+    return {**result, "besideUellm": tuning.beside(job.beside)}
 
 
 def ours(comparison: Comparison, startup_s: float) -> ReplicaPolicy:
@@ -188,28 +209,9 @@ def ours(comparison: Comparison, startup_s: float) -> ReplicaPolicy:
     return policies.Ours(autoscaler, comparison.bounds, comparison.earlier_days)
 
 
-def _tuned(comparison: Comparison, name: str, startup_s: float, wanted: float) -> dict[str, Any]:
-    """Halve the setting: the larger it is, the fewer replicas, and the lower the attainment."""
-    low, high = 0.1, 1.5
-    best: dict[str, Any] | None = None
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        setting, policy = _with_setting(comparison, name, startup_s, middle)
-        found = {**run(comparison, policy, startup_s), "setting": setting}
-        keeps = found["attainment"][ALL] >= wanted
-        low, high = (middle, high) if keeps else (low, middle)
-        if best is None or _better(found, best, wanted):
-            best = found
-    assert best is not None
-    return best
-
-
-def _better(one: dict[str, Any], other: dict[str, Any], wanted: float) -> bool:
-    """Whether one keeps what is wanted at fewer GPU hours, or comes closer to it."""
-    ours, theirs = one["attainment"][ALL], other["attainment"][ALL]
-    if min(ours, theirs) >= wanted:
-        return bool(one["gpuHours"] < other["gpuHours"])
-    return bool(ours > theirs)
+def _run_with(comparison: Comparison, name: str, startup_s: float, share: float) -> Result:
+    setting, policy = _with_setting(comparison, name, startup_s, share)
+    return {**run(comparison, policy, startup_s), "setting": setting}
 
 
 def _with_setting(

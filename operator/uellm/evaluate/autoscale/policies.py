@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from uellm.autoscaling import Autoscaler, Bounds, Interval
+from uellm.autoscaling import LEARN_S, Autoscaler, Bounds, Interval
 from uellm.evaluate.autoscale.pool import PoolFigures
 
 INTERVAL_S = 15.0
@@ -125,7 +125,9 @@ class Ours:
     def decide(self, figures: PoolFigures, wanted: int) -> int:
         """The number."""
         self._autoscaler.observe(interval(figures, self._begin_s))
-        return self._autoscaler.decide(self._begin_s + figures.now_s, wanted, self._bounds).replicas
+        replicas = self._autoscaler.decide(self._begin_s + figures.now_s, wanted, self._bounds).replicas
+        # As the operator does after its start.
+        return replicas if figures.now_s >= LEARN_S else max(replicas, wanted)
 
 
 def interval(figures: PoolFigures, begin_s: float) -> Interval:

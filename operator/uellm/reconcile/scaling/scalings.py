@@ -15,7 +15,7 @@ from uellm.api import LLMService
 from uellm.api.attainment_report import LoadMeasurement
 from uellm.api.llmservice import Autoscaling
 from uellm.api.scalars import share
-from uellm.autoscaling import Autoscaler, Bounds, ReplicaDecision, ReplicaEngine, ShareOfClass
+from uellm.autoscaling import LEARN_S, Autoscaler, Bounds, ReplicaDecision, ReplicaEngine, ShareOfClass
 from uellm.planner.request import SloClass
 from uellm.planner.result import Plan
 from uellm.reconcile.children.stand_in import has_stand_in
@@ -35,8 +35,6 @@ from uellm.text import counted
 
 EVERY_S = 15.0
 """Between two looks at the load."""
-LEARN_S = 600.0
-"""Nothing is given up before the load has been seen for so long."""
 LONGEST_GAP_S = 120.0
 """Between two passes over a service that runs. After a longer one, or a clock that was put back, the load is learned
 anew: the service was suspended, the operator stood still, or the clock jumped."""
