@@ -12,7 +12,7 @@ from uellm.kube import LLMSERVICE, Kind, NotFound
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, LEADERWORKERSET, RESOURCECLAIMTEMPLATE, kind_of
 from uellm.planner.result import Plan
 from uellm.reconcile.additions import told_additions
-from uellm.reconcile.apply import WORKLOAD_KINDS, Applier, Manifest
+from uellm.reconcile.apply import WORKLOAD_KINDS, Applier, Manifest, is_on_record
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import DesiredState, Images, children, config_digest
 from uellm.reconcile.children.disruption import marks_to_lift
@@ -194,6 +194,11 @@ class Reconciler:
             routed=routes.condition,
             added=writable.added,
         )
+        left = writable.manifests
+        if is_on_record(observed, decision.status):
+            # Nothing new follows from them, and a person who scales waits for them.
+            await self._applier.write_children(observed, left)
+            left = ()
         try:
             await self._applier.write_status(observed, decision.status)
         except NotFound:
@@ -205,7 +210,7 @@ class Reconciler:
         if observed.service is not None:
             marked = marks_to_lift(observed.service, living(observed.pods))
             await self._applier.lift_marks(observed, marked)
-        await self._applier.write_children(observed, writable.manifests)
+        await self._applier.write_children(observed, left)
         for kind in writable.surplus:
             await self._applier.delete(kind, observed.children[kind])
         await self._clear_up(observed, writable)
