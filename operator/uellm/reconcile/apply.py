@@ -57,8 +57,6 @@ _Identity = tuple[Kind, str, str]
 NAME_TAKEN = "NameTaken"
 TRIES = 3
 """Of an edit that depends on the version of an object."""
-_DECISIONS = ("plan", "revision", "autoscaling")
-"""Fields of the status that children follow from, and that a restarted operator reads."""
 WORKLOAD_KINDS = (DEPLOYMENT, LEADERWORKERSET)
 """Those that make the engine's pods. A service has one of them."""
 
@@ -365,15 +363,6 @@ def _refusal(kind: Kind, error: KubeError) -> Obstacle:
 def _cannot_be_read(error: KubeError) -> bool:
     """A malformed value, such as a quantity: server-side apply answers 500 where other writes answer 400."""
     return error.status == 500 and "unable to convert unstructured object" in error.message
-
-
-def is_on_record(observed: Observed, status: Mapping[str, Any]) -> bool:
-    """Whether all that children follow from is in the service's status already, as `status` has it."""
-
-    def decided(each: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: each[name] for name in _DECISIONS if name in each}
-
-    return "plan" in status and equal_status(decided(status), decided(observed.status))
 
 
 def equal_status(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

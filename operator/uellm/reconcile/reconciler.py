@@ -12,7 +12,7 @@ from uellm.kube import LLMSERVICE, Kind, NotFound
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, LEADERWORKERSET, RESOURCECLAIMTEMPLATE, kind_of
 from uellm.planner.result import Plan
 from uellm.reconcile.additions import told_additions
-from uellm.reconcile.apply import WORKLOAD_KINDS, Applier, Manifest, is_on_record
+from uellm.reconcile.apply import WORKLOAD_KINDS, Applier, Manifest
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import DesiredState, Images, children, config_digest
 from uellm.reconcile.children.disruption import marks_to_lift
@@ -179,6 +179,11 @@ class Reconciler:
     async def _carry_out(self, observed: Observed, planned: Planned, now: datetime) -> float | None:
         deferred_s = self._planning.pods_deferred_s(observed, now)
         writable = await self._writable(observed, planned) if deferred_s is None else _Writable()
+        left = writable.manifests
+        if is_on_record(observed, planned.choice.plan, writable.wanted):
+            # A person who scales waits for these.
+            await self._applier.write_children(observed, left)
+            left = ()
         confirm_in_s = None
         if writable.wanted is not None:
             confirm_in_s = await self._collectors.running.refresh(observed.engines, writable.wanted)
@@ -194,11 +199,6 @@ class Reconciler:
             routed=routes.condition,
             added=writable.added,
         )
-        left = writable.manifests
-        if is_on_record(observed, decision.status):
-            # Nothing new follows from them, and a person who scales waits for them.
-            await self._applier.write_children(observed, left)
-            left = ()
         try:
             await self._applier.write_status(observed, decision.status)
         except NotFound:
@@ -297,6 +297,14 @@ class Reconciler:
                 if (template := observed.claim_templates.get(configmap["metadata"]["name"])) is not None:
                     await self._applier.delete(RESOURCECLAIMTEMPLATE, template)
                 await self._applier.delete(CONFIGMAP, configmap)
+
+
+def is_on_record(observed: Observed, plan: Plan | None, wanted: WantedConfig | None) -> bool:
+    """Whether all that the children follow from is in the service's status already."""
+    if plan is None or wanted is None or plan != observed.incumbent:
+        return False
+    chosen = None if observed.scaling is None else observed.scaling.to_dict()
+    return wanted.revision == observed.status.get("revision") and chosen == observed.status.get("autoscaling")
 
 
 def _wanted(revision: str, desired: DesiredState) -> WantedConfig:
