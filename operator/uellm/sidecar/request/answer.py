@@ -96,8 +96,8 @@ class AnswerTap:
 
     def learn(self) -> None:
         """Learn the shape of the engine's answers from this complete one, and whether it batches tokens."""
-        if self._batched and self.whole is not None and self.whole.output_tokens > BATCH_TOKENS:
-            self._shapes.batches &= self.counter.tokens < self.whole.output_tokens
+        if self._batched and self.tokens > BATCH_TOKENS:
+            self._shapes.batches &= self.counter.tokens < self.tokens
         if self._example is None or sum(map(len, self._example)) > _MAX_EXAMPLE_BYTES:
             return
         try:
@@ -109,7 +109,8 @@ class AnswerTap:
     @property
     def tokens(self) -> int:
         """Tokens so far: by events, or as the engine reports them with its events."""
-        return self.counter.tokens if self.whole is None else max(self.counter.tokens, self.whole.output_tokens)
+        reported = self.usage() if self._batched else None
+        return self.counter.tokens if reported is None else reported.output_tokens
 
     def usage(self) -> Usage | None:
         """Tokens as the engine counted them. None: it did not report them."""

@@ -60,8 +60,9 @@ class Dispatcher:
         self._scheduler = Scheduler(options, StepEstimate(model, factors))
         self._state: EngineState | None = None
         self.token_updates: list[tuple[Ticket, int, float]] = []
-        """Progress of answers: ticket, tokens so far, and when. Each event of each stream adds an entry. The scheduler
-        takes all of them, in order, before it does anything else. Its decisions are the same as without delay."""
+        """Progress of answers: ticket, events so far (tokens where they come in batches), and when. Each event of each
+        stream adds an entry. The scheduler takes all of them, in order, before it does anything else. Its decisions are
+        the same as without delay."""
         self._tickets: dict[Ticket, None] = {}
         """Requests that the scheduler knows, waiting or in flight."""
         self._unscheduled: dict[Ticket, None] = {}
@@ -81,11 +82,11 @@ class Dispatcher:
             return
         updates = self.token_updates.copy()
         self.token_updates.clear()
-        for ticket, tokens, now_s in updates:
+        for ticket, events, now_s in updates:
             if self._pause is not None:
                 break
             try:
-                self._scheduler.on_tokens(ticket, tokens, now_s)
+                self._scheduler.on_events(ticket, events, now_s)
             except Exception as error:
                 self._recover(error)
 
@@ -188,9 +189,12 @@ class Dispatcher:
         self._call_core(lambda core: core.on_first_token(ticket, _now_s()))
         self._pump()
 
-    def finish(self, ticket: Ticket, tokens: int | None = None) -> None:
-        """Free the place of a completed request; `tokens` of its answer, if known. A second call does nothing."""
-        self._end(ticket, lambda core: core.on_finish(ticket, _now_s(), tokens))
+    def finish(self, ticket: Ticket, tokens: int | None = None, events: int = 0) -> None:
+        """Free the place of a completed request. A second call does nothing.
+
+        `tokens` of its answer, if known, and in how many `events` they came, if it was a stream.
+        """
+        self._end(ticket, lambda core: core.on_finish(ticket, _now_s(), tokens, events))
 
     def abort(self, ticket: Ticket) -> None:
         """Free the place of a request that ended in any other way. A second call does nothing."""

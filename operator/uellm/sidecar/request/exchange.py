@@ -19,6 +19,7 @@ from uellm.sidecar.scheduling import Lengths, Ticket
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
+from uellm.sidecar.wire.events import Usage
 from uellm.sidecar.wire.read import Terms
 from uellm.vllm_routes import RouteKind
 
@@ -37,6 +38,7 @@ class Exchange:
         self._lengths = lengths
         self._terms = terms
         self._answer: AnswerTap | None = None
+        self._usage: Usage | None = None
         self._faults = dispatcher.faults
         self._loop = asyncio.get_running_loop()
         self._prediction: Prediction | None = None
@@ -125,7 +127,8 @@ class Exchange:
         except Exception as error:
             self._faults.count("answer", error, record.id)
         if not record.failed_status and (record.outcome is RequestOutcome.COMPLETED or record.done):
-            self._dispatcher.finish(self._ticket, record.output_tokens)
+            events = 0 if self._usage is None else answer.counter.tokens
+            self._dispatcher.finish(self._ticket, record.output_tokens, events)
             try:
                 self._learn(record.output_tokens)
             except Exception as error:
@@ -185,7 +188,8 @@ class Exchange:
             record.output_tokens = answer.tokens
         if self.call.kind is RouteKind.POOLING and record.outcome is RequestOutcome.COMPLETED:
             record.first_token_s = self._loop.time()
-        if (usage := answer.usage()) is not None:
+        self._usage = usage = answer.usage()
+        if usage is not None:
             record.prompt_tokens, record.output_tokens = usage.prompt_tokens, usage.output_tokens
             self._terms.ratio.learn(self.call.prompt, usage.prompt_tokens)
 

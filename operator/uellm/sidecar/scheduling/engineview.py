@@ -34,6 +34,11 @@ LENGTH_MARGIN = 2.0
 MIN_ANSWER_TOKENS = 2000.0
 """Predicted lengths are cut where answers were less than half as long. That takes this many predicted tokens."""
 
+COUNTED_EVENTS, REMEMBERED_EVENTS = 200.0, 10_000.0
+MOST_TOKENS_AN_EVENT = 32.0
+"""Events have one token each until so many were compared with the engine's counts; how many of them are remembered; and
+the most tokens that an event is taken to have."""
+
 OPTIMISTIC_FACTOR = 2.0
 """Shedding assumes step times of at most this many times the initial model's."""
 
@@ -91,6 +96,8 @@ class EngineView:
         """Expected answer tokens of all requests in flight."""
         self.answers = Share()
         """Tokens of answers that ended, as a share of the predicted ones."""
+        self.events = Share(REMEMBERED_EVENTS)
+        """Tokens of streams that ended, as a share of their events."""
         self.sent_since_state = 0
         self.paced_rate = inf
         """Prompt tokens a second that the TPOT guard allows."""
@@ -132,6 +139,7 @@ class EngineView:
         """A new engine process may be faster or slower. Keep the estimate, but let the next steps change it quickly."""
         self.step.forget_observations()
         self.overrun_s = 0.0
+        self.events = Share(REMEMBERED_EVENTS)
 
     def reset_step_model(self, model: StepTime, factors: StepFactors = UNCORRECTED) -> None:
         """Learn the step times again, starting from this model and these factors."""
@@ -179,6 +187,14 @@ class EngineView:
         if answers.of_tokens < MIN_ANSWER_TOKENS:
             return 1.0
         return min(1.0, LENGTH_MARGIN * answers.value)
+
+    @property
+    def tokens_an_event(self) -> float:
+        """Tokens in an event of a stream: above 1 with speculation or `--stream-interval`."""
+        events = self.events
+        if events.of_tokens < COUNTED_EVENTS:
+            return 1.0
+        return min(max(events.value, 1.0), MOST_TOKENS_AN_EVENT)
 
     @property
     def unmeasured_tokens(self) -> int:
@@ -272,22 +288,32 @@ class EngineView:
         """
         if self._loads is None:
             self._begin_step(now_s)
-        new = tokens_so_far - ticket.tokens
-        last_s, ticket.last_token_s, ticket.tokens = ticket.last_token_s, now_s, tokens_so_far
-        self.kv_tokens += new
-        self.got_tokens += new
-        self._pace = None
+        last_s, ticket.last_token_s = ticket.last_token_s, now_s
+        new = self.count(ticket, tokens_so_far)
         probe = self._probe
         if probe is None or (probe.batched and last_s is None and not ticket.batched):
             self._probe, self._step_s, self._loads = ticket, now_s, None
         elif ticket is probe:
             if last_s is not None and new > 0:
-                steps = new / ticket.sequences
-                self._end_step((now_s - last_s) / steps, now_s, steps if ticket.batched else 1.0)
+                tokens = new / ticket.sequences if ticket.batched else self._tokens_of_events(new / ticket.sequences)
+                self._end_step((now_s - last_s) / tokens, now_s, tokens)
         elif last_s is not None and last_s - (probe.last_token_s or last_s) > SLOW_PROBE_GAPS * (now_s - last_s):
             # The probe had no token since well before the last two of this answer.
             self._distrust_probe((now_s - last_s) * ticket.sequences / new)
             self._probe, self._step_s, self._loads = ticket, now_s, None
+
+    def _tokens_of_events(self, tokens: float) -> float:
+        """What was counted as so many tokens, before rounding."""
+        each = self.tokens_an_event
+        return tokens if each == 1.0 else max(round(tokens / each), 1) * each
+
+    def count(self, ticket: Ticket, tokens_so_far: int) -> int:
+        """Set the tokens of an answer. Returns how many are new."""
+        new, ticket.tokens = tokens_so_far - ticket.tokens, tokens_so_far
+        self.kv_tokens += new
+        self.got_tokens += new
+        self._pace = None
+        return new
 
     def _missed_a_step(self, probe: Ticket, now_s: float) -> bool:
         """Whether first tokens came at two different moments since the probe's last token."""
@@ -313,16 +339,21 @@ class EngineView:
         room = max(self.chunk_tokens - self.decoding, 0)
         return min(self.unfilled_tokens - max(self._done_tokens, 0.0), room), self.kv_tokens, self.decoding
 
-    def _end_step(self, gap_s: float, now_s: float, steps: float) -> None:
+    def _end_step(self, gap_s: float, now_s: float, tokens: float) -> None:
+        """Learn from the time that each of the probe's new tokens took. The step times learned are those of a token."""
         if self._moment is not None:
             self._end_moment()
         filled, self._measured_tokens = self.filled_tokens - self._measured_tokens, self.filled_tokens
         if self._loads is not None:
             prompt_tokens, kv_tokens, decoding = self._loads
-            # Of several steps only the prompts that were finished in them are known.
-            self.step.observe(gap_s, prompt_tokens if steps == 1.0 else filled / steps, kv_tokens, decoding)
+            if self._probe is not None and self._probe.batched:
+                # Of its many steps only the prompts that were finished in them are known.
+                self._done_tokens += prompt_tokens * tokens
+                prompt_tokens = filled
+            else:
+                self._done_tokens += prompt_tokens
+            self.step.observe(gap_s, prompt_tokens / tokens, kv_tokens, decoding)
             self._update_overrun(gap_s)
-            self._done_tokens += prompt_tokens * steps
         self._step_s, self._loads = now_s, None
 
     def _update_overrun(self, gap_s: float) -> None:

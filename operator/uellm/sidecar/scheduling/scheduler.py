@@ -103,6 +103,7 @@ class Scheduler:
             "request_seconds": view.step.request_s,
             "gate_speedup": self._gate.speedup,
             "length_share": view.length_share,
+            "tokens_an_event": view.tokens_an_event,
             "pacing_multiplier": self._pacing.multiplier,
             "prefix_trust": self._prefixes.trust,
         }
@@ -208,25 +209,42 @@ class Scheduler:
             self._gate.on_first_token(ticket, waiting=bool(self._queued))
             self._view.on_tokens(ticket, max(ticket.tokens, 1), now_s)
 
+    def on_events(self, ticket: Ticket, events: int, now_s: float) -> None:
+        """Record how many events with tokens of a stream have come so far. Called for every piece of every stream."""
+        # An answer in batches is counted by the engine.
+        tokens = events if ticket.batched or events < 1 else 1 + round((events - 1) * self._view.tokens_an_event)
+        self.on_tokens(ticket, tokens, now_s)
+
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
-        """Record how many tokens of an answer have come so far. Called for every piece of every stream."""
+        """Record how many tokens of an answer have come so far."""
         if ticket.state is State.RUNNING and tokens_so_far > ticket.tokens:
             if ticket.first_token_s is None:
                 self.on_first_token(ticket, now_s)
             if tokens_so_far > ticket.tokens:
                 self._view.on_tokens(ticket, tokens_so_far, now_s)
 
-    def on_finish(self, ticket: Ticket, now_s: float, tokens: int | None = None) -> None:
-        """End a completed request; `tokens` of its answer, if known. A second call does nothing."""
+    def on_finish(self, ticket: Ticket, now_s: float, tokens: int | None = None, events: int = 0) -> None:
+        """End a completed request. A second call does nothing.
+
+        `tokens` of its answer, if known, and in how many `events` they came, if it was a stream.
+        """
         if ticket.state is State.RUNNING:
             if tokens is not None:
-                self.on_tokens(ticket, tokens, now_s)
+                self._count_at_the_end(ticket, tokens, events, now_s)
             predicted = ticket.length.p50 * ticket.sequences
             if ticket.tokens:
                 self._view.answers.add(ticket.tokens, predicted)
             excess = ticket.tokens - predicted
             self._fairness.charge(ticket.tenant, 0.0, excess, now_s)
         self._end(ticket, now_s)
+
+    def _count_at_the_end(self, ticket: Ticket, tokens: int, events: int, now_s: float) -> None:
+        if ticket.first_token_s is None:
+            self.on_tokens(ticket, tokens, now_s)
+        else:
+            self._view.count(ticket, max(tokens, ticket.tokens))  # what events did not show took no time
+        if events and not ticket.batched:
+            self._view.events.add(tokens, events)
 
     def on_abort(self, ticket: Ticket, now_s: float) -> None:
         """End a request whose client left or that the engine lost. A second call does nothing."""

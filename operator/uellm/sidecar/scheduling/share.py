@@ -9,13 +9,14 @@ REMEMBERED_TOKENS = 200_000.0
 class Share:
     """A share of tokens, with older tokens fading."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered_tokens: float = REMEMBERED_TOKENS) -> None:
+        self._remembered_tokens = remembered_tokens
         self.tokens = 0.0
         self.of_tokens = 0.0
 
     def add(self, tokens: float, of_tokens: float) -> None:
         """Add `tokens` out of `of_tokens`."""
-        kept = max(0.0, 1.0 - of_tokens / REMEMBERED_TOKENS)
+        kept = max(0.0, 1.0 - of_tokens / self._remembered_tokens)
         self.tokens = kept * self.tokens + tokens
         self.of_tokens = kept * self.of_tokens + of_tokens
 

@@ -108,13 +108,6 @@ class Aggregator:
         return 200, _dump(self._document())
 
     @property
-    def output_tokens(self) -> int:
-        """Tokens so far, if the engine reports them with its events; else 0."""
-        usage = self._end.get("usage")
-        tokens = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
-        return tokens if isinstance(tokens, int) else 0
-
-    @property
     def reasons(self) -> bool:
         """Reasoning was separated from the answer. The engine's own answers may separate it elsewhere."""
         return any(choice.reasoning for choice in self._choices.values())

@@ -50,8 +50,8 @@ class TokenCounter:
     """Counts the tokens of an answer while it is relayed.
 
     A stream is counted by its events, one token each; an engine that puts several tokens into one event makes the count
-    too low by a few. The usage at the end, if there is one, corrects it. A chat begins with one event per choice that
-    only names the role.
+    too low. The usage at the end, if there is one, corrects it, and the scheduler learns from it what an event has. A
+    chat begins with one event per choice that only names the role.
     """
 
     __slots__ = ("_carry", "_keep", "_tail", "_tail_bytes", "events", "mark")
