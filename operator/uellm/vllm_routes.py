@@ -9,6 +9,10 @@ class RouteKind(Enum):
     """How body and answer of a scheduled route are parsed."""
 
     CHAT = "chat"
+    CONVERSATIONS = "conversations"
+    """Many chats in one body, which has one answer."""
+    TOKEN_IDS = "token-ids"
+    """A prompt of token ids, with vLLM's own sampling parameters."""
     COMPLETIONS = "completions"
     RESPONSES = "responses"
     MESSAGES = "messages"
@@ -36,8 +40,8 @@ SCHEDULED = {
     "/v2/rerank": RouteKind.POOLING,
     "/generative_scoring": RouteKind.POOLING,
     "/v1/systemone": RouteKind.OTHER,
-    "/v1/chat/completions/batch": RouteKind.OTHER,
-    "/inference/v1/generate": RouteKind.OTHER,
+    "/v1/chat/completions/batch": RouteKind.CONVERSATIONS,
+    "/inference/v1/generate": RouteKind.TOKEN_IDS,
     "/cohere/v2/chat": RouteKind.OTHER,
     "/invocations": RouteKind.OTHER,
     "/v1/audio/transcriptions": RouteKind.OTHER,

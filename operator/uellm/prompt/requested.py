@@ -7,6 +7,7 @@ from typing import Any
 
 from uellm.prompt import found
 from uellm.prompt.found import Prompt
+from uellm.prompt.many import of_conversations, of_token_ids
 from uellm.prompt.pooled import of_pooling
 from uellm.vllm_routes import RouteKind
 
@@ -18,6 +19,8 @@ def of_request(kind: RouteKind, body: Mapping[str, Any]) -> Prompt:
 
 _READERS: Mapping[RouteKind, Callable[[Mapping[str, Any]], Prompt]] = {
     RouteKind.CHAT: found.of_chat,
+    RouteKind.CONVERSATIONS: of_conversations,
+    RouteKind.TOKEN_IDS: of_token_ids,
     RouteKind.MESSAGES: found.of_chat,
     RouteKind.RESPONSES: found.of_responses,
     RouteKind.COMPLETIONS: lambda body: found.of_text(body.get("prompt")),

@@ -51,6 +51,9 @@ _PLAIN = {
 """Fields that leave the streamed and the non-streaming answer equal. Others (tools, echo, beam search, prompt logprobs,
 token ids, KV transfer ...) change where something appears, or do not support streams."""
 
+_ORDERED = _PLAIN.keys() | {RouteKind.CONVERSATIONS, RouteKind.TOKEN_IDS}
+"""Bodies that may have a `priority`."""
+
 _ORCA = "endpoint-load-metrics-format"
 """Requests a header that vLLM sends only with non-streaming answers."""
 
@@ -80,16 +83,16 @@ def read(
     if document is None:
         return unread(path, headers, body, targets)
     tenant = slo.tenant_of(headers, key_of(headers))
-    found = of_request(kind, document)
-    sequences = _sequences(document, found)
+    found, sampling = of_request(kind, document), _sampling(kind, document)
+    sequences = _sequences(sampling, found)
     mode = _mode(kind, document, headers, terms, found, sequences)
     call = Call(path, kind, mode, targets, tenant, found, terms.ratio.tokens(found), sequences, body=body)
     call.model = named if isinstance(named := document.get("model"), str) else ""
-    call.max_tokens = _max_tokens(kind, document)
+    call.max_tokens = _max_tokens(kind, sampling)
     call.shape = terms.shapes.get(kind) if mode is Mode.AGGREGATE else None
     call.may_batch = mode is Mode.AGGREGATE and sequences == 1 and terms.shapes.batches
     call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
-    ordered = kind in _PLAIN or (kind is RouteKind.POOLING and path != "/generative_scoring")
+    ordered = kind in _ORDERED or (kind is RouteKind.POOLING and path != "/generative_scoring")
     call.takes_priority = accepts_priority and ordered and _is_priority(document.get("priority", 0))
     _change(call, document)
     return call
@@ -114,6 +117,14 @@ def _parse(body: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
+
+
+def _sampling(kind: RouteKind, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where `n` and the limit of tokens are."""
+    if kind is not RouteKind.TOKEN_IDS:
+        return document
+    given = document.get("sampling_params")
+    return given if isinstance(given, Mapping) else {}
 
 
 def _sequences(document: Mapping[str, Any], found: Prompt) -> int:
