@@ -47,13 +47,22 @@ class ForwardedRequest(NamedTuple):
     routed: RoutedRequest
     headers: Pairs
     tried: list[str]
+    pinned: Replica | None = None
+    """The only replica that can answer it, because it keeps what the request is about."""
 
     def choose(self) -> Replica | None:
         """The next replica; None: there is no further one."""
+        if self.pinned is not None:
+            if self.tried:
+                return None
+            self.replicas.pin(self.pinned, self.routed)
+            return self.pinned
         return self.replicas.choose(self.routed, self.match, self.tried)
 
     def may_go_on(self) -> bool:
         """Whether a further replica may be tried."""
+        if self.pinned is not None:
+            return False
         return len(self.tried) < MOST_TRIES and self.replicas.has_other(self.match, self.tried)
 
     async def send(self, replica: Replica) -> Upstream:

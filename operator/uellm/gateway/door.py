@@ -8,6 +8,7 @@ from uellm.gateway.catalog import Service, model_object
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.forwarding import Forwarding
 from uellm.gateway.model_field import model_field
+from uellm.gateway.response_routes import ResponseRoutes
 from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
 from uellm.gateway.view import FleetView
 from uellm.http import Reply, Request, pairs
@@ -15,6 +16,7 @@ from uellm.proxying.drain import Drain
 from uellm.proxying.handler import RequestHandler
 from uellm.proxying.keys import key_of
 from uellm.proxying.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
+from uellm.proxying.response_id import RESPONSES, kept_id
 from uellm.proxying.routes import path_of, request_id
 from uellm.proxying.secrets import KeyDirectory
 from uellm.vllm_routes import OPEN
@@ -34,17 +36,22 @@ class Door(RequestHandler[GatewayRecord]):
         figures: GatewayMetrics,
         drain: Drain,
         keys: KeyDirectory,
+        responses: ResponseRoutes,
     ) -> None:
         super().__init__("gateway", GatewayRecord, figures, drain)
         self._fleet = fleet
         self._view = view
         self._forwarding = forwarding
         self._keys = keys
+        self._responses = responses
 
     async def _answer(self, request: Request, reply: Reply, record: GatewayRecord) -> None:
         record.id = request_id(request.headers)
         path = path_of(request.method, request.path)
         self._keys.keys.check(request.method, path, key_of(request.headers))
+        if response_id := kept_id(request.method, path):
+            await self._about_response(request, reply, record, response_id)
+            return
         if request.method in ("GET", "HEAD"):
             await self._read_only(request, reply, record, path)
             return
@@ -59,10 +66,22 @@ class Door(RequestHandler[GatewayRecord]):
         record.service = match.service.key
         if match.name != field.name:
             request.body = field.replaced(body, match.name)
+        pinned = await self._responses.of_body(request, body, match.service) if path == RESPONSES else None
         del body
         await self._check_early(request, path, match.service)
         reply.close |= self.drain.draining
-        await self._forwarding.forward(request, reply, record, match, pairs(self._own_headers(record)))
+        own = pairs(self._own_headers(record))
+        await self._forwarding.forward(request, reply, record, match, own, pinned=pinned)
+
+    async def _about_response(self, request: Request, reply: Reply, record: GatewayRecord, response_id: str) -> None:
+        self.drain.check()
+        self._check_complete()
+        await self._read_body(request, record)
+        kept = await self._responses.of_path(request, response_id)
+        record.service = kept.match.service.key
+        reply.close |= self.drain.draining
+        own = pairs(self._own_headers(record))
+        await self._forwarding.forward(request, reply, record, kept.match, own, pinned=kept.replica)
 
     def _check_complete(self) -> None:
         if not self._view.complete:

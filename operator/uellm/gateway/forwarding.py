@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from uellm.gateway.attempt import ForwardedRequest, ReplicaAnswer, failed_there, retry_reason
 from uellm.gateway.catalog import Match, Service
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.holding import Holding, stopped
-from uellm.gateway.replicas import Replicas
+from uellm.gateway.replicas import Replica, Replicas
 from uellm.gateway.routed import routed_request
+from uellm.gateway.stored import Holder, StoredResponses
 from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
 from uellm.http import EngineLost, EngineUnreachable, Pairs, Reply, Request, Upstream
 from uellm.proxying.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
 from uellm.proxying.relay import STALL_S, Relay
+from uellm.proxying.response_id import RESPONSES, OpeningId
 from uellm.proxying.routes import MEANT_FOR, WAITED_MS, end_to_end
 
 MOST_LOST = 1
@@ -37,10 +40,15 @@ _UNKNOWING = {401: "unauthorized", 404: "not_found"}
 
 
 class PassThrough:
-    """The tap of a relay that changes nothing: whole events go from socket to socket. `began`: called at the first."""
+    """The tap of a relay that changes nothing: whole events go from socket to socket. `began`: called at the first.
 
-    def __init__(self, reply: Reply, began: Callable[[], None]) -> None:
+    `named`: called with the id of a response, which is near the answer's beginning.
+    """
+
+    def __init__(self, reply: Reply, began: Callable[[], None], named: Callable[[str], None] | None = None) -> None:
         self._began: Callable[[], None] | None = began
+        self._named = named
+        self._opening = None if named is None else OpeningId()
         self._closing = reply.link.transport.is_closing
         self._write = reply.link.transport.write
         self.passed_bytes = 0
@@ -51,14 +59,20 @@ class PassThrough:
         if self._began is not None:
             began, self._began = self._began, None
             began()
+        if self._opening is not None and self._named is not None:
+            self._opening.feed(piece)
+            if self._opening.found:
+                self._named(self._opening.found)
+            if not self._opening.looking:
+                self._opening = None
         return piece
 
     def count(self, piece: bytes) -> None:
         """Nothing is counted."""
 
-    def chunk_sink(self) -> Callable[[bytes], bool]:
+    def chunk_sink(self) -> Callable[[bytes], bool] | None:
         """Takes the next chunks."""
-        return self._take
+        return self._take if self._opening is None else None
 
     def held_back(self) -> bytes:
         """Nothing is held back."""
@@ -76,18 +90,31 @@ class PassThrough:
 class Forwarding:
     """Sends requests to replicas and relays their answers."""
 
-    def __init__(self, fleet: Fleet, holding: Holding, figures: GatewayMetrics) -> None:
+    def __init__(self, fleet: Fleet, holding: Holding, figures: GatewayMetrics, stored: StoredResponses) -> None:
         self._fleet = fleet
+        self._stored = stored
         self._holding = holding
         self._figures = figures
         self.stall_s = STALL_S
 
-    async def forward(self, request: Request, reply: Reply, record: GatewayRecord, match: Match, own: Pairs) -> None:
-        """Send `request.body` to a replica and relay the answer, with the additional headers `own`. Raises Refusal."""
+    async def forward(
+        self,
+        request: Request,
+        reply: Reply,
+        record: GatewayRecord,
+        match: Match,
+        own: Pairs,
+        *,
+        pinned: Replica | None = None,
+    ) -> None:
+        """Send `request.body` to a replica and relay the answer, with the additional headers `own`. Raises Refusal.
+
+        `pinned`: the only replica that can answer it.
+        """
         service = match.service
         replicas = self._fleet.replicas(service.key)
         chosen = service.class_of(request.headers)
-        if not len(replicas):
+        if not len(replicas) and pinned is None:
             deadline_s = None if chosen is None else chosen.deadline_s
             match = replace(match, service=await self._hold(request, record, service, replicas, deadline_s))
         route = record.route if len(replicas) > 1 else ""  # without a choice nothing need be known of the prompt
@@ -95,16 +122,22 @@ class Forwarding:
         # Without a uid it is from a file, where it may have any name.
         meant = [(MEANT_FOR.encode(), str(service.key).encode())] if service.uid else []
         headers = [*end_to_end(request.headers, (*_SENT, *own)), *own, *meant]
-        replica, upstream = await self._send(ForwardedRequest(request, record, match, replicas, routed, headers, []))
+        attempt = ForwardedRequest(request, record, match, replicas, routed, headers, [], pinned)
+        replica, upstream = await self._send(attempt)
         try:
             request.release()
-            tap = PassThrough(reply, lambda: replicas.began(replica, routed))
+            makes_response = record.route == RESPONSES and upstream.status == 200
+            named = partial(self._remember, Holder(service.key, replica.name)) if makes_response else None
+            tap = PassThrough(reply, lambda: replicas.began(replica, routed), named)
             await Relay(reply, upstream, record, stall_s=self.stall_s, tap=tap).run(own)
             record.bytes_out += tap.passed_bytes
         finally:
             failed = record.outcome is RequestOutcome.ENGINE_LOST or failed_there(upstream)
             replicas.ended(replica, routed, failed=failed)
             upstream.abort()
+
+    def _remember(self, holder: Holder, response_id: str) -> None:
+        self._stored.remember(response_id, holder)
 
     async def _hold(
         self, request: Request, record: GatewayRecord, service: Service, replicas: Replicas, deadline_s: float | None

@@ -16,6 +16,8 @@ from uellm.gateway.fleet import Fleet
 from uellm.gateway.forwarding import Forwarding
 from uellm.gateway.holding import Holding, HoldLimits
 from uellm.gateway.management import GatewayManagement
+from uellm.gateway.response_routes import ResponseRoutes
+from uellm.gateway.stored import StoredResponses
 from uellm.gateway.telemetry import GatewayMetrics
 from uellm.gateway.tls import Certificate
 from uellm.gateway.view import FleetView
@@ -60,9 +62,11 @@ class Gateway(ServingProxy):
         self.view = view_of(self.fleet)
         self._keys = KeyDirectory(options.keys)
         self.holding = Holding(options.holding, self._want)
-        self.forwarding = Forwarding(self.fleet, self.holding, self.figures)
+        self.stored = StoredResponses()
+        self.forwarding = Forwarding(self.fleet, self.holding, self.figures, self.stored)
         self._certificate = None if options.tls is None else Certificate(options.tls)
-        door = Door(self.fleet, self.view, self.forwarding, self.figures, self.drain, self._keys)
+        responses = ResponseRoutes(self.fleet, self.stored)
+        door = Door(self.fleet, self.view, self.forwarding, self.figures, self.drain, self._keys, responses)
         self.bodies = Budget()
         self._server = Server(
             door.handle,

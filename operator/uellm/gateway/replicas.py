@@ -124,6 +124,20 @@ class Replicas:
         self._router.sent(name, request, now_s)
         return self._by_name[name]
 
+    @property
+    def all(self) -> list[Replica]:
+        """Those that are ready."""
+        return list(self._by_name.values())
+
+    def named(self, name: str) -> Replica | None:
+        """The one of that name, or one that is not ready any more and has open connections; None: it is gone."""
+        leaving = (each for each in self._leaving if each.name == name and each.pool.connections)
+        return self._by_name.get(name) or next(leaving, None)
+
+    def pin(self, replica: Replica, request: RoutedRequest) -> None:
+        """A request counts as sent to a replica that only it can be sent to."""
+        self._router.sent(replica.name, request, asyncio.get_running_loop().time())
+
     def began(self, replica: Replica, request: RoutedRequest) -> None:
         """The answer of a replica has begun."""
         self._router.first_token(replica.name, request, asyncio.get_running_loop().time())

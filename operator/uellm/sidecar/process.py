@@ -123,6 +123,7 @@ class Sidecar(ServingProxy):
 
     async def _close(self) -> None:
         self.monitor.close()
+        self.proxy.background.close()
         self.dispatcher.close()
         self.engine.close()
         self.adapters.close()

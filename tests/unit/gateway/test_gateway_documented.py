@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from uellm.gateway import stored
 from uellm.gateway.telemetry import GatewayRecord
 from uellm.proxying.outcome import STATUS, RequestOutcome
 
@@ -34,6 +35,12 @@ def test_every_outcome_is_there_with_its_status() -> None:
     assert set(documented) == set(RequestOutcome) - OF_SIDECARS
     for outcome, status in documented.items():
         assert outcome not in STATUS or str(STATUS[RequestOutcome(outcome)]) in status
+
+
+def test_how_responses_are_found_is_there() -> None:
+    documented = section("Responses that a replica keeps")
+    assert f"last {stored.MOST_REMEMBERED:,} responses" in documented
+    assert f"at {stored.MOST_ASKED} of them, all at once, for {stored.ASK_S:g} s" in documented
 
 
 def test_every_field_of_the_access_log_is_there() -> None:

@@ -28,6 +28,7 @@ from uellm.sidecar.config import SidecarConfig
 from uellm.sidecar.engine.liveness import CANARY_S, STILL_S
 from uellm.sidecar.engine.monitor import STALE_S
 from uellm.sidecar.prediction.accuracy import Accuracy
+from uellm.sidecar.request import background
 from uellm.sidecar.request.dispatch import PAUSE_S
 from uellm.sidecar.request.retry_after import LEAST_S, MOST_S, UNKNOWN_S
 from uellm.sidecar.scheduling import ENGINE_WAIT_S, Options, Scheduler, Targets
@@ -227,6 +228,10 @@ def test_every_time_of_draining_and_waiting_is_there_as_it_is():
     assert f"after {GRACE_S:g} s at most" in port
     assert f"last {WINDOW_S:g} s" in port
     assert f"within {ENGINE_WAIT_S:g} s" in section("Outcomes")
+    kept = section("Responses that the engine keeps")
+    assert f"for {background.MOST_S:g} s at most" in kept
+    assert f"waits {background.FETCH_S:g} s after the end" in kept
+    assert (background.POLL_S, f"more\nthan {background.MOST_POLLS_PER_S}." in kept) == (1.0, True)
 
 
 def test_every_time_to_come_back_is_there_as_it_is():

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from uellm.http import Upstream
 from uellm.proxying.faults import FaultGuard
 from uellm.proxying.relay import streams_events
+from uellm.proxying.response_id import OpeningId
 from uellm.sidecar.request.fast_path import FastPath
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import BATCH_TOKENS, Call, Mode
@@ -46,8 +47,10 @@ class AnswerTap:
         self.fast_path: FastPath | None = None
         """Takes most events of a stream."""
         self._begun = False
+        self.kept_as = OpeningId() if call.background and upstream.status == 200 else None
+        """The id by which a response in the background is asked for."""
         good = upstream.status == 200
-        streams = streams_events(upstream)
+        self.streams = streams = streams_events(upstream)
         self.whole: Aggregator | None = None
         """Assembles a whole answer from a stream. The client gets nothing before it is complete."""
         self._strip: UsageStrip | None = None
@@ -61,6 +64,8 @@ class AnswerTap:
 
     def piece(self, piece: bytes) -> bytes:
         """Take a piece. Returns the bytes to send now."""
+        if self.kept_as is not None:
+            self.kept_as.feed(piece)
         if self._strip is not None:
             return self._strip.feed(piece)
         if self.whole is not None:

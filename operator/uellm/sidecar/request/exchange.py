@@ -52,6 +52,7 @@ class Exchange:
         record.sequences = call.sequences
         record.estimated_prompt_tokens = call.prompt_tokens
         record.blind = call.mode is Mode.AS_IS and call.kind is not RouteKind.POOLING
+        record.in_background = call.background and call.mode is Mode.AS_IS
         self._ticket = Ticket(
             call.targets,
             # Its turn goes by when it came here: a wait for a first replica makes no request hopeless, nor the first.
@@ -135,6 +136,25 @@ class Exchange:
                 self._faults.count("predictor", error, record.id)
         else:
             self._dispatcher.abort(self._ticket)
+
+    def goes_on_as(self) -> str:
+        """The id of a response that the engine works on although its answer here has ended; empty: it does not."""
+        answer = self._answer
+        if answer is None or answer.kept_as is None or self._record.failed_status:
+            return ""
+        streamed_whole = answer.streams and self._record.outcome is RequestOutcome.COMPLETED
+        return "" if streamed_whole else answer.kept_as.found
+
+    def end_later(self, usage: Usage | None) -> None:
+        """End a request that went on, in place of `end`. `usage`: its tokens, if it completed. Raises nothing."""
+        self._answer = None
+        if usage is None:
+            self._dispatcher.abort(self._ticket)
+            return
+        self._dispatcher.finish(self._ticket, usage.output_tokens)
+        with self._faults.guard("predictor", self._record.id):
+            self._terms.ratio.learn(self.call.prompt, usage.prompt_tokens)
+            self._learn(usage.output_tokens)
 
     async def _send_whole(
         self, whole: Aggregator, answer: AnswerTap, reply: Reply, upstream: Upstream, own: Pairs

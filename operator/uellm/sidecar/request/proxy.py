@@ -14,9 +14,11 @@ from uellm.proxying.keys import key_of
 from uellm.proxying.metrics import CONTENT_TYPE, exposition, with_older_names, with_waiting
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
 from uellm.proxying.relay import STALL_S, Relay
+from uellm.proxying.response_id import kept_id
 from uellm.proxying.routes import MEANT_FOR, WAITED_MS, end_to_end, path_of, request_id, waited_s
 from uellm.sidecar.engine.connection import EngineConnection
 from uellm.sidecar.prediction.service import Predictor
+from uellm.sidecar.request.background import Background
 from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.exchange import Exchange
 from uellm.sidecar.request.refusals import misdirected
@@ -63,6 +65,7 @@ class Proxy(RequestHandler[Record]):
         self._figures = figures
         self._faults = figures.faults
         self._settings = settings
+        self.background = Background(engine, drain)
         self._passing = 0
         """Requests of other than the scheduled routes that the engine has, realtime sessions among them."""
 
@@ -136,7 +139,8 @@ class Proxy(RequestHandler[Record]):
         if way is Way.METRICS:
             self._send(reply, record, CONTENT_TYPE, (await self.metrics()).encode())
             return
-        self.drain.check()
+        if not kept_id(request.method, path):  # what the drain waits for may be asked for
+            self.drain.check()
         if way is Way.SCHEDULE:
             record.targets, record.route = targets_of(headers, settings.classes), path
             await self._read_body(request, record)
@@ -170,7 +174,8 @@ class Proxy(RequestHandler[Record]):
                     self._over(record, upstream)
                 break
         finally:
-            exchange.end()
+            if not self.background.take(exchange, _key_headers(request)):
+                exchange.end()
 
     def _read(self, request: Request, record: Record, targets: Targets) -> Call:
         try:
@@ -254,3 +259,8 @@ class Proxy(RequestHandler[Record]):
         if record.predicted_tokens is not None:
             headers["x-uellm-predicted-tokens"] = f"{record.predicted_tokens:.0f}"
         return headers
+
+
+def _key_headers(request: Request) -> Pairs:
+    key = request.headers.get("authorization")
+    return () if key is None else ((b"Authorization", key.encode("utf-8", "surrogateescape")),)

@@ -40,6 +40,8 @@ class Record(RequestRecord):
     """Trace headers of its span, for the engine."""
     blind: bool = False
     """The engine sends the answer whole, so the times of its tokens are unknown."""
+    in_background: bool = False
+    """Its answer says no more than that the engine has begun."""
     failed_status: int = 0
     """HTTP status of an error that the engine reported inside a stream; 0: none."""
 

@@ -42,6 +42,8 @@ def missed(record: Record) -> tuple[str, ...] | None:
     """The targets that a request missed: `ttft`, `tpot`, `e2e` or `dropped`. None: it is not judged."""
     if record.targets is None or record.outcome in CLIENTS_OWN:
         return None
+    if record.in_background and record.outcome is RequestOutcome.COMPLETED:
+        return None
     bounds = _bounds(record)
     late = tuple(name for name, least_s, _, most_s in bounds if least_s > most_s)
     if record.outcome is RequestOutcome.COMPLETED:

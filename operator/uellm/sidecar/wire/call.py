@@ -60,6 +60,8 @@ class Call:
     takes_priority: bool = False
     may_batch: bool = False
     """Its answer is assembled here, from events that may have several tokens."""
+    background: bool = False
+    """The engine answers at once and works on; the answer to another request has the outcome."""
 
     @property
     def body_bytes(self) -> int:

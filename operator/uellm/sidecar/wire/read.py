@@ -94,6 +94,7 @@ def read(
     call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
     ordered = kind in _ORDERED or (kind is RouteKind.POOLING and path != "/generative_scoring")
     call.takes_priority = accepts_priority and ordered and _is_priority(document.get("priority", 0))
+    call.background = kind is RouteKind.RESPONSES and document.get("background") is True
     _change(call, document)
     return call
 
