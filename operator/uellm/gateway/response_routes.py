@@ -44,8 +44,8 @@ class ResponseRoutes:
         if not response_id or len(self._fleet.replicas(service.key)) < 2:
             return None
         known = self._known(response_id)
-        if known is not None:
-            return known.replica if known.match.service.key == service.key else None
+        if known is not None and known.match.service.key == service.key:
+            return known.replica
         found = await self._stored.search(response_id, self._asked(request, service, named=True))
         return None if found is None else found.replica
 

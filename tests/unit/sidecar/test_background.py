@@ -96,14 +96,15 @@ async def test_a_drain_waits_for_it(followed, storing, eventually) -> None:
     polls = len(storing.polls)
     await eventually(lambda: len(storing.polls) >= polls + 3)
     assert not draining.done()
+    ended_s = asyncio.get_running_loop().time()
     storing.state["resp_0"] = "completed"
     await eventually(lambda: not followed.sidecar.dispatcher.in_flight)
     async with followed.client.get(followed.url(f"{RESPONSES}/resp_0")) as response:
         assert (response.status, (await response.json())["status"]) == (200, "completed"), "its client can fetch it"
     async with followed.post(ASKED, path=RESPONSES) as response:
         assert response.status == 503
-    assert not draining.done()
     assert (await draining)["drained"] is True
+    assert asyncio.get_running_loop().time() - ended_s >= followed.sidecar.proxy.background.fetch_s
 
 
 async def test_an_answer_in_the_foreground_ends_with_itself(followed, storing) -> None:
