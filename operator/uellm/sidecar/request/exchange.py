@@ -65,6 +65,7 @@ class Exchange:
             sequences=call.sequences,
             body_bytes=call.body_bytes,
             may_batch=call.may_batch,
+            each_step=call.each_step,
         )
         self._asked: Asked | None = None
         if lengths is not None and self._prediction is not None:

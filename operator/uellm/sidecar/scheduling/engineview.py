@@ -284,18 +284,20 @@ class EngineView:
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
         """More tokens of an answer came. The gaps of one request at a time, the probe, measure the steps.
 
-        An answer that is reported in batches is the probe only until another one begins.
+        An answer that does not measure steps is the probe only where none does.
         """
         if self._loads is None:
             self._begin_step(now_s)
         last_s, ticket.last_token_s = ticket.last_token_s, now_s
         new = self.count(ticket, tokens_so_far)
         probe = self._probe
-        if probe is None or (probe.batched and last_s is None and not ticket.batched):
+        if probe is None or (ticket.measures and not probe.measures):
             self._probe, self._step_s, self._loads = ticket, now_s, None
         elif ticket is probe:
             if last_s is not None and new > 0:
-                tokens = new / ticket.sequences if ticket.batched else self._tokens_of_events(new / ticket.sequences)
+                tokens = new / ticket.sequences
+                if ticket.measures:
+                    tokens = self._tokens_of_events(tokens)
                 self._end_step((now_s - last_s) / tokens, now_s, tokens)
         elif last_s is not None and last_s - (probe.last_token_s or last_s) > SLOW_PROBE_GAPS * (now_s - last_s):
             # The probe had no token since well before the last two of this answer.
@@ -322,6 +324,8 @@ class EngineView:
 
     def _distrust_probe(self, gap_s: float) -> None:
         """Discard the probe's gaps, which show its client's pace. The engine's gaps are about `gap_s`."""
+        if self._probe is not None:
+            self._probe.distrusted = True
         self.step.discard_recent_gaps(gap_s)
         self.overrun_s, self._measured_tokens, self._loads = 0.0, self.filled_tokens, None
 

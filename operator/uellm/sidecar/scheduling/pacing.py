@@ -68,6 +68,8 @@ class Pacing:
         self.shown_rate = 0.0
         """Prompt tokens a second that the engine lately computed while answers kept their target."""
         self._tokens = 0.0
+        self._free = False
+        """Whether no answer with a TPOT target ran when the bucket was last filled."""
         self._at_s = 0.0
         self._adjusted_s = 0.0
         self._marked_s = 0.0
@@ -77,10 +79,12 @@ class Pacing:
         """Fill the bucket for the time that has passed, and set `view.paced_rate`."""
         tpot_s = view.tightest_tpot_s
         if tpot_s is None or not view.decoding:
-            view.paced_rate = self._tokens = inf
+            view.paced_rate = inf
+            # Nothing that runs can be delayed. One step's prompts at a time: the first token may come at any moment.
+            self._tokens, self._free = inf if tpot_s is None else float(view.chunk_tokens), True
         else:
-            if self._tokens == inf:
-                self._tokens = 0.0
+            if self._free:
+                self._tokens, self._free = 0.0, False
             slow = view.step.recent_gap_s > SLOW_SHARE * tpot_s
             self._adjust(now_s, slow=slow)
             self._measure(view.filled_tokens, now_s, slow=slow)

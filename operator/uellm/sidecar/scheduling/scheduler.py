@@ -211,8 +211,12 @@ class Scheduler:
 
     def on_events(self, ticket: Ticket, events: int, now_s: float) -> None:
         """Record how many events with tokens of a stream have come so far. Called for every piece of every stream."""
-        # An answer in batches is counted by the engine.
-        tokens = events if ticket.batched or events < 1 else 1 + round((events - 1) * self._view.tokens_an_event)
+        tokens = events  # of an answer in batches the engine counts tokens
+        if ticket.each_step and not ticket.batched and events > ticket.events:
+            new = events - ticket.events
+            first, ticket.events = not ticket.events, events
+            ticket.counted += 1 + (new - 1) * self._view.tokens_an_event if first else new * self._view.tokens_an_event
+            tokens = round(ticket.counted)
         self.on_tokens(ticket, tokens, now_s)
 
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
@@ -242,8 +246,9 @@ class Scheduler:
         if ticket.first_token_s is None:
             self.on_tokens(ticket, tokens, now_s)
         else:
-            self._view.count(ticket, max(tokens, ticket.tokens))  # what events did not show took no time
-        if events and not ticket.batched:
+            # What events did not show took no time. Where there were events, the engine has counted.
+            self._view.count(ticket, tokens if events else max(tokens, ticket.tokens))
+        if events and ticket.each_step and not ticket.batched:
             self._view.events.add(tokens, events)
 
     def on_abort(self, ticket: Ticket, now_s: float) -> None:

@@ -91,6 +91,8 @@ class Ticket:
     body_bytes: int = 0
     may_batch: bool = False
     """Nobody reads its tokens one by one, so the engine may report several at once."""
+    each_step: bool = True
+    """Its stream has an event for each of the engine's steps; tools, hidden reasoning and own intervals leave some out."""
 
     state: State = field(default=State.NEW, init=False)
     sequence: int = field(default=-1, init=False)
@@ -102,6 +104,11 @@ class Ticket:
     tokens: int = field(default=0, init=False)
     batched: bool = field(default=False, init=False)
     """The engine is asked to report several tokens at once. Set when it is dispatched."""
+    distrusted: bool = field(default=False, init=False)
+    """Its gaps showed a slow client."""
+    events: int = field(default=0, init=False)
+    counted: float = field(default=0.0, init=False)
+    """Events of its stream so far, and the tokens that were counted by them."""
     uncached_tokens: int = field(default=0, init=False)
     """Prompt tokens that are probably not in the engine's prefix cache."""
     leaf: int = field(default=-1, init=False)
@@ -114,6 +121,11 @@ class Ticket:
     """Its chance of being on time for each engine second, weighted."""
     need: Need | None = field(default=None, init=False)
     """Kept by the order."""
+
+    @property
+    def measures(self) -> bool:
+        """Whether the gaps between its events are those of the engine's steps."""
+        return self.each_step and not self.batched and not self.distrusted
 
     @property
     def length(self) -> Lengths:

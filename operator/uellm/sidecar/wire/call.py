@@ -58,6 +58,8 @@ class Call:
     empty: bool = False
     """The body's object has no field."""
     takes_priority: bool = False
+    each_step: bool = False
+    """A stream of its answer has an event for each of the engine's steps."""
     may_batch: bool = False
     """Its answer is assembled here, from events that may have several tokens."""
     background: bool = False

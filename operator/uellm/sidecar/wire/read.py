@@ -90,6 +90,7 @@ def read(
     call.model = named if isinstance(named := document.get("model"), str) else ""
     call.max_tokens = _max_tokens(kind, sampling)
     call.shape = terms.shapes.get(kind) if mode is Mode.AGGREGATE else None
+    call.each_step = kind in _PLAIN and document.keys() <= _PLAIN[kind] | {"stream_options"}
     call.may_batch = mode is Mode.AGGREGATE and sequences == 1 and terms.shapes.batches
     call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
     ordered = kind in _ORDERED or (kind is RouteKind.POOLING and path != "/generative_scoring")
