@@ -76,6 +76,9 @@ LAUNCHER_FILE = f"{BIN_DIRECTORY}/launcher.pyz"
 LAME_DUCK_S = 5.0
 """How long a draining sidecar still takes requests: a few rounds of endpoint controller and kube-proxy."""
 
+ENGINE_ENDS_IN_S = 30
+"""How long an engine may take to end by itself: vLLM's --shutdown-timeout of 20 s, and a margin."""
+
 # Variables of the sidecar's container.
 PLACEMENT_VARIABLE = "UELLM_PLACEMENT"
 STATE_VARIABLE = "UELLM_STATE_DIRECTORY"

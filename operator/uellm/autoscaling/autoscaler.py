@@ -28,6 +28,8 @@ DRAIN_S = 60.0
 LEAST_HOLD_S = 180.0
 """For which a lower number must suffice before replicas are given up, and a queue must stand to count as one that the
 ready replicas do not drain."""
+STANDING_SHARE = 0.8
+"""Of that, for how long a queue was looked at before it can be told to stand. Looks are some seconds apart."""
 STEP_CHANGE = 1.25
 """A step's time that differs by less is the same."""
 LENGTHS_S = 900.0
@@ -174,8 +176,13 @@ class Autoscaler:
         """
         each_s = self.replica.work_s(self.lengths)
         spare = max(0.0, self._ready - self._work_now())
-        standing = min((queued for _, queued in self._waited), default=0)
+        standing = min(queued for _, queued in self._waited) if self._watched_s >= STANDING_SHARE * LEAST_HOLD_S else 0
         return max(standing * each_s, self._queued * each_s - spare * self._startup_s)
+
+    @property
+    def _watched_s(self) -> float:
+        """How long waiting requests were looked at, `LEAST_HOLD_S` at most."""
+        return self._waited[-1][0] - self._waited[0][0] if self._waited else 0.0
 
     def _in_flight(self) -> int:
         """Replicas that what is running now fills."""

@@ -25,6 +25,7 @@ from uellm.launcher.cause import find_cause
 from uellm.launcher.group.watch import ENDS_IN_S, GroupWatch, WatchedPeer
 from uellm.launcher.output import LastLines, Tee
 from uellm.placement_report import ENGINE_FAILED, LOG_PREFIX, LaunchFailure
+from uellm.pod_interface import ENGINE_ENDS_IN_S
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 # For what the engine's other processes still print after its end.
@@ -40,6 +41,7 @@ def stand_by(
     serve: Callable[[], None] | None = None,
     follows: bool | None = None,
     termination_log: Path = TERMINATION_LOG,
+    ends_in_s: float = ENGINE_ENDS_IN_S,
 ) -> socket.socket | None:
     """As the first process, stay behind as the engine's parent and return in a child only; as any other, just return.
 
@@ -47,7 +49,7 @@ def stand_by(
     plus the signal's number where a signal ended it, as in shells). `first`: whether this is the first process; None:
     its id decides. A process that has to `serve` (start answering probes, in the background) stays behind in any case.
     So does one of a group, of which it watches the connections that come through the returned channel. `follows`:
-    whether this pod has a leader; None: it is no group's.
+    whether this pod has a leader; None: it is no group's. `ends_in_s`: when a child that was told to end is killed.
     """
     stays = os.getpid() == 1 if first is None else first
     if not stays and serve is None and follows is None:
@@ -63,7 +65,7 @@ def stand_by(
         if there is not None:
             there.close()
         watch = None if here is None else GroupWatch(here, follows=bool(follows))
-        parent = _Parent(child, (out, errors), termination_log, watch)
+        parent = _Parent(child, (out, errors), termination_log, watch, ends_in_s)
         os._exit(parent.run(serve))
     for source, target in ((child_out, 1), (child_errors, 2)):
         os.dup2(source, target)
@@ -76,8 +78,16 @@ def stand_by(
 
 
 class _Parent:
-    def __init__(self, child: int, outputs: tuple[int, int], termination_log: Path, watch: GroupWatch | None) -> None:
+    def __init__(
+        self,
+        child: int,
+        outputs: tuple[int, int],
+        termination_log: Path,
+        watch: GroupWatch | None,
+        ends_in_s: float,
+    ) -> None:
         self._child = child
+        self._ends_in_s = ends_in_s
         self._watch = watch
         self._kill_at_s = math.inf
         self._lines = LastLines()
@@ -121,6 +131,9 @@ class _Parent:
         self._stopped = self._stopped or ends
         if not (ends and self._watch is not None and self._watch.waits_for_leader):
             self._signal(number)
+            if ends:
+                # A pod's grace period may be 10 minutes, for its answers. An engine that hangs must not have them all.
+                self._kill_at_s = min(self._kill_at_s, time.monotonic() + self._ends_in_s)
 
     def _until_it_ends(self, selector: selectors.BaseSelector, wake: int) -> int:
         while True:

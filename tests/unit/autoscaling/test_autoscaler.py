@@ -132,6 +132,13 @@ def test_a_queue_that_stands_orders_replicas_whatever_those_that_are_ready_are_t
     assert numbers[-1] > ready
 
 
+def test_the_first_look_cannot_tell_that_a_queue_stands() -> None:
+    autoscaler = Autoscaler(REPLICA, CLASSES, startup_s=480.0)
+    autoscaler.observe(interval(0, 0, 4, queued=500))
+
+    assert autoscaler.decide(15.0, 4, BOUNDS).needed <= 4
+
+
 def test_a_queue_of_an_overload_orders_replicas_at_once() -> None:
     autoscaler = Autoscaler(REPLICA, CLASSES, startup_s=480.0)
     work_s = REPLICA.work_s(MeanLengths(900.0, 200.0))

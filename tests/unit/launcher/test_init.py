@@ -57,6 +57,15 @@ def test_the_engine_may_take_its_time_after_the_signal(start):
     assert process.wait(10) == 0
 
 
+def test_an_engine_that_hangs_after_the_signal_is_killed(start):
+    hangs = FIRST.replace("first=True", "first=True, ends_in_s=0.2")
+    hangs += "import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True)\nwhile True: signal.pause()"
+    process = start(hangs)
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 128 + signal.SIGKILL
+
+
 def test_it_reaps_orphans_and_goes_on(start):
     # PR_SET_CHILD_SUBREAPER (36) reparents orphans to this process, although it is not the first.
     orphan = "import ctypes; ctypes.CDLL(None).prctl(36, 1); " + FIRST

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from uellm.api import LLMService
 from uellm.api.slo import ServiceClass
-from uellm.pod_interface import LAME_DUCK_S
+from uellm.pod_interface import ENGINE_ENDS_IN_S, LAME_DUCK_S
 from uellm.reconcile.rendered_plan import RenderedPlan
 
 SHORTEST_S = 90
@@ -23,8 +23,6 @@ SHORTEST_S = 90
 LONGEST_ASSUMED_S = 600
 """Where no `e2e` target says how long an answer takes. The Cluster Autoscaler waits no longer by default."""
 LONGEST_S = 3600
-AFTER_DRAIN_S = 30
-"""The engine's --shutdown-timeout of 20 s, and a margin."""
 
 
 class GracePeriod(NamedTuple):
@@ -41,7 +39,7 @@ def grace_period(service: LLMService, plan: RenderedPlan) -> GracePeriod:
     own = (service.spec.template.spec or {}).get("terminationGracePeriodSeconds")
     whole_s = own if isinstance(own, int) and not isinstance(own, bool) and own >= 0 else _needed_s(service, plan)
     # A short period is halved: something has to be left for the engine.
-    return GracePeriod(whole_s, max(whole_s - AFTER_DRAIN_S, whole_s // 2))
+    return GracePeriod(whole_s, max(whole_s - ENGINE_ENDS_IN_S, whole_s // 2))
 
 
 def _needed_s(service: LLMService, plan: RenderedPlan) -> int:
@@ -60,4 +58,4 @@ def _needed_by(each: ServiceClass, plan: RenderedPlan) -> int:
 
 
 def _with_rest(answer_s: float) -> int:
-    return math.ceil(answer_s) + math.ceil(LAME_DUCK_S) + AFTER_DRAIN_S
+    return math.ceil(answer_s) + math.ceil(LAME_DUCK_S) + ENGINE_ENDS_IN_S

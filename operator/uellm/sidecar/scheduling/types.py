@@ -92,7 +92,7 @@ class Ticket:
     may_batch: bool = False
     """Nobody reads its tokens one by one, so the engine may report several at once."""
     each_step: bool = True
-    """Its stream has an event for each of the engine's steps; tools, hidden reasoning and own intervals leave some out."""
+    """Its stream has an event for each step; tools, hidden reasoning and own intervals leave some out."""
 
     state: State = field(default=State.NEW, init=False)
     sequence: int = field(default=-1, init=False)
