@@ -34,6 +34,8 @@ class FakeEngine:
         self.received: list[Received] = []
         self.arrivals: asyncio.Queue[Received] = asyncio.Queue()
         self.metrics = ""
+        self.models: Any = {"data": []}
+        """What it tells the sidecar of its models. Lists that clients ask for are the script's."""
         self.script: Callable[[web.Request, Received], Awaitable[web.StreamResponse]] = self.echo
         self._runner: web.AppRunner | None = None
 
@@ -73,6 +75,8 @@ class FakeEngine:
         return web.Response(text=self.metrics)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/v1/models" and request.headers.keys() == {"Host", "Accept"}:
+            return web.json_response(self.models)
         received = Received(request.method, request.raw_path, request.headers.copy(), await request.read())
         self.received.append(received)
         self.arrivals.put_nowait(received)

@@ -52,7 +52,7 @@ CORPUS = {
 
 
 class Recorder:
-    """An engine without a parser: it records every byte it receives, except for health checks."""
+    """An engine without a parser: it records every byte it receives, except for the sidecar's own questions."""
 
     def __init__(self) -> None:
         self.received: list[bytes] = []
@@ -60,7 +60,7 @@ class Recorder:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await _read(reader):
-            if not data.startswith((b"GET /health ", b"GET /metrics ")):
+            if not data.startswith((b"GET /health ", b"GET /metrics ", b"GET /v1/models ")):
                 self.received.append(data)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
         writer.close()

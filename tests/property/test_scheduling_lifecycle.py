@@ -42,6 +42,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def bounded(self):
         return POLICIES[self.core.options.policy].bounded
 
+    @property
+    def counted(self):
+        """Those in flight, without a prompt that cannot run."""
+        return len(self.running) - self.core._detours.trying
+
     @rule(
         slo_class=st.sampled_from(CLASSES),
         prompt=st.integers(0, 5000),
@@ -49,7 +54,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         tenant=st.sampled_from("ab"),
     )
     def submit(self, slo_class, prompt, p50, tenant):
-        ticket = Ticket(slo_class, self.now_s, prompt, Lengths(p50, 2 * p50), tenant=tenant)
+        ticket = Ticket(
+            slo_class, self.now_s, prompt, Lengths(p50, 2 * p50), tenant=tenant, longest_prompt_tokens=prompt
+        )
         try:
             self.core.submit(ticket, self.now_s)
         except QueueFull:
@@ -61,7 +68,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def hand_out(self):
         for ticket in self.core.dispatchable(self.now_s):
             assert self.ready
-            assert len(self.running) < self.core.options.max_in_flight or not self.bounded
+            cannot_run = ticket.longest_prompt_tokens > 0 and not ticket.uncached_tokens
+            assert cannot_run or self.counted < self.core.options.max_in_flight or not self.bounded
             self.queued.remove(ticket)
             self.running.append(ticket)
 
@@ -106,10 +114,22 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.queued.remove(ticket)
         assert not [t for t in self.queued if t.reject_s is not None and t.reject_s <= self.now_s]
 
-    @rule(ready=st.booleans())
-    def engine(self, ready):
+    @rule(
+        ready=st.booleans(),
+        max_model_len=st.sampled_from((None, 2000, 10_000)),
+        used=st.sampled_from((None, 0.0, 0.01, 0.3, 1.0)),
+    )
+    def engine(self, ready, max_model_len, used):
         self.ready = ready
-        self.core.on_engine_state(EngineState(ready, kv_tokens=20_000, max_num_batched_tokens=512), self.now_s)
+        state = EngineState(
+            ready, kv_used_share=used, kv_tokens=20_000, max_model_len=max_model_len, max_num_batched_tokens=512
+        )
+        self.core.on_engine_state(state, self.now_s)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), tokens=st.integers(1, 5000))
+    def the_engine_counts_a_prompt(self, data, tokens):
+        self.core.on_prompt_tokens(data.draw(st.sampled_from(self.running)), tokens)
 
     @rule(policy=st.sampled_from(sorted(POLICIES)), in_flight=st.integers(1, 4), queued=st.integers(1, 6))
     def reconfigure(self, policy, in_flight, queued):

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, field, replace
 from itertools import count
 from random import Random
+from typing import Any
 
 import pytest
 
+from uellm.prompt import Prompt, Ratio
 from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, StepEstimate, Targets, Ticket
 from uellm.step_time import StepTime
 
@@ -47,21 +49,36 @@ class Engine:
     work: int = 0
     chunk: int = 512
     kv_tokens: int = 384_000
+    max_model_len: int = 10**9
+    metrics_every_s: float = FAR_S
+    counted: Callable[[int], None] = lambda _characters: None
+    """Called at the end of an answer with its prompt's real length."""
     ended: list[Ticket] = field(default_factory=list)
+    refused: list[Ticket] = field(default_factory=list)
     lost: list[Ticket] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = Random(1)
         self._outputs: dict[Ticket, int] = {}
+        self._prompts: dict[Ticket, int] = {}
+        self._metrics_s = 0.0
         self._on_the_way: list[tuple[float, int, Ticket]] = []
         self._waiting: list[Running] = []
         self._running: list[Running] = []
         self._numbers = count()
         self.core.on_engine_state(READY, self.now_s)
 
-    def ask(self, prompt_tokens: int, output_tokens: int, targets: Targets = CHAT, **others: object) -> Ticket:
-        ticket = Ticket(targets, self.now_s, prompt_tokens, **others)
-        self._outputs[ticket] = output_tokens
+    def ask(
+        self,
+        prompt_tokens: int,
+        output_tokens: int,
+        targets: Targets = CHAT,
+        estimated: int | None = None,
+        **others: Any,
+    ) -> Ticket:
+        """`estimated`: what the scheduler takes for the prompt's length."""
+        ticket = Ticket(targets, self.now_s, prompt_tokens if estimated is None else estimated, **others)
+        self._outputs[ticket], self._prompts[ticket] = output_tokens, prompt_tokens
         self.core.submit(ticket, self.now_s)
         self.pump()
         return ticket
@@ -88,7 +105,16 @@ class Engine:
             self._pass(at_s)
         self.now_s = max(end_s, self.now_s)
         self._tell(done)
+        if self.now_s >= self._metrics_s + self.metrics_every_s:
+            self._report()
         self.pump()
+
+    def _report(self) -> None:
+        self._metrics_s = self.now_s
+        held = sum(self._prompts[r.ticket] - r.prompt_left + r.ticket.tokens for r in self._running)
+        self.core.on_engine_state(
+            replace(READY, kv_tokens=self.kv_tokens, kv_used_share=held / self.kv_tokens), self.now_s
+        )
 
     def _pass(self, at_s: float) -> None:
         assert at_s < FAR_S, "the scheduler waits for nothing"
@@ -102,11 +128,15 @@ class Engine:
     def _take(self, now_s: float) -> None:
         while self._on_the_way and self._on_the_way[0][0] <= now_s:
             ticket = heapq.heappop(self._on_the_way)[2]
-            self._waiting.append(Running(ticket, ticket.prompt_tokens, self._outputs[ticket]))
-        held = sum(r.ticket.prompt_tokens + self._outputs[r.ticket] for r in self._running)
+            if self._prompts[ticket] > self.max_model_len:
+                self.refused.append(ticket)
+                self.core.on_abort(ticket, now_s)
+                continue
+            self._waiting.append(Running(ticket, self._prompts[ticket], self._outputs[ticket]))
+        held = sum(self._prompts[r.ticket] + self._outputs[r.ticket] for r in self._running)
         while self._waiting and len(self._running) < 256:
             first = self._waiting[0]
-            held += first.ticket.prompt_tokens + first.output_left
+            held += self._prompts[first.ticket] + first.output_left
             if self._running and held > self.kv_tokens:
                 break
             self._running.append(self._waiting.pop(0))
@@ -123,7 +153,7 @@ class Engine:
                 running.prompt_left -= taken
                 if not running.prompt_left:
                     done = [*done, running]
-        kv = sum(r.ticket.prompt_tokens + r.ticket.tokens for r in decoding)
+        kv = sum(self._prompts[r.ticket] + r.ticket.tokens for r in decoding)
         self.work += prefill
         step_s = max(MODEL.floor_s, MODEL.per_prefill_token_s * prefill) + MODEL.per_kv_token_s * kv
         step_s += MODEL.per_sequence_s * len(self._running) + MODEL.overhead_s
@@ -138,6 +168,7 @@ class Engine:
                 self._running.remove(running)
                 self.core.on_finish(running.ticket, self.now_s)
                 self.ended.append(running.ticket)
+                self.counted(self._prompts[running.ticket])
 
     def told(self, ticket: Ticket) -> None:
         """The sidecar reads a token of the answer."""
@@ -354,3 +385,78 @@ def test_predicted_lengths_that_are_far_too_long_do_not_keep_the_cache_empty() -
         return rate(engine, "short", lengths=Lengths(5000.0, 9000.0))
 
     assert small_rate("SLO-ODBS") >= 0.95 * small_rate("engine-only")
+
+
+def chat(tokens: int) -> Prompt:
+    """A chat in English, of a model whose template adds nothing."""
+    return Prompt(characters=4 * tokens, messages=1, templates=1)
+
+
+LESSONS = {
+    "nothing": (chat(100), 100),
+    "short chats with a long template": (Prompt(characters=49, messages=1, templates=1), 417),
+    "text that is elsewhere": (Prompt(characters=50, messages=1, templates=1), 30_000),
+    "two tokens per character": (Prompt(characters=8000, messages=1, templates=1), 16_000),
+    "pictures taken for text": (Prompt(characters=2_000_000, messages=1, templates=1), 600),
+}
+SMALL_KV = 120_000
+
+
+def lengths_rate(policy: str, lesson: tuple[Prompt, int]) -> float:
+    """Tokens per second of 48 clients whose prompts' lengths are estimated, from two seconds after their arrival.
+
+    The cache just holds all of them.
+    """
+    ratio = Ratio()
+    for _ in range(380):
+        ratio.learn(*lesson)
+    engine = Engine(Scheduler(Options(policy), StepEstimate(MODEL)), kv_tokens=SMALL_KV, metrics_every_s=1.0)
+    engine.core.on_engine_state(replace(READY, kv_tokens=SMALL_KV), 0.0)
+    engine.counted = lambda tokens: ratio.learn(chat(tokens), tokens + 5)
+    asked, seen = 0, []
+    while engine.now_s < UNTIL_S:
+        while asked - len(engine.ended) - len(engine.lost) < CLIENTS:
+            engine.ask(2000, 100, estimated=ratio.tokens(chat(2000)))
+            asked += 1
+        engine.turn()
+        if engine.now_s >= SETTLED_S:
+            seen.append((engine.now_s, engine.work))
+    assert not engine.lost
+    (first_s, first), (last_s, last) = seen[0], seen[-1]
+    return (last - first) / (last_s - first_s)
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_wrong_lengths_of_prompts_cost_no_throughput_after_two_seconds(lesson: str) -> None:
+    assert lengths_rate("SLO-ODBS", LESSONS[lesson]) >= 0.95 * lengths_rate("engine-only", LESSONS["nothing"])
+
+
+@pytest.mark.parametrize("targets", [CHAT, Targets("free")], ids=["ttft", "none"])
+@pytest.mark.parametrize("policy", ["SLO-ODBS", "FCFS"])
+def test_a_client_whose_prompts_are_too_long_costs_the_others_nothing(policy: str, targets: Targets) -> None:
+    state = replace(READY, kv_tokens=SMALL_KV, max_model_len=32_768)
+
+    def played(*, annoyed: bool) -> tuple[float, Engine, list[float]]:
+        engine = Engine(Scheduler(Options(policy), StepEstimate(MODEL)), kv_tokens=SMALL_KV, max_model_len=32_768)
+        engine.core.on_engine_state(state, 0.0)
+        random, asked, since, waits = Random(5), 0, 0.0, []
+        pending: Ticket | None = None
+        while engine.now_s < 20.0:
+            while asked - len(engine.ended) < 24:
+                engine.ask(500, random.choice((20, 40, 80, 150, 400)), targets=targets, longest_prompt_tokens=500)
+                asked += 1
+            if pending is not None and pending in engine.refused:
+                waits.append(engine.now_s - since)
+                pending, since = None, engine.now_s
+            if annoyed and pending is None and engine.now_s >= since + 0.5:
+                since = engine.now_s
+                pending = engine.ask(150_000, 16, targets=targets, longest_prompt_tokens=150_000)
+            engine.turn()
+        return engine.work / engine.now_s, engine, waits
+
+    alone, _, _ = played(annoyed=False)
+    beside, engine, waits = played(annoyed=True)
+    assert beside >= 0.95 * alone
+    assert len(waits) > 25, "the client gets its error each time"
+    assert max(waits) < 0.2
+    assert not engine.lost

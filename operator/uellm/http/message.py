@@ -52,8 +52,10 @@ class RequestLimits:
     body_bytes_per_s: float = 64.0 * KIB
     idle_s: float = 4200.0
     """How long a connection may be unused. Load balancers keep theirs for up to 4000 s, and should close first."""
-    linger_s: float = 2.0
-    """How long further data is read and dropped after an answer that was sent before the request was complete."""
+    linger_s: float = 5.0
+    """After an answer that was sent before the request was complete, further data is read and dropped until the client
+    closes, or sends nothing for this long, or is slower than a body may be, or has sent `linger_bytes`."""
+    linger_bytes: int = 1024 * MIB
     flush_s: float = 60.0
     """How long sending the rest of an answer may take before its connection is closed."""
     connections: int = 20_000

@@ -7,6 +7,7 @@ import logging
 from asyncio import TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 from uellm.http.body import Body
@@ -61,6 +62,8 @@ class ServerConnection(asyncio.Protocol):
         self._body_alarm: TimerHandle | None = None
         self._head_bytes = 0
         """Bytes of the buffer that count in the budget."""
+        self._dropped_bytes = 0
+        """Bytes of a request that came after its answer."""
         self._started = self._reading_paused = self._ending = self._half_closed = False
         self.writing_paused = self.closed = False
 
@@ -89,6 +92,7 @@ class ServerConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of a head, of a body, of the next request, or of a request that was refused."""
         if self._ending:
+            self._dropped_bytes += len(data)
             return
         if self._tunnel is not None:
             self._tunnel(data)
@@ -338,7 +342,20 @@ class ServerConnection(asyncio.Protocol):
         self._stop_alarms()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._set_alarm(self._service.limits.linger_s, self._flush)
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
+        self._linger_on(self._loop.time(), 0)
+
+    def _linger_on(self, since_s: float, seen_bytes: int) -> None:
+        """Look again whether a client still sends its body: it reads the answer after the last byte."""
+        limits, came_bytes, taken_s = self._service.limits, self._dropped_bytes, self._loop.time() - since_s
+        began = seen_bytes == 0 and taken_s == 0.0
+        slow = taken_s > limits.body_deadline_s and came_bytes < taken_s * limits.body_bytes_per_s
+        if not began and (came_bytes == seen_bytes or slow or came_bytes > limits.linger_bytes):
+            self._flush()
+        else:
+            self._set_alarm(limits.linger_s, partial(self._linger_on, since_s, came_bytes))
 
     def _flush(self) -> None:
         self._ending = True

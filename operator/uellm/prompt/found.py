@@ -1,8 +1,7 @@
 """Length of a prompt, and what it shares with others, without a tokenizer.
 
-Lengths are characters divided by a ratio that the engine's token counts correct; token ids are counted. Hashes are
-stable over restarts, because the predictor's state is kept, and equal in the sidecar and in the gateway, which compares
-them.
+Lengths follow from characters (ratio.py); token ids are counted. Hashes are stable over restarts,
+because the predictor's state is kept, and equal in the sidecar and in the gateway, which compares them.
 """
 
 from __future__ import annotations
@@ -33,7 +32,14 @@ MAX_VALUES = 50_000
 TEXT_CHARACTERS = 600
 SYSTEM_CHARACTERS = 4096
 
-_MEDIA = frozenset(("image_url", "input_image", "image", "input_audio", "audio_url", "video_url", "file", "input_file"))
+_MEDIA = frozenset(
+    (
+        *("image_url", "input_image", "image", "input_audio", "audio_url", "video_url", "video", "file", "input_file"),
+        *("image_embeds", "audio_embeds", "video_embeds", "prompt_embeds"),
+    )
+)
+_UNTYPED = ("image_url", "audio_url", "video_url", "input_audio", "image_embeds", "audio_embeds", "video_embeds")
+"""Fields by which vLLM recognises a medium that has no `type`."""
 _SYSTEM = frozenset(("system", "developer"))
 _NO_TEXT = frozenset(("role", "type"))
 
@@ -47,41 +53,16 @@ class Prompt:
     media: int = 0
     messages: int = 0
     prompts: int = 1
+    templates: int = 0
+    """Of the prompts, those around which the engine puts a template."""
+    partial: bool = False
+    """A part is elsewhere, such as an earlier answer, or is cut off: the length says little."""
     template: int = 0
     """Hash of what requests of one program share: the instructions and the begin of the text."""
     prefix: tuple[int, ...] = ()
     """Hashes of the text up to the end of each complete block of about `BLOCK_TOKENS` tokens."""
     text: str = field(default="", repr=False)
     """The begin of the last turn, for the predictor only."""
-
-
-class Ratio:
-    """Characters per token, corrected by every token count from the engine."""
-
-    def __init__(self, weight: float = 50.0) -> None:
-        self._characters = CHARACTERS_PER_TOKEN * 100 * weight
-        self._tokens = 100 * weight
-        self._keep = 1.0 - 1.0 / weight
-
-    @property
-    def characters_per_token(self) -> float:
-        """The ratio now."""
-        return self._characters / self._tokens
-
-    def tokens(self, prompt: Prompt) -> int:
-        """Estimated tokens of the prompt; exact if it consists of token ids."""
-        fixed = prompt.token_ids + prompt.media * MEDIA_TOKENS + prompt.messages * MESSAGE_TOKENS
-        return max(1, fixed + round(prompt.characters / self.characters_per_token))
-
-    def learn(self, prompt: Prompt, tokens: int) -> None:
-        """Correct the ratio by the engine's count. Prompts with media or token ids are skipped."""
-        text = tokens - prompt.messages * MESSAGE_TOKENS
-        if prompt.media or prompt.token_ids or prompt.characters < 40 or text < 10:
-            return
-        # A long prompt weighs more than a short one, but never more than all before it.
-        weight = min(1.0, 1000.0 / text)
-        self._characters = self._characters * self._keep + prompt.characters * weight
-        self._tokens = self._tokens * self._keep + text * weight
 
 
 def with_adapter(number: int, adapter: str) -> int:
@@ -139,6 +120,7 @@ def _prompt(parts: list[Any], system: list[Any], turns: list[Any], messages: int
         characters=sum(map(len, texts)),
         media=len(found) - len(texts),
         messages=messages,
+        templates=1 if messages else 0,
         template=_hash(f"{instructions}\0{beginning}"),
         prefix=_of_texts(texts),
         text=_joined(turns[-1:], TEXT_CHARACTERS),
@@ -167,11 +149,21 @@ def _texts(value: list[Any]) -> list[str | None]:
         elif isinstance(part, list):
             waiting.extend(reversed(part))
         elif isinstance(part, dict):
-            if "type" in part and _is_one_of(part["type"], _MEDIA):
+            if _is_medium(part):
                 found.append(None)
             else:
                 waiting += [part[name] for name in reversed(part) if name not in _NO_TEXT]
     return found
+
+
+def _is_medium(part: dict[str, Any]) -> bool:
+    if "type" in part:
+        return _is_one_of(part["type"], _MEDIA)
+    if part.keys().isdisjoint(_UNTYPED):
+        return False
+    # A tool's parameter may have such a name; its value is then a schema.
+    value = next(part[name] for name in _UNTYPED if name in part)
+    return isinstance(value, str) or (isinstance(value, dict) and ("url" in value or "data" in value))
 
 
 def _of_texts(texts: list[str]) -> tuple[int, ...]:

@@ -18,7 +18,8 @@ def of_conversations(body: Mapping[str, Any]) -> Prompt:
         return Prompt()
     first = found.of_chat({"messages": conversations[0]})
     every = found.of_chat({"messages": [turn for each in conversations for turn in each]})
-    return replace(every, prompts=len(conversations), template=first.template, text=first.text, prefix=())
+    number = len(conversations)
+    return replace(every, prompts=number, templates=number, template=first.template, text=first.text, prefix=())
 
 
 def of_token_ids(body: Mapping[str, Any]) -> Prompt:

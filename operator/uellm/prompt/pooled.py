@@ -44,5 +44,6 @@ def _pairs(left: Any, right: Any) -> Prompt:
         token_ids=lefts.token_ids * times + rights.token_ids,
         media=lefts.media * times + rights.media,
         prompts=pairs,
+        templates=pairs,
         prefix=(),
     )

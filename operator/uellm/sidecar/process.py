@@ -82,11 +82,12 @@ class Sidecar(ServingProxy):
         )
         run_directory = None if options.placement is None else options.placement.parent
         self.adapters = AdapterLoader(self.engine.pool, self.settings, options.engine_parent, run_directory)
-        self.engine.on_started = self.adapters.engine_started
+        self.engine.on_started = self._engine_started
         self.monitor = EngineMonitor(
             self.engine,
             self.dispatcher.on_engine_state,
             lambda: self.dispatcher.in_flight,
+            lambda: self.dispatcher.prefill_s,
             self.settings,
             poll_s=options.figures_poll_s,
         )
@@ -152,6 +153,10 @@ class Sidecar(ServingProxy):
             await asyncio.sleep(max(0.0, self._options.lame_duck_s - self.drain.draining_s))
         return done
 
+    async def _engine_started(self) -> bool:
+        await self.engine.read_max_model_len()
+        return await self.adapters.engine_started()
+
     def _on_engine(self, old: EngineHealth, new: EngineHealth) -> None:
         LOG.info("engine: %s -> %s", old, new)
         # Nobody restarts the engine of a pod that ends, so its requests could hold the pod's GPUs for a whole long
@@ -198,6 +203,7 @@ class Sidecar(ServingProxy):
         gauge("uellm_engine_ready", "1 while requests are sent to the engine.", lambda: self.engine.ready)
         gauge("uellm_draining", "1 once the pod is to go, and not ready.", lambda: self.drain.draining)
         gauge("uellm_characters_per_token", "By which prompts' lengths are estimated.", self._characters_per_token)
+        gauge("uellm_template_tokens", "Tokens that the engine's template adds to a prompt.", self._template_tokens)
         self.figures.figures("uellm_predictor_", help_texts.PREDICTOR, self.lengths.figures)
         self.figures.figures("uellm_learned_predictor_", help_texts.LEARNED, self.lengths.learned.figures)
         self.figures.figures("uellm_scheduler_", help_texts.SCHEDULER, self.dispatcher.figures)
@@ -226,6 +232,9 @@ class Sidecar(ServingProxy):
 
     def _characters_per_token(self) -> float:
         return self.proxy.terms.ratio.characters_per_token
+
+    def _template_tokens(self) -> float:
+        return self.proxy.terms.ratio.template_tokens
 
 
 async def serve(options: SidecarOptions, on_started: Callable[[Sidecar], None]) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from uellm.sidecar.engine.liveness import CANARY_S, STILL_S, Liveness, Verdict
+from uellm.sidecar.engine.liveness import CANARY_S, MOST_CANARY_S, PREFILL_MARGIN, STILL_S, Liveness, Verdict
 from uellm.sidecar.engine.metrics_reader import read
 
 # As vLLM 0.32.0 writes it, shortened.
@@ -27,7 +27,7 @@ vllm:cache_config_info{block_size="16",engine="0",kv_cache_size_tokens="4080",nu
 def test_the_figures_of_the_present_version_are_read():
     metrics = read(NEW)
     assert (metrics.running, metrics.waiting, metrics.kv_used_share, metrics.preemptions) == (3, 2, 0.25, 1)
-    assert (metrics.kv_tokens, metrics.block_tokens, metrics.progress_tokens) == (4080, 16, 150.0)
+    assert (metrics.kv_tokens, metrics.block_tokens, metrics.progress) == (4080, 16, (100.0, 50.0, 0.25))
     assert (metrics.prompt_tokens, metrics.cached_tokens) == (100.0, 64.0)
 
 
@@ -129,3 +129,28 @@ def test_an_engine_that_progresses_again_is_healthy_again():
     liveness.look(5.0, busy=True, now_s=STILL_S)
     assert liveness.look(5.0, busy=True, now_s=STILL_S + CANARY_S) is Verdict.HANGS
     assert liveness.look(6.0, busy=True, now_s=STILL_S + CANARY_S + 1) is Verdict.WELL
+
+
+def test_an_engine_in_a_long_prompt_makes_progress_by_the_use_of_its_cache():
+    liveness = Liveness()
+    for second in range(0, 300, 10):
+        metrics = read(NEW.replace("} 0.25", f"}} {0.25 + second * 1e-5}"))
+        assert liveness.look(metrics.progress, busy=True, now_s=float(second)) is Verdict.WELL
+
+
+def test_progress_of_any_rank_is_progress():
+    liveness, other = Liveness(), NEW.replace('engine="0"', 'engine="1"')
+    for second in range(0, 300, 10):
+        metrics = read(NEW.replace("} 0.25", "} 0.9") + other.replace("} 0.25", f"}} {0.25 + second * 1e-5}"))
+        assert liveness.look(metrics.progress, busy=True, now_s=float(second)) is Verdict.WELL
+
+
+@pytest.mark.parametrize(
+    ("prefill_s", "patience_s"), [(0.0, CANARY_S), (100.0, 100 * PREFILL_MARGIN), (1e6, MOST_CANARY_S)]
+)
+def test_a_canary_behind_long_prompts_has_the_time_that_they_take(prefill_s, patience_s):
+    liveness = Liveness()
+    liveness.look(5.0, busy=True, now_s=0.0)
+    assert liveness.look(5.0, busy=True, now_s=STILL_S, prefill_s=prefill_s) is Verdict.SEND_CANARY
+    assert liveness.look(5.0, busy=True, now_s=STILL_S + patience_s - 1) is Verdict.WAIT
+    assert liveness.look(5.0, busy=True, now_s=STILL_S + patience_s) is Verdict.HANGS

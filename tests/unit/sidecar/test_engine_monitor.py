@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from aiohttp import web
@@ -118,3 +119,112 @@ async def test_an_engine_without_metrics_never_counts_as_hanging(engine, launch,
     assert harness.sidecar.engine.ready
     received.go_on.set()
     assert (await asked)[0] == 200
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_engine_in_a_long_prompt_gets_no_canary_while_its_cache_fills(
+    engine, telling, eventually, monkeypatch
+):
+    monkeypatch.setattr(liveness, "STILL_S", 0.5)
+    engine.script = engine.on_word
+    harness = await telling()
+    looks = []
+
+    async def metrics() -> str:
+        looks.append(1)
+        return FIGURES.format(running=1, tokens=1).replace("} 0.5", f"}} {0.5 + len(looks) * 1e-4}")
+
+    monkeypatch.setattr(harness.sidecar.engine, "metrics", metrics)
+    asked = harness.ask(b'{"messages": []}')
+    received = await engine.arrivals.get()
+    started_s = asyncio.get_running_loop().time()
+    await eventually(lambda: asyncio.get_running_loop().time() > started_s + 1.0)
+    assert harness.sidecar.engine.ready
+    assert [each.path for each in engine.received] == ["/v1/chat/completions"]
+    received.go_on.set()
+    assert (await asked)[0] == 200
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_canary_behind_a_long_prompt_waits_as_long_as_the_steps_take(engine, telling, eventually):
+    engine.script = engine.on_word
+    engine.models = {"data": [{"id": "m", "max_model_len": 100_000}]}
+    steps = {"floor": 1e-3, "perPrefillToken": 1e-3, "perKvToken": 0.0, "perSequence": 0.0, "overhead": 1e-3}
+    harness = await telling(document={"classes": [], "engine": {"stepSeconds": steps}})
+    asked = harness.ask(json.dumps({"prompt": [1] * 10_000}).encode(), path="/v1/completions")
+    await eventually(lambda: len(engine.received) == 2)
+    assert harness.sidecar.monitor._liveness.patience_s == pytest.approx(40.0, rel=0.1)
+    for received in engine.received:
+        received.go_on.set()
+    assert (await asked)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("models", "found"),
+    [
+        ({"data": [{"id": "m", "max_model_len": 4096}, {"id": "adapter", "max_model_len": None}]}, 4096),
+        ({"data": [{"id": "m"}]}, None),
+        ({"data": "none"}, None),
+        ([], None),
+        ({"data": [{"id": "m", "max_model_len": True}, {"max_model_len": -1}, 7]}, None),
+    ],
+)
+async def test_the_length_of_the_models_context_is_read_from_the_engine(engine, launch, models, found):
+    engine.models = models
+    harness = await launch()
+    assert harness.sidecar.monitor.state().max_model_len == found
+
+
+async def test_a_new_engine_process_may_have_another_context(engine, launch, eventually):
+    engine.models = {"data": [{"id": "m", "max_model_len": 4096}]}
+    harness = await launch()
+    await engine.stop()
+    await eventually(lambda: not harness.sidecar.engine.ready)
+    engine.models = {"data": [{"id": "m", "max_model_len": 8192}]}
+    await engine.start()
+    await eventually(lambda: harness.sidecar.engine.ready)
+    assert harness.sidecar.monitor.state().max_model_len == 8192
+
+
+async def test_a_prompt_that_is_too_long_for_the_model_gets_the_engines_answer_past_the_queue(
+    engine, launch, eventually
+):
+    engine.models = {"data": [{"id": "m", "max_model_len": 1000}]}
+
+    async def script(request: web.Request, received) -> web.Response:
+        if len(received.body) > 8000:
+            return web.json_response({"error": {"message": "the maximum context length is 1000"}}, status=400)
+        await received.go_on.wait()
+        return web.json_response({})
+
+    engine.script = script
+    harness = await launch({"classes": [], "engine": {"maxNumSeqs": 1}})
+    running = harness.ask(b'{"messages": [], "first": 1}')
+    await engine.arrivals.get()
+    waiting = harness.ask(b'{"messages": [], "second": 2}')
+    await eventually(lambda: harness.sidecar.dispatcher.queued == 1)
+    for _ in range(3):
+        status, answer = await harness.ask(json.dumps({"messages": [{"content": "a" * 9000}]}).encode())
+        assert (status, b"maximum context" in answer) == (400, True)
+    assert harness.sidecar.dispatcher.queued == 1
+    engine.received[0].go_on.set()
+    assert (await running)[0] == 200
+    await eventually(lambda: engine.received[-1].body.endswith(b'"second": 2}'))
+    engine.received[-1].go_on.set()
+    assert (await waiting)[0] == 200
+
+
+async def test_the_engines_count_of_a_prompt_counts_from_the_first_event_that_has_one(engine, launch, eventually):
+    event = {"choices": [{"delta": {"content": "a"}}], "usage": {"prompt_tokens": 777, "completion_tokens": 1}}
+    first = {"choices": [{"delta": {"role": "assistant"}}], "usage": {"prompt_tokens": 777, "completion_tokens": 0}}
+    pieces = [b"data: " + json.dumps(each, separators=(",", ":")).encode() + b"\n\n" for each in (first, event)]
+    engine.script = engine.stream(*pieces, hold=True)
+    harness = await launch()
+    body = {"messages": [{"role": "user", "content": "hello"}], "stream": True}
+    body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+    asked = harness.ask(json.dumps(body).encode())
+    await eventually(lambda: harness.sidecar.proxy.terms.ratio.template_tokens > 600)
+    (ticket,) = harness.sidecar.dispatcher._tickets
+    assert ticket.prompt_tokens == 777
+    engine.received[0].go_on.set()
+    await asked

@@ -208,3 +208,49 @@ async def test_the_time_of_an_upload_is_no_time_that_the_client_waited(engine, l
     assert answer.startswith(b"HTTP/1.1 200 ")
     (queued,) = [line for line in answer.split(b"\r\n") if line.startswith(b"x-uellm-queue-ms: ")]
     assert int(queued.partition(b": ")[2]) < 200
+
+
+UPLOAD = b"POST /sleep HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\n"
+
+
+async def test_a_client_that_is_refused_during_its_upload_reads_the_refusal_at_its_end(launch):
+    harness = await launch(limits=RequestLimits(linger_s=0.2))
+    reader, writer = await harness.connect()
+    writer.write(UPLOAD)
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + 1.0
+    while loop.time() < until_s:  # a client at a slow pace, for far longer than the time between two of its bytes
+        writer.write(bytes(20_000))
+        await writer.drain()
+        await asyncio.sleep(0.02)
+    assert status_of(await reader.readuntil(b"}}")) == 403
+    assert not writer.transport.is_closing()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"linger_s": 0.1},
+        {"linger_s": 0.1, "linger_bytes": 1000},
+        {"linger_s": 0.1, "body_deadline_s": 0.1, "body_bytes_per_s": 1e9},
+    ],
+    ids=["silent", "endless", "slow"],
+)
+async def test_the_upload_of_a_client_that_is_refused_is_not_read_for_ever(launch, limits, eventually):
+    harness = await launch(limits=RequestLimits(**limits))
+    reader, writer = await harness.connect()
+    writer.write(UPLOAD)
+    await reader.readuntil(b"}}")
+
+    async def send() -> None:
+        while True:
+            writer.write(bytes(1000))
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    sending = asyncio.create_task(send()) if len(limits) > 1 else None
+    await eventually(lambda: not harness.connections())
+    if sending is not None:
+        sending.cancel()
+    writer.close()

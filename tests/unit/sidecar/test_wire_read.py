@@ -13,7 +13,7 @@ from uellm.prompt.found import MAX_VALUES
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire.call import Call, Mode
-from uellm.sidecar.wire.read import MAX_NESTED, UNREAD_TOKENS, Terms, read
+from uellm.sidecar.wire.read import MAX_NESTED, MOST_TOKENS, UNREAD_TOKENS, Terms, read
 from uellm.sidecar.wire.slo import targets_of
 from uellm.vllm_routes import SCHEDULED, RouteKind
 
@@ -208,6 +208,13 @@ def test_priority_is_set_if_the_engine_uses_it_and_removed_from_clients_requests
 )
 def test_the_limit_of_the_answer_is_found_under_each_routes_name_for_it(terms, path, fields, limit):
     assert call(terms, fields, path).max_tokens == limit
+
+
+def test_any_number_is_a_limit_of_the_answer(terms):
+    for name in ("max_tokens", "max_completion_tokens"):
+        read = call(terms, chat(**{name: 10**400}))
+        assert read.max_tokens == MOST_TOKENS
+        assert json.loads(read.upstream_body())[name] == 10**400
 
 
 def test_token_ids_are_counted_and_texts_estimated(terms):

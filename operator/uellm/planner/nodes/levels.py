@@ -7,8 +7,8 @@ its level, first among the GPUs and links of a node, then among the nodes. So no
 and differences above a step stay.
 
 Where that leaves too many classes, wider steps are tried: a prediction that is too low is better than none, which is
-what hundreds of classes come to. It is lower by as much as equal GPUs differ, twice that at worst, and a single slow GPU
-may hold down those that are faster by less than a step. Levels depend on the figures alone, so plans stay deterministic.
+what hundreds of classes come to. It is lower by as much as equal GPUs differ, twice that at worst. A slow GPU may hold
+down those that are faster by less than a step. Levels depend on the figures alone, so plans stay deterministic.
 
     >>> slowest_of_levels((102.0, 100.0, 101.0, 110.0), 0.03)
     {100.0: 100.0, 101.0: 100.0, 102.0: 100.0, 110.0: 110.0}

@@ -7,6 +7,7 @@ STARTING --200--> READY --refused--> GONE --200--> READY      (a new process)
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import StrEnum
@@ -18,6 +19,8 @@ from uellm.sidecar.engine.canary import Canary
 HEALTH_TIMEOUT_S = 5.0
 METRICS_TIMEOUT_S = 2.0
 SILENCES_UNTIL_UNHEALTHY = 3
+_JSON: Pairs = ((b"Accept", b"application/json"),)
+_JSON: Pairs = ((b"Accept", b"application/json"),)
 
 
 class EngineHealth(StrEnum):
@@ -54,6 +57,8 @@ class EngineConnection:
         self.health = EngineHealth.STARTING
         self.hanging = False
         """It makes no progress although /health is 200; set by `EngineMonitor`."""
+        self.max_model_len: int | None = None
+        """Tokens of the longest prompt and answer together; None: not known."""
         self._on_change = on_change
         self.on_started = on_started
         self._intervals_s = (poll_interval_s, poll_interval_away_s)
@@ -88,6 +93,13 @@ class EngineConnection:
             if status == 200:
                 return body.decode("utf-8", "replace")
         return None
+
+    async def read_max_model_len(self) -> None:
+        """Read it from the engine's list of models. An engine that does not tell it has none that is known."""
+        self.max_model_len = None
+        with suppress(EngineUnreachable, EngineLost, TimeoutError):
+            status, body = await self._get(b"/v1/models", METRICS_TIMEOUT_S, _JSON)
+            self.max_model_len = _max_model_len(body) if status == 200 else None
 
     async def canary(self, canary: Canary, timeout_s: float) -> bool:
         """Send it; whether any answer came that is not a server error."""
@@ -134,10 +146,10 @@ class EngineConnection:
             return self.health
         return EngineHealth.READY if good else self._unless_starting(EngineHealth.UNHEALTHY)
 
-    async def _get(self, target: bytes, timeout_s: float) -> tuple[int, bytes]:
+    async def _get(self, target: bytes, timeout_s: float, headers: Pairs = ()) -> tuple[int, bytes]:
         """Raises TimeoutError, EngineUnreachable, EngineLost."""
         async with asyncio.timeout(timeout_s):
-            upstream = await self.pool.send("GET", target, (), b"")
+            upstream = await self.pool.send("GET", target, headers, b"")
             try:
                 return upstream.status, await upstream.read()
             finally:
@@ -155,3 +167,14 @@ class EngineConnection:
         before, self.health = self.health, health
         if health is not before:
             self._on_change(before, health)
+
+
+def _max_model_len(body: bytes) -> int | None:
+    """The largest one in a list of models, in vLLM's form."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    models = document.get("data") if isinstance(document, dict) else None
+    found = [each.get("max_model_len") for each in models if isinstance(each, dict)] if isinstance(models, list) else []
+    return max((length for length in found if type(length) is int and length > 0), default=None)

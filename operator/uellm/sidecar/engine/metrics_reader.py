@@ -43,8 +43,8 @@ class EngineMetrics:
     """Capacity of the KV cache, over all ranks; None also where the model keeps none."""
     block_tokens: int | None
     preemptions: int
-    progress_tokens: float
-    """Prompt and output tokens since the engine's start; grows while the engine makes progress."""
+    progress: tuple[float, ...]
+    """Token counters and use of the KV cache, of each rank. One of them changes while the engine makes progress."""
     prompt_tokens: float | None
     cached_tokens: float | None
     """Prompt tokens that were found in the prefix cache; 0 without a prefix cache."""
@@ -69,7 +69,7 @@ def read(text: str) -> EngineMetrics | None:
         kv_tokens=_kv_tokens(blocks),
         block_tokens=_whole(blocks[0].get("block_size")) if blocks else None,
         preemptions=int(sum(values(PREEMPTIONS))),
-        progress_tokens=sum(value for name in PROGRESS for _, value in found.get(name, [])),
+        progress=tuple([value for name in (*PROGRESS, *KV_USED) for _, value in found.get(name, [])]),
         prompt_tokens=_total(values(PROMPTS)),
         cached_tokens=_total(values(CACHED)),
     )

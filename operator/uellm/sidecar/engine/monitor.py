@@ -9,7 +9,7 @@ from collections.abc import Callable
 from uellm.sidecar import scheduling
 from uellm.sidecar.engine.canary import canary_of
 from uellm.sidecar.engine.connection import EngineConnection
-from uellm.sidecar.engine.liveness import CANARY_S, Liveness, Verdict
+from uellm.sidecar.engine.liveness import Liveness, Verdict
 from uellm.sidecar.engine.metrics_reader import EngineMetrics, read
 from uellm.sidecar.settings import LiveSettings
 
@@ -27,6 +27,7 @@ class EngineMonitor:
         engine: EngineConnection,
         on_state: Callable[[scheduling.EngineState], None],
         in_flight: Callable[[], int],
+        prefill_s: Callable[[], float],
         settings: LiveSettings,
         *,
         poll_s: float = 1.0,
@@ -35,6 +36,7 @@ class EngineMonitor:
         self._engine = engine
         self._on_state = on_state
         self._in_flight = in_flight
+        self._prefill_s = prefill_s
         self._settings = settings
         self._poll_s = poll_s
         self._read_at_s = 0.0
@@ -45,9 +47,12 @@ class EngineMonitor:
         """The engine's state for the scheduler, now."""
         metrics, settings, ready = self.metrics, self._settings.current, self._engine.ready
         if metrics is None:
-            # Without metrics only the limits that the engine was started with are known.
+            # Without metrics only the engine's own limits are known.
             return scheduling.EngineState(
-                ready, max_num_seqs=settings.max_num_seqs, max_num_batched_tokens=settings.max_num_batched_tokens
+                ready,
+                max_num_seqs=settings.max_num_seqs,
+                max_num_batched_tokens=settings.max_num_batched_tokens,
+                max_model_len=self._engine.max_model_len,
             )
         return scheduling.EngineState(
             ready,
@@ -55,6 +60,7 @@ class EngineMonitor:
             waiting=metrics.waiting,
             kv_used_share=metrics.kv_used_share,
             kv_tokens=metrics.kv_tokens,
+            max_model_len=self._engine.max_model_len,
             block_tokens=metrics.block_tokens or 16,
             max_num_seqs=settings.max_num_seqs,
             max_num_batched_tokens=settings.max_num_batched_tokens,
@@ -95,8 +101,8 @@ class EngineMonitor:
             return
         # Our own count: an engine that hangs does not report the requests that it received since.
         busy = self._in_flight() > 0
-        progress = None if metrics is None else metrics.progress_tokens
-        verdict = self._liveness.look(progress, busy=busy, now_s=_now_s())
+        progress = None if metrics is None else metrics.progress
+        verdict = self._liveness.look(progress, busy=busy, now_s=_now_s(), prefill_s=self._prefill_s())
         if verdict is Verdict.SEND_CANARY:
             LOG.warning("engine: it has requests and computes no tokens; sending a canary request")
             self.close()
@@ -108,7 +114,7 @@ class EngineMonitor:
 
     async def _send_canary(self) -> None:
         settings = self._settings.current
-        answered = await self._engine.canary(canary_of(settings.task, settings.model), CANARY_S)
+        answered = await self._engine.canary(canary_of(settings.task, settings.model), self._liveness.patience_s)
         self._liveness.on_canary(answered=answered, now_s=_now_s())
 
 

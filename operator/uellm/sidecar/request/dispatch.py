@@ -107,6 +107,13 @@ class Dispatcher:
         """Requests that the engine has."""
         return self._core.in_flight + len(self._unscheduled)
 
+    @property
+    def prefill_s(self) -> float:
+        """Seconds that the prompts at the engine take by the step estimate; 0 if the scheduler fails."""
+        found: list[float] = []
+        self._call_core(lambda core: found.append(core.prefill_s))
+        return found[0] if found else 0.0
+
     def queued_by_class(self) -> dict[str, int]:
         """Queued requests of each class that has any."""
         return self._core.queued_by_class()
@@ -188,6 +195,10 @@ class Dispatcher:
         """Record the first token of an answer."""
         self._call_core(lambda core: core.on_first_token(ticket, _now_s()))
         self._pump()
+
+    def count_prompt(self, ticket: Ticket, tokens: int) -> None:
+        """Take the engine's count of a prompt."""
+        self._call_core(lambda core: core.on_prompt_tokens(ticket, tokens))
 
     def finish(self, ticket: Ticket, tokens: int | None = None, events: int = 0) -> None:
         """Free the place of a completed request. A second call does nothing.

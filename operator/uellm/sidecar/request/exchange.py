@@ -39,6 +39,8 @@ class Exchange:
         self._terms = terms
         self._answer: AnswerTap | None = None
         self._usage: Usage | None = None
+        self._prompt_counted = False
+        """The engine has told the length of the prompt."""
         self._faults = dispatcher.faults
         self._loop = asyncio.get_running_loop()
         self._prediction: Prediction | None = None
@@ -66,6 +68,7 @@ class Exchange:
             body_bytes=call.body_bytes,
             may_batch=call.may_batch,
             each_step=call.each_step,
+            longest_prompt_tokens=_longest(call),
         )
         self._asked: Asked | None = None
         if lengths is not None and self._prediction is not None:
@@ -152,9 +155,10 @@ class Exchange:
         if usage is None:
             self._dispatcher.abort(self._ticket)
             return
+        with self._faults.guard("answer", self._record.id):
+            self._take_prompt_tokens(usage.prompt_tokens)
         self._dispatcher.finish(self._ticket, usage.output_tokens)
         with self._faults.guard("predictor", self._record.id):
-            self._terms.ratio.learn(self.call.prompt, usage.prompt_tokens)
             self._learn(usage.output_tokens)
 
     async def _send_whole(
@@ -193,6 +197,8 @@ class Exchange:
         if record.first_token_s is None:
             record.first_token_s = now_s
             self._dispatcher.first_token(self._ticket)
+            if self._answer is not None and (usage := self._answer.usage()) is not None:
+                self._take_prompt_tokens(usage.prompt_tokens)
         if tokens > 1:
             self._dispatcher.token_updates.append((self._ticket, tokens, now_s))
 
@@ -212,7 +218,14 @@ class Exchange:
         self._usage = usage = answer.usage()
         if usage is not None:
             record.prompt_tokens, record.output_tokens = usage.prompt_tokens, usage.output_tokens
-            self._terms.ratio.learn(self.call.prompt, usage.prompt_tokens)
+            self._take_prompt_tokens(usage.prompt_tokens)
+
+    def _take_prompt_tokens(self, tokens: int) -> None:
+        """Take the engine's count, from the first event that has one."""
+        if not self._prompt_counted and tokens > 0:
+            self._prompt_counted = True
+            self._terms.ratio.learn(self.call.prompt, tokens)
+            self._dispatcher.count_prompt(self._ticket, tokens)
 
     def _predict(self) -> tuple[Prediction | None, Lengths | None]:
         call = self.call
@@ -236,6 +249,13 @@ class Exchange:
         each, most = round(tokens / self.call.sequences), self.call.max_tokens
         truncated = most is not None and each >= most
         self._lengths.observe(self._prediction, max(1, each), truncated=truncated, asked=self._asked)
+
+
+def _longest(call: Call) -> int:
+    """Estimated tokens that the longest of its prompts has at least; 0 where the estimate says too little."""
+    prompt = call.prompt
+    text_alone = (prompt.characters or prompt.token_ids) and not prompt.media and not prompt.partial
+    return call.prompt_tokens // prompt.prompts if text_alone else 0
 
 
 def _with_adapter(numbers: tuple[int, ...], adapter: str) -> tuple[int, ...]:

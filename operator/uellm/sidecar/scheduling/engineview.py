@@ -176,7 +176,8 @@ class EngineView:
         now_done = speedup * self.pace().rate * spent_s if spent_s > 0.0 else 0.0
         if self._probe is not None and not self._probe.batched:
             # A step computes only what it began with. Later prompts wait for the next step.
-            now_done = min(now_done, self._step_load()[0] if self._loads is None else self._loads[0])
+            load = self._step_load()[0] if self._loads is None else self._loads[0]
+            now_done = min(now_done, speedup * load)
         left = unfilled - self._done_tokens - now_done
         return left if left > 0.0 else 0.0
 
@@ -228,6 +229,15 @@ class EngineView:
         self.sent_since_state += 1
         if (tpot_s := ticket.targets.tpot_s) is not None:
             self._tpots[tpot_s] += 1
+
+    def correct_prompt(self, ticket: Ticket, tokens: int) -> None:
+        """The engine has counted the prompt of a running request."""
+        new = tokens - ticket.prompt_tokens
+        ticket.prompt_tokens = tokens
+        self.prompt_tokens += new
+        if ticket.first_token_s is not None:
+            self.kv_tokens += new
+            self._pace = None
 
     def adopt(self, ticket: Ticket) -> None:
         """Add a request that the engine already has to the sums of a new view."""

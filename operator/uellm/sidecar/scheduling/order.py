@@ -87,7 +87,7 @@ class Sorted:
 
     def _holds(self, entry: tuple[Key, int, Ticket]) -> bool:
         key, _, ticket = entry
-        return ticket.state is State.QUEUED and key == self._key(ticket)
+        return ticket.state is State.QUEUED and not ticket.detour and key == self._key(ticket)
 
 
 QUEUE_THRESHOLD = 5

@@ -9,6 +9,8 @@ A request is sent when all of these allow it:
 - the gate (`gate`), which sends only enough prompts to fill the engine's next step;
 - KV admission (`kv_admission`), which keeps the engine's cache from overflowing.
 
+Requests that cannot run, and large ones that wait for room in the cache, take detours (`detours`).
+
 The engine's own queue stays nearly empty, because the scheduler cannot reorder requests that the engine has already
 taken. The policy (`policies`) decides which waiting request is next.
 """
@@ -23,6 +25,7 @@ from operator import attrgetter
 from uellm.api.replica_load import ReplicaLoad
 from uellm.sidecar.scheduling import kv_admission
 from uellm.sidecar.scheduling.chances import first_token_deadline_s
+from uellm.sidecar.scheduling.detours import Detours, cannot_run
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.estimate import StepEstimate
 from uellm.sidecar.scheduling.fairness import Fairness
@@ -44,8 +47,9 @@ ENGINE_WAIT_S = 60.0
 class Scheduler:
     """Which request goes to the engine next, and when.
 
-    Invariants: `_queued` and the order hold exactly the QUEUED tickets. The view's `running` holds exactly the RUNNING
-    ones. A policy that raises is replaced by FCFS without guards, so that no request is lost.
+    Invariants: `_queued` holds exactly the QUEUED tickets, and each is either in the order or takes a detour. The
+    view's `running` holds exactly the RUNNING ones. A policy that raises is replaced by FCFS without guards, so that no
+    request is lost.
     """
 
     def __init__(self, options: Options | None = None, step: StepEstimate | None = None) -> None:
@@ -59,6 +63,9 @@ class Scheduler:
         self._pacing = Pacing()
         self._prefixes = CachedPrefixes()
         self._queued = Waiting()
+        self._detours = Detours()
+        self._kv_use = 1.0
+        """What part of the estimated tokens the engine's cache really holds."""
         self._sequence = count()
         self._away_since_s: float | None = None
         self._shed = 0
@@ -73,6 +80,11 @@ class Scheduler:
     def in_flight(self) -> int:
         """Requests that the engine has."""
         return len(self._view.running)
+
+    @property
+    def prefill_s(self) -> float:
+        """Seconds that the prompts of the requests in flight take by the step estimate."""
+        return self._view.unfilled_tokens / self._view.pace().rate
 
     @property
     def cached_share(self) -> float:
@@ -106,6 +118,7 @@ class Scheduler:
             "tokens_an_event": view.tokens_an_event,
             "pacing_multiplier": self._pacing.multiplier,
             "prefix_trust": self._prefixes.trust,
+            "kv_use": self._kv_use,
         }
 
     def load(self, now_s: float, known_prefixes: int = 0) -> ReplicaLoad:
@@ -139,6 +152,7 @@ class Scheduler:
         state, self._view = self._view.state, EngineView(self.step)
         self._view.on_engine_state(state)
         self._gate = Gate(self._view)
+        self._detours, self._kv_use = Detours(), 1.0
         self._fairness, self._pacing, self._prefixes, self._queued = Fairness(), Pacing(), CachedPrefixes(), Waiting()
         for ticket in running:
             ticket.state = State.RUNNING
@@ -169,6 +183,8 @@ class Scheduler:
             self._view.remove(ticket)
             self._charge(ticket, -1.0, now_s)
             ticket.dispatched_s = None
+            if (tokens := self._detours.runs_after_all(ticket)) is not None:
+                ticket.prompt_tokens = ticket.uncached_tokens = tokens
         else:
             raise ValueError(f"a ticket that is {ticket.state.value} cannot be queued")
         self._enqueue(ticket, now_s)
@@ -180,13 +196,12 @@ class Scheduler:
             return taken
         if self.options.tpot_guard and self._guarded:
             self._pacing.refill(self._view, now_s)
-        while self._open(now_s) and (ticket := self._head(now_s)) is not None and self._fits(ticket):
-            self._dequeue(ticket, State.RUNNING, now_s)
-            self._view.on_dispatch(ticket, now_s)
-            self._pacing.spend(ticket.uncached_tokens)
+        if (ticket := self._detours.try_next(self._view.state)) is not None:
+            self._send(ticket, now_s)
+            taken.append(ticket)
+        while self._open(now_s) and (ticket := self._next(now_s)) is not None:
+            self._send(ticket, now_s)
             self._prefixes.record_dispatch(ticket, self._view.state.kv_tokens)
-            self._charge(ticket, 1.0, now_s)
-            ticket.dispatched_s = now_s
             taken.append(ticket)
         return taken
 
@@ -195,15 +210,24 @@ class Scheduler:
         if ticket.state is not State.QUEUED:
             return False
         ticket.lengths = lengths
+        if ticket in self._detours:
+            return True
         try:
             self._order.reposition(ticket, now_s)
         except Exception as error:
             self._fail_open(error, now_s)
         return True
 
+    def on_prompt_tokens(self, ticket: Ticket, tokens: int) -> None:
+        """Take the engine's count of a prompt for the estimate."""
+        if ticket.state is State.RUNNING:
+            self._view.correct_prompt(ticket, tokens)
+
     def on_first_token(self, ticket: Ticket, now_s: float) -> None:
         """Record the first token of an answer."""
         if ticket.state is State.RUNNING and ticket.first_token_s is None:
+            if (tokens := self._detours.runs_after_all(ticket)) is not None:
+                self._view.correct_prompt(ticket, tokens)
             ticket.first_token_s = now_s
             self._view.on_first_token(ticket, now_s)
             self._gate.on_first_token(ticket, waiting=bool(self._queued))
@@ -266,6 +290,8 @@ class Scheduler:
         elif self._away_since_s is None:
             self._away_since_s = now_s
             self._prefixes.clear()
+        if state.kv_used_share != self._view.state.kv_used_share:  # a new reading
+            self._kv_use = kv_admission.use_of(state, self._view.kv_tokens)
         self._view.on_engine_state(state)
         self._gate.on_engine_state(state)
         self._prefixes.on_engine_state(state)
@@ -301,7 +327,8 @@ class Scheduler:
         self._order: Order = self._policy.make(self._view, self.options, self._fairness)
         for ticket in self._queued:
             ticket.stamp = 0
-            self._order.add(ticket, now_s)
+            self._detours.discard(ticket)
+            self._place(ticket, now_s)
 
     def _fail_open(self, error: Exception, now_s: float) -> None:
         self.failure = error
@@ -309,7 +336,39 @@ class Scheduler:
         self._guarded = False
         self._order = self._policy.make(self._view, self.options, self._fairness)
         for ticket in self._queued:
+            self._detours.discard(ticket)
             self._order.add(ticket, now_s)
+
+    def _place(self, ticket: Ticket, now_s: float) -> None:
+        """Give a waiting ticket its place: in the order, or with those that cannot run."""
+        if self._guarded and cannot_run(ticket, self._view.state):
+            self._detours.impossible[ticket] = None
+        else:
+            self._order.add(ticket, now_s)
+
+    def _next(self, now_s: float) -> Ticket | None:
+        """The next ticket, if it fits into the cache. Others may pass a large one that does not."""
+        detours = self._detours
+        for ticket in detours.returning(now_s):
+            detours.discard(ticket)
+            self._order_add(ticket, now_s)
+        for ticket in detours.passed:
+            if self._fits(ticket):
+                return ticket
+        while (first := self._head(now_s)) is not None:
+            if self._fits(first):
+                return first
+            if not detours.pass_by(first, self._view.state, now_s):
+                return None
+            self._order_remove(first, now_s)
+        return None
+
+    def _send(self, ticket: Ticket, now_s: float) -> None:
+        self._dequeue(ticket, State.RUNNING, now_s)
+        self._view.on_dispatch(ticket, now_s)
+        self._pacing.spend(ticket.uncached_tokens)
+        self._charge(ticket, 1.0, now_s)
+        ticket.dispatched_s = now_s
 
     def _head(self, now_s: float) -> Ticket | None:
         try:
@@ -339,7 +398,7 @@ class Scheduler:
     def _open(self, now_s: float) -> bool:
         options = self.options
         self._gate.closed = False
-        if self._policy.bounded and self.in_flight >= options.max_in_flight:
+        if self._policy.bounded and self.in_flight - self._detours.trying >= options.max_in_flight:
             return False
         if not self._guarded:
             return True
@@ -348,7 +407,7 @@ class Scheduler:
         return not options.gate or self._gate.has_room(now_s)
 
     def _fits(self, ticket: Ticket) -> bool:
-        return not (self._guarded and self.options.past_future) or kv_admission.fits(ticket, self._view)
+        return not (self._guarded and self.options.past_future) or kv_admission.fits(ticket, self._view, self._kv_use)
 
     def _charge(self, ticket: Ticket, times: float, now_s: float) -> None:
         output = ticket.length.p50 * ticket.sequences
@@ -357,14 +416,23 @@ class Scheduler:
     def _enqueue(self, ticket: Ticket, now_s: float) -> None:
         ticket.state = State.QUEUED
         self._queued.add(ticket)
+        self._order_add(ticket, now_s)
+
+    def _order_add(self, ticket: Ticket, now_s: float) -> None:
         try:
-            self._order.add(ticket, now_s)
+            self._place(ticket, now_s)
         except Exception as error:
             self._fail_open(error, now_s)
 
     def _dequeue(self, ticket: Ticket, state: State, now_s: float) -> None:
         ticket.state = state
         self._queued.remove(ticket)
+        if ticket in self._detours:
+            self._detours.discard(ticket)
+        else:
+            self._order_remove(ticket, now_s)
+
+    def _order_remove(self, ticket: Ticket, now_s: float) -> None:
         try:
             self._order.remove(ticket, now_s)
         except Exception as error:
@@ -375,6 +443,7 @@ class Scheduler:
             self._fairness.left(ticket.tenant, now_s)
         if ticket.state is State.RUNNING:
             self._view.remove(ticket)
+            self._detours.runs_after_all(ticket)
         elif ticket.state is State.QUEUED:
             self._dequeue(ticket, State.DONE, now_s)
         ticket.state = State.DONE

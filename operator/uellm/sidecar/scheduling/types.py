@@ -93,6 +93,8 @@ class Ticket:
     """Nobody reads its tokens one by one, so the engine may report several at once."""
     each_step: bool = True
     """Its stream has an event for each step; tools, hidden reasoning and own intervals leave some out."""
+    longest_prompt_tokens: int = 0
+    """Of its prompts' lengths, one that the longest has at least; 0: not known."""
 
     state: State = field(default=State.NEW, init=False)
     sequence: int = field(default=-1, init=False)
@@ -115,6 +117,10 @@ class Ticket:
     """Its leaf in the on-time set."""
     stamp: int = field(default=0, init=False)
     """Marks its latest entry: positive in the on-time set, negative in the best-effort queue, 0 in neither."""
+    detour: bool = field(default=False, init=False)
+    """It waits outside of the order."""
+    passed_until_s: float | None = field(default=None, init=False)
+    """Until when others pass it. None: it always fitted when it was next."""
     work_s: float = field(default=0.0, init=False)
     """Its engine seconds in the on-time set."""
     density: float = field(default=0.0, init=False)
@@ -164,6 +170,8 @@ class EngineState:
     waiting: int = 0
     kv_used_share: float | None = None
     kv_tokens: int | None = None
+    max_model_len: int | None = None
+    """Tokens of the longest prompt and answer together."""
     block_tokens: int = 16
     max_num_seqs: int = 256
     max_num_batched_tokens: int | None = None

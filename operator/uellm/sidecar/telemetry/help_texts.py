@@ -24,6 +24,7 @@ SCHEDULER: Mapping[str, str] = {
     "gate_speedup": "How many times sooner the gate opens than the engine model says, after it opened too late.",
     "length_share": "Share of the predicted lengths that KV admission counts; below 1: answers are far shorter.",
     "tokens_an_event": "Tokens in an event of a stream, by the engine's counts; above 1 with speculation.",
+    "kv_use": "Share of the estimated prompt tokens that KV admission counts; below 1: the cache holds far less.",
     "pacing_multiplier": "Factor by which the TPOT guard changes the pace of prompts, learned from measured gaps.",
     "prefix_trust": "Share of the predicted prefix-cache hits that the engine's counters confirm.",
 }

@@ -34,6 +34,8 @@ MAX_NESTED = 100_000
 """Bodies with more objects and lists are sent unparsed, too: each costs far more than its bytes."""
 
 MAX_SEQUENCES = 4096
+MOST_TOKENS = 2**31
+"""Of an answer. A client may name any number; a larger one says the same."""
 
 _SAMPLING = frozenset(
     (
@@ -149,7 +151,7 @@ def _max_tokens(kind: RouteKind, document: Mapping[str, Any]) -> int | None:
     for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
         value = document.get(name)
         if _is_count(value):
-            return value
+            return min(value, MOST_TOKENS)
     return COMPLETION_TOKENS if kind is RouteKind.COMPLETIONS and "max_tokens" not in document else None
 
 
