@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 from uellm.gateway.catalog import Service, model_object
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.forwarding import Forwarding
-from uellm.gateway.model_field import model_field
+from uellm.gateway.model_field import ModelField, Search, model_field
 from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
 from uellm.gateway.view import FleetView
 from uellm.http import Reply, Request, pairs
@@ -54,7 +55,7 @@ class Door(RequestHandler[GatewayRecord]):
         self._check_complete()
         record.route = path
         body = await self._read_body(request, record)
-        field = model_field(request.headers.get("content-type"), body)
+        field = await in_turns(model_field(request.headers.get("content-type"), body))
         match = self._fleet.catalog.find(field.name)
         record.service = match.service.key
         if match.name != field.name:
@@ -101,6 +102,17 @@ class Door(RequestHandler[GatewayRecord]):
 
     def _own_headers(self, record: GatewayRecord) -> dict[str, str]:
         return {"X-Request-Id": record.id}
+
+
+async def in_turns(search: Search) -> ModelField:
+    """What is found, with a turn for everything else after each piece."""
+    while True:
+        try:
+            next(search)
+        except StopIteration as end:
+            found: ModelField = end.value
+            return found
+        await asyncio.sleep(0)
 
 
 def _no_route(method: str, path: str) -> Refusal:
