@@ -12,6 +12,7 @@ from uellm.gateway.model_field import ModelField, Search, model_field
 from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
 from uellm.gateway.view import FleetView
 from uellm.http import Reply, Request, pairs
+from uellm.proxying.browsers import AllowedOrigins, is_preflight
 from uellm.proxying.drain import Drain
 from uellm.proxying.handler import RequestHandler
 from uellm.proxying.keys import key_of
@@ -21,6 +22,7 @@ from uellm.proxying.secrets import KeyDirectory
 from uellm.vllm_routes import OPEN
 
 MODELS = "/v1/models"
+_METHODS = "GET, HEAD, POST"
 _HEALTH = OPEN - {"/metrics"}
 
 
@@ -35,17 +37,22 @@ class Door(RequestHandler[GatewayRecord]):
         figures: GatewayMetrics,
         drain: Drain,
         keys: KeyDirectory,
+        origins: AllowedOrigins,
     ) -> None:
         super().__init__("gateway", GatewayRecord, figures, drain)
         self._fleet = fleet
         self._view = view
         self._forwarding = forwarding
         self._keys = keys
+        self._origins = origins
 
     async def _answer(self, request: Request, reply: Reply, record: GatewayRecord) -> None:
         record.id = request_id(request.headers)
         path = path_of(request.method, request.path)
         self._keys.keys.check(request.method, path, key_of(request.headers))
+        if is_preflight(request.method, request.headers):
+            await self._preflight(request, reply, record)
+            return
         if request.method in ("GET", "HEAD"):
             await self._read_only(request, reply, record, path)
             return
@@ -63,7 +70,8 @@ class Door(RequestHandler[GatewayRecord]):
         del body
         await self._check_early(request, path, match.service)
         reply.close |= self.drain.draining
-        await self._forwarding.forward(request, reply, record, match, pairs(self._own_headers(record)))
+        own, shown = pairs(self._own_headers(record)), pairs(self._for_pages(request))
+        await self._forwarding.forward(request, reply, record, match, own, shown)
 
     def _check_complete(self) -> None:
         if not self._view.complete:
@@ -83,22 +91,36 @@ class Door(RequestHandler[GatewayRecord]):
         catalog = self._fleet.catalog
         if path == MODELS:
             self._check_complete()
-            self._send_json(reply, record, {"object": "list", "data": catalog.listed()})
+            self._send_json(request, reply, record, {"object": "list", "data": catalog.listed()})
         elif path.startswith(f"{MODELS}/"):
             self._check_complete()
             name = path.removeprefix(f"{MODELS}/")  # it may contain slashes, which were encoded or not
-            self._send_json(reply, record, model_object(name, catalog.find(name)))
+            self._send_json(request, reply, record, model_object(name, catalog.find(name)))
         elif path in _HEALTH:
             self.drain.check()
-            self._send_json(reply, record, {"status": "ok"})
+            self._send_json(request, reply, record, {"status": "ok"})
         else:
             raise _no_route(request.method, path)
 
-    def _send_json(self, reply: Reply, record: GatewayRecord, document: object) -> None:
-        self._send(reply, record, "application/json", json.dumps(document).encode())
+    async def _preflight(self, request: Request, reply: Reply, record: GatewayRecord) -> None:
+        """Answer a browser's question whether a page may send a request. It says nothing of the services."""
+        await request.read()
+        allowed = self._origins.preflight(request.headers, _METHODS)
+        if not allowed:
+            message = "no page of this origin may use the gateway: name the origin in its --allowed-origins"
+            raise Refusal(RequestOutcome.BAD_REQUEST, f"{message} (gateway.allowedOrigins of the chart)", status=403)
+        record.outcome, record.status = RequestOutcome.COMPLETED, 200
+        reply.close |= self.drain.draining
+        reply.send(200, [*pairs(self._own_headers(record)), *allowed], b"")
+
+    def _send_json(self, request: Request, reply: Reply, record: GatewayRecord, document: object) -> None:
+        self._send(request, reply, record, "application/json", json.dumps(document).encode())
 
     def _outcome_left(self, record: GatewayRecord) -> RequestOutcome:
         return RequestOutcome.COMPLETED if record.done and record.status < 400 else RequestOutcome.CLIENT_LEFT
+
+    def _allowed_origins(self) -> AllowedOrigins:
+        return self._origins
 
     def _own_headers(self, record: GatewayRecord) -> dict[str, str]:
         return {"X-Request-Id": record.id}

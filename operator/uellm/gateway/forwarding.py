@@ -82,8 +82,13 @@ class Forwarding:
         self._figures = figures
         self.stall_s = STALL_S
 
-    async def forward(self, request: Request, reply: Reply, record: GatewayRecord, match: Match, own: Pairs) -> None:
-        """Send `request.body` to a replica and relay the answer, with the additional headers `own`. Raises Refusal."""
+    async def forward(
+        self, request: Request, reply: Reply, record: GatewayRecord, match: Match, own: Pairs, shown: Pairs = ()
+    ) -> None:
+        """Send `request.body` to a replica and relay the answer. Raises Refusal.
+
+        Both have the additional headers `own`; the answer has `shown` as well, in place of the replica's.
+        """
         service = match.service
         replicas = self._fleet.replicas(service.key)
         chosen = service.class_of(request.headers)
@@ -99,7 +104,7 @@ class Forwarding:
         try:
             request.release()
             tap = PassThrough(reply, lambda: replicas.began(replica, routed))
-            await Relay(reply, upstream, record, stall_s=self.stall_s, tap=tap).run(own)
+            await Relay(reply, upstream, record, stall_s=self.stall_s, tap=tap).run([*own, *shown])
             record.bytes_out += tap.passed_bytes
         finally:
             failed = record.outcome is RequestOutcome.ENGINE_LOST or failed_there(upstream)

@@ -72,7 +72,8 @@ class ModelField:
     def replaced(self, body: bytes, name: str) -> bytes:
         """The body with another name; all other bytes are the same."""
         spelled = json.dumps(name).encode() if self.in_json else name.encode()
-        return b"".join((body[: self.start], spelled, body[self.end :]))
+        whole = memoryview(body)  # of which a slice is no copy
+        return b"".join((whole[: self.start], spelled, whole[self.end :]))
 
 
 Search = Generator[None, None, ModelField]
