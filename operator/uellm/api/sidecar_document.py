@@ -159,6 +159,10 @@ class SidecarHttp(HttpSpec):
 
     routes: Annotated[tuple[SidecarRoute, ...], Field(max_length=64)] = ()
     """Other limits for single routes."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of web pages that may read the sidecar's own answers, as the engine's `--allowed-origins`."""
+    allow_credentials: bool = False
+    """Whether they may send cookies, as the engine's `--allow-credentials`."""
 
 
 class SidecarAdapter(Model):

@@ -20,6 +20,7 @@ from uellm.gateway.process import Gateway, GatewayOptions, serve
 from uellm.gateway.telemetry import ACCESS_LOG
 from uellm.gateway.view import FleetView
 from uellm.http.loop import run as run_loop
+from uellm.proxying.browsers import AllowedOrigins
 from uellm.proxying.drain import GRACE_S
 from uellm.proxying.process import Address, log_as_json
 
@@ -51,6 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="directory with API keys that every request needs, in addition to the keys of its service",
     )
     parser.add_argument(
+        "--allowed-origins",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="origin of web pages that may use the gateway, such as https://chat.example.com, or * for every one; "
+        "repeatable (default: none)",
+    )
+    parser.add_argument(
         "--hold-seconds",
         type=positive,
         default=HOLD_S,
@@ -74,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         metrics_listen=Address.parse(args.metrics_listen, "--metrics-listen") if args.metrics_listen else None,
         keys=args.api_keys,
         tls=args.tls,
+        origins=AllowedOrigins.parse(args.allowed_origins, "--allowed-origins"),
         grace_s=args.drain_seconds,
         holding=HoldLimits(hold_s=args.hold_seconds),
     )

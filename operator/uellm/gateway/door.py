@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 from uellm.gateway.catalog import Service, model_object
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.forwarding import Forwarding
-from uellm.gateway.model_field import model_field
+from uellm.gateway.model_field import ModelField, Search, model_field
 from uellm.gateway.response_routes import ResponseRoutes
 from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
 from uellm.gateway.view import FleetView
 from uellm.http import Reply, Request, pairs
+from uellm.proxying.browsers import AllowedOrigins, is_preflight
 from uellm.proxying.drain import Drain
 from uellm.proxying.handler import RequestHandler
 from uellm.proxying.keys import key_of
@@ -22,6 +24,7 @@ from uellm.proxying.secrets import KeyDirectory
 from uellm.vllm_routes import OPEN
 
 MODELS = "/v1/models"
+_METHODS = "GET, HEAD, POST"
 _HEALTH = OPEN - {"/metrics"}
 
 
@@ -37,6 +40,7 @@ class Door(RequestHandler[GatewayRecord]):
         drain: Drain,
         keys: KeyDirectory,
         responses: ResponseRoutes,
+        origins: AllowedOrigins,
     ) -> None:
         super().__init__("gateway", GatewayRecord, figures, drain)
         self._fleet = fleet
@@ -44,11 +48,15 @@ class Door(RequestHandler[GatewayRecord]):
         self._forwarding = forwarding
         self._keys = keys
         self._responses = responses
+        self._origins = origins
 
     async def _answer(self, request: Request, reply: Reply, record: GatewayRecord) -> None:
         record.id = request_id(request.headers)
         path = path_of(request.method, request.path)
         self._keys.keys.check(request.method, path, key_of(request.headers))
+        if is_preflight(request.method, request.headers):
+            await self._preflight(request, reply, record)
+            return
         if response_id := kept_id(request.method, path):
             await self._about_response(request, reply, record, response_id)
             return
@@ -61,7 +69,7 @@ class Door(RequestHandler[GatewayRecord]):
         self._check_complete()
         record.route = path
         body = await self._read_body(request, record)
-        field = model_field(request.headers.get("content-type"), body)
+        field = await in_turns(model_field(request.headers.get("content-type"), body))
         match = self._fleet.catalog.find(field.name)
         record.service = match.service.key
         if match.name != field.name:
@@ -70,8 +78,8 @@ class Door(RequestHandler[GatewayRecord]):
         del body
         await self._check_early(request, path, match.service)
         reply.close |= self.drain.draining
-        own = pairs(self._own_headers(record))
-        await self._forwarding.forward(request, reply, record, match, own, pinned=pinned)
+        own, shown = pairs(self._own_headers(record)), pairs(self._for_pages(request))
+        await self._forwarding.forward(request, reply, record, match, own, shown, pinned=pinned)
 
     async def _about_response(self, request: Request, reply: Reply, record: GatewayRecord, response_id: str) -> None:
         self.drain.check()
@@ -80,8 +88,8 @@ class Door(RequestHandler[GatewayRecord]):
         kept = await self._responses.of_path(request, response_id)
         record.service = kept.match.service.key
         reply.close |= self.drain.draining
-        own = pairs(self._own_headers(record))
-        await self._forwarding.forward(request, reply, record, kept.match, own, pinned=kept.replica)
+        own, shown = pairs(self._own_headers(record)), pairs(self._for_pages(request))
+        await self._forwarding.forward(request, reply, record, kept.match, own, shown, pinned=kept.replica)
 
     def _check_complete(self) -> None:
         if not self._view.complete:
@@ -101,25 +109,50 @@ class Door(RequestHandler[GatewayRecord]):
         catalog = self._fleet.catalog
         if path == MODELS:
             self._check_complete()
-            self._send_json(reply, record, {"object": "list", "data": catalog.listed()})
+            self._send_json(request, reply, record, {"object": "list", "data": catalog.listed()})
         elif path.startswith(f"{MODELS}/"):
             self._check_complete()
             name = path.removeprefix(f"{MODELS}/")  # it may contain slashes, which were encoded or not
-            self._send_json(reply, record, model_object(name, catalog.find(name)))
+            self._send_json(request, reply, record, model_object(name, catalog.find(name)))
         elif path in _HEALTH:
             self.drain.check()
-            self._send_json(reply, record, {"status": "ok"})
+            self._send_json(request, reply, record, {"status": "ok"})
         else:
             raise _no_route(request.method, path)
 
-    def _send_json(self, reply: Reply, record: GatewayRecord, document: object) -> None:
-        self._send(reply, record, "application/json", json.dumps(document).encode())
+    async def _preflight(self, request: Request, reply: Reply, record: GatewayRecord) -> None:
+        """Answer a browser's question whether a page may send a request. It says nothing of the services."""
+        await request.read()
+        allowed = self._origins.preflight(request.headers, _METHODS)
+        if not allowed:
+            message = "no page of this origin may use the gateway: name the origin in its --allowed-origins"
+            raise Refusal(RequestOutcome.BAD_REQUEST, f"{message} (gateway.allowedOrigins of the chart)", status=403)
+        record.outcome, record.status = RequestOutcome.COMPLETED, 200
+        reply.close |= self.drain.draining
+        reply.send(200, [*pairs(self._own_headers(record)), *allowed], b"")
+
+    def _send_json(self, request: Request, reply: Reply, record: GatewayRecord, document: object) -> None:
+        self._send(request, reply, record, "application/json", json.dumps(document).encode())
 
     def _outcome_left(self, record: GatewayRecord) -> RequestOutcome:
         return RequestOutcome.COMPLETED if record.done and record.status < 400 else RequestOutcome.CLIENT_LEFT
 
+    def _allowed_origins(self) -> AllowedOrigins:
+        return self._origins
+
     def _own_headers(self, record: GatewayRecord) -> dict[str, str]:
         return {"X-Request-Id": record.id}
+
+
+async def in_turns(search: Search) -> ModelField:
+    """What is found, with a turn for everything else after each piece."""
+    while True:
+        try:
+            next(search)
+        except StopIteration as end:
+            found: ModelField = end.value
+            return found
+        await asyncio.sleep(0)
 
 
 def _no_route(method: str, path: str) -> Refusal:

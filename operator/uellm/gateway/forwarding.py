@@ -104,12 +104,14 @@ class Forwarding:
         record: GatewayRecord,
         match: Match,
         own: Pairs,
+        shown: Pairs = (),
         *,
         pinned: Replica | None = None,
     ) -> None:
-        """Send `request.body` to a replica and relay the answer, with the additional headers `own`. Raises Refusal.
+        """Send `request.body` to a replica and relay the answer. Raises Refusal.
 
-        `pinned`: the only replica that can answer it.
+        Both have the additional headers `own`; the answer has `shown` as well, in place of the replica's. `pinned`: the
+        only replica that can answer it.
         """
         service = match.service
         replicas = self._fleet.replicas(service.key)
@@ -129,7 +131,7 @@ class Forwarding:
             makes_response = record.route == RESPONSES and upstream.status == 200
             named = partial(self._remember, Holder(service.key, replica.name)) if makes_response else None
             tap = PassThrough(reply, lambda: replicas.began(replica, routed), named)
-            await Relay(reply, upstream, record, stall_s=self.stall_s, tap=tap).run(own)
+            await Relay(reply, upstream, record, stall_s=self.stall_s, tap=tap).run([*own, *shown])
             record.bytes_out += tap.passed_bytes
         finally:
             failed = record.outcome is RequestOutcome.ENGINE_LOST or failed_there(upstream)

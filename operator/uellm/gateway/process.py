@@ -23,6 +23,7 @@ from uellm.gateway.tls import Certificate
 from uellm.gateway.view import FleetView
 from uellm.http import Budget, RequestLimits, Server
 from uellm.pod_interface import LAME_DUCK_S
+from uellm.proxying.browsers import NO_ORIGIN, AllowedOrigins
 from uellm.proxying.drain import GRACE_S
 from uellm.proxying.metrics import Gauge
 from uellm.proxying.process import Address, Ending, prepare
@@ -44,6 +45,8 @@ class GatewayOptions:
     """Directory with API keys that every request needs, whatever the service."""
     tls: Path | None = None
     """Directory with `tls.crt` and `tls.key`."""
+    origins: AllowedOrigins = NO_ORIGIN
+    """Whose pages may use the gateway."""
     grace_s: float = GRACE_S
     lame_duck_s: float = LAME_DUCK_S
     limits: RequestLimits = field(default_factory=RequestLimits)
@@ -66,7 +69,16 @@ class Gateway(ServingProxy):
         self.forwarding = Forwarding(self.fleet, self.holding, self.figures, self.stored)
         self._certificate = None if options.tls is None else Certificate(options.tls)
         responses = ResponseRoutes(self.fleet, self.stored)
-        door = Door(self.fleet, self.view, self.forwarding, self.figures, self.drain, self._keys, responses)
+        door = Door(
+            self.fleet,
+            self.view,
+            self.forwarding,
+            self.figures,
+            self.drain,
+            self._keys,
+            responses,
+            options.origins,
+        )
         self.bodies = Budget()
         self._server = Server(
             door.handle,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from uellm.gateway.catalog import ServiceKey
 from uellm.proxying.faults import Faults
+from uellm.proxying.log_writer import DroppedLines
 from uellm.proxying.metrics import Counter, Gauge, Histogram, Metric
 from uellm.proxying.record import RequestRecord, milliseconds
 
@@ -81,6 +82,7 @@ class GatewayMetrics:
         )
         self.metrics: list[Metric] = [
             *(self.requests, self.retries, self.wanted, self.held, self.own, self.faults.counter),
+            DroppedLines("uellm_gateway_log_lines_dropped_total", ACCESS_LOG),
         ]
 
     def gauge(self, gauge: Gauge) -> None:

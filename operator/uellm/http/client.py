@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,9 @@ from uellm.http.upstream import EngineUnreachable, Upstream
 
 CONNECT_TIMEOUT_S = 10.0
 """Longer than a health check: an engine with a full backlog is silent, not gone."""
+
+SILENCE_PARTS = 5
+"""Parts of the time for a connection, each of which begins with a look at the network."""
 
 IDLE_S = 2.0
 """vLLM closes connections that were idle for 5 s; a request sent at that moment would be lost."""
@@ -165,7 +168,7 @@ class EnginePool:
     async def _connect(self) -> ClientConnection:
         loop, connection = asyncio.get_running_loop(), ClientConnection(self)
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with _silence(self._connect_timeout_s):
                 connected = await _first(await self._address.resolve(), self._dead_peer_s)
                 await loop.create_connection(lambda: connection, sock=connected)
         except (OSError, TimeoutError) as error:
@@ -180,6 +183,28 @@ class EnginePool:
         """Forget a connection that nobody waits for any more: uvloop closes it and does not tell it that it is lost."""
         connection.closed = True
         self.connections.discard(connection)
+
+
+@asynccontextmanager
+async def _silence(most_s: float) -> AsyncIterator[None]:
+    """`asyncio.timeout`, but a time in which our own loop stood still counts as no more than one of its parts.
+
+    After such a time alarms go off first, and only then is it seen what has come from the network meanwhile.
+    """
+    loop, part_s = asyncio.get_running_loop(), most_s / SILENCE_PARTS
+
+    def look(parts_left: int) -> None:
+        if parts_left:
+            alarms.append(loop.call_later(part_s, look, parts_left - 1))
+        else:
+            limit.reschedule(loop.time())
+
+    alarms = [loop.call_later(part_s, look, SILENCE_PARTS - 1)]
+    try:
+        async with asyncio.timeout(None) as limit:
+            yield
+    finally:
+        alarms[-1].cancel()
 
 
 def _connects_at_once(connecting: socket.socket, address: tuple[Any, ...]) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from uellm.http import Fault, Pairs, Reply, Request, pairs
+from uellm.proxying.browsers import AllowedOrigins
 from uellm.proxying.drain import Drain, stopping
 from uellm.proxying.faults import Faults
 from uellm.proxying.outcome import Refusal, RequestOutcome
@@ -15,10 +16,6 @@ from uellm.proxying.record import RequestRecord
 
 RecordT = TypeVar("RecordT", bound=RequestRecord)
 _Counted = TypeVar("_Counted", bound=RequestRecord, contravariant=True)
-
-
-_FOR_PAGES = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Retry-After, x-uellm-outcome"}
-"""With these a browser shows a refusal to the page that made the request. vLLM's answers allow every origin, too."""
 
 
 class RequestCounts(Protocol[_Counted]):
@@ -97,6 +94,10 @@ class RequestHandler(ABC, Generic[RecordT]):
     def _own_headers(self, record: RecordT) -> dict[str, str]:
         """The proxy's own headers of an answer."""
 
+    @abstractmethod
+    def _allowed_origins(self) -> AllowedOrigins:
+        """Whose pages may read the proxy's own answers."""
+
     def _begins(self, request: Request, record: RecordT) -> Callable[[RecordT], None] | None:
         """A request begins. Returns what to call once it was counted. Neither raises anything."""
         del request, record
@@ -107,19 +108,21 @@ class RequestHandler(ABC, Generic[RecordT]):
         del record
         return Refusal.of(fault)
 
-    def _send(self, reply: Reply, record: RecordT, content_type: str, body: bytes) -> None:
+    def _send(self, request: Request, reply: Reply, record: RecordT, content_type: str, body: bytes) -> None:
         """Send an answer of the proxy's own."""
         record.outcome, record.status, record.bytes_out = RequestOutcome.COMPLETED, 200, len(body)
         reply.close |= self.drain.draining
-        reply.send(200, pairs({"Content-Type": content_type} | self._own_headers(record)), body)
+        headers = {"Content-Type": content_type} | self._own_headers(record) | self._for_pages(request)
+        reply.send(200, pairs(headers), body)
+
+    def _for_pages(self, request: Request) -> dict[str, str]:
+        return self._allowed_origins().headers(request.headers) if "origin" in request.headers else {}
 
     def _refuse(self, refusal: Refusal, request: Request, reply: Reply, record: RecordT) -> None:
         body = refusal.body()
         record.outcome, record.status, record.bytes_out = refusal.outcome, refusal.status, len(body)
         reply.close |= refusal.closes or self.drain.draining
-        headers = self._own_headers(record) | refusal.headers()
-        if request.headers.get("origin") is not None:
-            headers |= _FOR_PAGES
+        headers = self._own_headers(record) | refusal.headers() | self._for_pages(request)
         reply.send(refusal.status, pairs(headers), body)
 
     def _fail(self, error: Exception, request: Request, reply: Reply, record: RecordT) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uellm.errors import BadInput
+from uellm.proxying.log_writer import LogWriter
 
 COLLECT_AFTER = 20_000
 """Objects more than before until the youngest generation is looked through; Python's own value is 700."""
@@ -77,11 +78,11 @@ class _JsonLine(logging.Formatter):
 
 
 def log_as_json(access_log: logging.Logger) -> None:
-    """Write the access log unchanged to standard output, everything else to standard error."""
-    general = logging.StreamHandler(sys.stderr)
+    """Write the access log unchanged to standard output, everything else to standard error. No line is waited for."""
+    general = LogWriter(sys.stderr, "stderr")
     general.setFormatter(_JsonLine())
     logging.basicConfig(level=logging.INFO, handlers=[general])
-    access = logging.StreamHandler(sys.stdout)
+    access = LogWriter(sys.stdout, "stdout")
     access.setFormatter(logging.Formatter("%(message)s"))
     access_log.addHandler(access)
     access_log.propagate = False

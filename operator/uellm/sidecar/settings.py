@@ -14,6 +14,7 @@ from uellm.api.running_report import RunningReport
 from uellm.api.sidecar_document import EngineTask, SidecarAdapter, SidecarHttp
 from uellm.errors import BadInput
 from uellm.http import RequestLimits
+from uellm.proxying.browsers import AllowedOrigins
 from uellm.proxying.keys import Keys
 from uellm.proxying.secrets import KeyDirectory
 from uellm.sidecar.config import ConfigFile, SidecarConfig, load_engine
@@ -59,6 +60,8 @@ class Settings:
     """Output lengths are predicted."""
     http: SidecarHttp
     """Connections and bodies."""
+    allowed_origins: AllowedOrigins
+    """Whose pages may read the sidecar's own answers."""
     uses_learned_model: bool
     """The learned model is asked as well; implies `predicts_lengths`."""
 
@@ -84,6 +87,7 @@ class Settings:
             keys=keys,
             predicts_lengths=predicts,
             http=config.http,
+            allowed_origins=AllowedOrigins(frozenset(config.http.allowed_origins), config.http.allow_credentials),
             uses_learned_model=predicts and config.prediction.learned,
         )
 

@@ -66,6 +66,7 @@ MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
         {
             "gateway": {
                 "namespaces": ["team-a", "team-b"],
+                "allowedOrigins": ["https://chat.example.com", "*"],
                 "tls": {"secretName": "certificate"},
                 "apiKeys": {"secretName": "keys"},
                 "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
@@ -568,6 +569,7 @@ def test_selectors_do_not_change_with_the_version(render: Render) -> None:
         ({"operator": {"enabled": False}, "gateway": {"enabled": False}}, "nothing is left to install"),
         ({"operator": {"gatewayNamespaces": ["Team_A"]}}, "gatewayNamespaces"),
         ({"gateway": {"namespaces": ["Team_A"]}}, "namespaces"),
+        ({"gateway": {"allowedOrigins": ["https://chat.example.com/"]}}, "allowedOrigins"),
         ({"gateway": {"httpRoute": {"enabled": True}}}, "parentRefs"),
     ],
 )
@@ -769,6 +771,10 @@ def test_a_gateway_of_some_namespaces_has_rights_there_alone(render: Render) -> 
     assert not [b for b in of_kind(objects, "ClusterRoleBinding") if b["metadata"]["name"] == "uellm-gateway"]
     args = named(objects, "Deployment", "uellm-gateway")["spec"]["template"]["spec"]["containers"][0]["args"]
     assert {"--namespace=team-a", "--namespace=team-b"} <= set(args)
+    assert [arg for arg in args if "origin" in arg] == [
+        "--allowed-origins=https://chat.example.com",
+        "--allowed-origins=*",
+    ]
 
 
 def test_a_release_without_the_operator_is_a_gateway_and_nothing_else(render: Render) -> None:

@@ -57,6 +57,14 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path, monkeypatch, capsys, file
     assert capsys.readouterr().err.splitlines()[-1] == f"uellm gateway: {message}"
 
 
+@pytest.mark.parametrize("origin", ["https://chat.example.com/", "chat.example.com", "https://Chat.example.com", ""])
+def test_an_origin_that_no_browser_would_send_is_refused(capsys, origin) -> None:
+    command = ["gateway", "--listen", "127.0.0.1:0", "--allowed-origins", "*", f"--allowed-origins={origin}"]
+    assert main(command) == 2
+    message = "is no origin: give scheme, host and port in lower case, such as https://chat.example.com, or *"
+    assert capsys.readouterr().err.splitlines()[-1] == f"uellm gateway: --allowed-origins: {origin!r} {message}"
+
+
 def test_a_certificate_that_cannot_be_used_is_named(tmp_path, capsys) -> None:
     (tmp_path / "services.yaml").write_text("services: []")
     command = ["gateway", "--listen", "127.0.0.1:0", "--static", str(tmp_path / "services.yaml"), "--tls", "/nowhere"]

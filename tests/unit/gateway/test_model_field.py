@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uellm.gateway.model_field import model_field
+from uellm.gateway import model_field as model_field_module
+from uellm.gateway.door import in_turns
+from uellm.gateway.model_field import PIECE_BYTES, ModelField
+from uellm.gateway.model_field import model_field as searched
 from uellm.proxying.outcome import Refusal
 
 JSON = "application/json"
 FORM = 'multipart/form-data; boundary="b0"'
+
+
+def pieces_and_field(kind: str | None, body: bytes) -> tuple[int, ModelField]:
+    search, pieces = searched(kind, body), 1
+    while True:
+        try:
+            next(search)
+        except StopIteration as end:
+            return pieces, end.value
+        pieces += 1
+
+
+def model_field(kind: str | None, body: bytes) -> ModelField:
+    return pieces_and_field(kind, body)[1]
+
+
+def found_or_refused(kind: str, body: bytes) -> ModelField | str:
+    try:
+        return model_field(kind, body)
+    except Refusal as refusal:
+        return refusal.message
 
 
 def form(*parts: tuple[str, bytes]) -> bytes:
@@ -118,6 +144,50 @@ def test_many_short_values_are_skipped_at_once(value: bytes) -> None:
     assert model_field(JSON, body).name == "a"
 
 
+LONG = PIECE_BYTES * 20
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'"' + b"A" * LONG + b'"',
+        b'"' + b'word \\" ' * (LONG // 8) + b'"',
+        b'"' + b"\\\\" * (LONG // 2) + b'"',
+        b"[" + b"100000, " * (LONG // 8) + b"1]",
+        b"[" + b'{"role":"user","content":[{"type":"text","text":"model"}]},' * (LONG // 60) + b'"model"]',
+        b"[" * 4000 + b"]" * 4000,
+    ],
+    ids=["base64", "escapes", "backslashes", "token ids", "conversation", "nested deeply"],
+)
+@pytest.mark.parametrize("behind", [True, False])
+def test_a_long_body_is_looked_at_in_pieces(value: bytes, behind: bool) -> None:
+    body = b'{"x":' + value + b',"model":"a"}' if behind else b'{"model":"a","x":' + value + b"}"
+    pieces, field = pieces_and_field(JSON, body)
+    assert (field.name, body[field.start : field.end]) == ("a", b'"a"')
+    assert pieces >= (19 if len(value) > LONG // 2 else 5)
+
+
+def test_a_long_form_is_looked_at_in_pieces() -> None:
+    body = form(('name="file"', b"\r\n--b" * (LONG // 5)), ('name="model"', b"whisper"))
+    pieces, field = pieces_and_field(FORM, body)
+    assert field.name == "whisper"
+    assert pieces >= 19
+
+
+@given(
+    st.dictionaries(st.sampled_from(["model", "x", "a model", 'mod"el', "models"]), VALUES, min_size=1, max_size=5),
+    st.integers(1, 30),
+    st.booleans(),
+)
+def test_where_a_piece_ends_makes_no_difference(document: dict[str, object], piece: int, in_form: bool) -> None:
+    kind, body = JSON, json.dumps(document).encode()
+    if in_form:
+        kind, body = FORM, form(*((f'name="{name}"', json.dumps(value).encode()) for name, value in document.items()))
+    whole = found_or_refused(kind, body)
+    with patch.object(model_field_module, "PIECE_BYTES", piece):
+        assert found_or_refused(kind, body) == whole
+
+
 @pytest.mark.parametrize(
     ("head", "content"),
     [
@@ -165,3 +235,20 @@ def test_a_form_without_exactly_one_name_is_refused_with_the_reason(body: bytes,
 def test_a_form_needs_a_boundary() -> None:
     with pytest.raises(Refusal, match="the form has no boundary"):
         model_field("multipart/form-data", b"")
+
+
+async def test_everything_else_has_a_turn_after_each_piece() -> None:
+    body = b'{"x":"' + b"A" * LONG + b'","model":"a"}'
+    pieces, field = pieces_and_field(JSON, body)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(other())
+    assert await in_turns(searched(JSON, body)) == field
+    beside.cancel()
+    assert turns >= pieces - 1

@@ -394,12 +394,32 @@ async def test_counters_end_in_total_and_nothing_else_does(engine, harness):
     assert {name for name, kind in kinds.items() if (kind == "counter") != name.endswith("_total")} == set()
 
 
-async def test_a_page_in_a_browser_may_read_why_it_was_refused(harness):
-    async with harness.post(x_slo_class="nope", Origin="http://app") as response:
-        assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (400, "*")
-        assert "Retry-After" in response.headers["Access-Control-Expose-Headers"]
-    async with harness.post(x_slo_class="nope") as response:
-        assert "Access-Control-Allow-Origin" not in response.headers
+@pytest.mark.parametrize(
+    ("http", "origin", "allowed"),
+    [
+        ({}, "http://app", None),
+        ({"allowedOrigins": ["http://app"]}, "http://app", ("http://app", None)),
+        ({"allowedOrigins": ["http://app"]}, "http://evil", None),
+        ({"allowedOrigins": ["http://app"]}, None, None),
+        ({"allowedOrigins": ["*"]}, "http://any", ("*", None)),
+        ({"allowedOrigins": ["*"]}, "http://\u00fc", None),
+        ({"allowedOrigins": ["*"], "allowCredentials": True}, "http://any", ("http://any", "true")),
+    ],
+)
+async def test_a_page_in_a_browser_may_read_why_it_was_refused_if_its_origin_is_allowed(launch, http, origin, allowed):
+    harness = await launch({"classes": [], "http": http})
+    async with harness.post(x_slo_class="nope", **({"Origin": origin} if origin else {})) as response:
+        assert response.status == 400
+        found = [response.headers.get(f"Access-Control-Allow-{name}") for name in ("Origin", "Credentials")]
+        assert found == list(allowed or (None, None))
+        assert ("Retry-After" in response.headers.get("Access-Control-Expose-Headers", "")) == (allowed is not None)
+
+
+async def test_a_browsers_question_is_answered_by_the_engine(engine, harness):
+    asked = {"Origin": "http://app", "Access-Control-Request-Method": "POST"}
+    async with harness.client.options(harness.url("/v1/chat/completions"), headers=asked) as response:
+        await response.read()
+    assert [call.method for call in engine.received] == ["OPTIONS"]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 20])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from uellm.http import EngineAddress, EngineLost, EnginePool, EngineUnreachable, client
+from uellm.http.loop import factory
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -173,6 +177,51 @@ async def test_a_truncated_body_is_delivered_up_to_the_break_and_then_fails(upst
 async def test_where_nobody_listens_nothing_was_sent(free_port):
     with pytest.raises(EngineUnreachable):
         await got(EnginePool(EngineAddress("127.0.0.1", free_port)))
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port whose connections are never taken, with a full backlog, so that further ones get no answer."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield listening.getsockname()[1]
+
+
+async def test_where_nobody_answers_a_connection_is_waited_for_up_to_its_time(silent_port):
+    pool = EnginePool(EngineAddress("127.0.0.1", silent_port), connect_timeout_s=0.1)
+    began_s = asyncio.get_running_loop().time()
+    with pytest.raises(EngineUnreachable, match="TimeoutError"):
+        await got(pool)
+    assert asyncio.get_running_loop().time() - began_s >= 0.09
+    assert pool.connections == set()
+
+
+def stand_still(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, factory()], ids=["asyncio", "installed"])
+def test_while_our_own_loop_stands_still_no_server_counts_as_silent(loop_factory, monkeypatch):
+    monkeypatch.setattr(client, "_connects_at_once", lambda connecting, address: False)
+
+    async def during_a_stall() -> tuple[int, bytes]:
+        server = Upstream()
+        async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            pool = EnginePool(EngineAddress("127.0.0.1", port), connect_timeout_s=0.2)
+            asking = asyncio.create_task(got(pool))
+            await asyncio.sleep(0)  # it has begun to connect
+            stand_still(0.5)
+            answer = await asking
+            pool.close()
+            return answer
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(during_a_stall()) == (200, b"ok")
 
 
 async def test_a_name_is_resolved_and_each_of_its_addresses_tried(upstream):

@@ -34,7 +34,7 @@ def after(keys: Path) -> dict[str, Any]:
         "prediction": {"learned": True},
         "auth": {"keysDirectory": str(keys)},
         "allowedRoutes": ["/sleep"],
-        "http": {"idleTimeout": "9s"},
+        "http": {"idleTimeout": "9s", "allowedOrigins": ["https://a"]},
     }
 
 

@@ -19,6 +19,7 @@ from uellm.api.sidecar_document import (
 )
 from uellm.pod_interface import SIDECAR_FILE
 from uellm.reconcile.children.desired_state import DesiredState
+from uellm.reconcile.children.engine_origins import engine_origins
 from uellm.reconcile.names import child_metadata, config_name
 
 
@@ -55,7 +56,9 @@ def sidecar_document(service: LLMService, told: ToldAdapters = NO_ADAPTERS) -> S
         service=f"{service.namespace}/{service.name}",
         adapters=told.adapters,
         revision_adapters=told.of_revisions,
-        http=SidecarHttp.model_validate(spec.http.model_dump(by_alias=True, exclude_defaults=True, mode="json")),
+        http=SidecarHttp.model_validate(
+            spec.http.model_dump(by_alias=True, exclude_defaults=True, mode="json") | engine_origins(spec.engine.args)
+        ),
     )
 
 

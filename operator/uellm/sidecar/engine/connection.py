@@ -20,7 +20,6 @@ HEALTH_TIMEOUT_S = 5.0
 METRICS_TIMEOUT_S = 2.0
 SILENCES_UNTIL_UNHEALTHY = 3
 _JSON: Pairs = ((b"Accept", b"application/json"),)
-_JSON: Pairs = ((b"Accept", b"application/json"),)
 
 
 class EngineHealth(StrEnum):

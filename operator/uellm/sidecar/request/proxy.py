@@ -8,6 +8,7 @@ from functools import partial
 
 from uellm.api.attainment_report import AttainmentReport, LoadMeasurement, StepMeasurement
 from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
+from uellm.proxying.browsers import AllowedOrigins
 from uellm.proxying.drain import Drain
 from uellm.proxying.handler import RequestHandler, now_s
 from uellm.proxying.keys import key_of
@@ -137,7 +138,7 @@ class Proxy(RequestHandler[Record]):
         settings.keys.check(request.method, path, key_of(headers))
         way = way_of(request.method, path, settings.allowed_routes)
         if way is Way.METRICS:
-            self._send(reply, record, CONTENT_TYPE, (await self.metrics()).encode())
+            self._send(request, reply, record, CONTENT_TYPE, (await self.metrics()).encode())
             return
         if not kept_id(request.method, path):  # what the drain waits for may be asked for
             self.drain.check()
@@ -249,6 +250,9 @@ class Proxy(RequestHandler[Record]):
         if record.done:
             return of_engine_status(record.failed_status or record.status)
         return RequestOutcome.CLIENT_LEFT
+
+    def _allowed_origins(self) -> AllowedOrigins:
+        return self._settings.current.allowed_origins
 
     def _own_headers(self, record: Record) -> dict[str, str]:
         headers = {"X-Request-Id": record.id}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from uellm.proxying.faults import Faults
+from uellm.proxying.log_writer import DroppedLines
 from uellm.proxying.metrics import (
     FINE_SECONDS_BUCKETS,
     Counter,
@@ -16,7 +17,7 @@ from uellm.proxying.metrics import (
     NamedFigures,
 )
 from uellm.proxying.outcome import RequestOutcome
-from uellm.sidecar.telemetry.access_log import Record, write
+from uellm.sidecar.telemetry.access_log import ACCESS_LOG, Record, write
 from uellm.sidecar.telemetry.attainment import CLIENTS_OWN, Attainment, missed
 from uellm.sidecar.telemetry.help_texts import COUNTERS
 
@@ -114,7 +115,7 @@ class SidecarMetrics:
                 self.prompt_tokens,
             ),
             *(self.queue, self.ttft, self.tpot, self.end_to_end, self.prediction, self.reloads),
-            *(self.unjudged, self.faults.counter),
+            *(self.unjudged, self.faults.counter, DroppedLines("uellm_log_lines_dropped_total", ACCESS_LOG)),
         ]
 
     def gauge(self, name: str, text: str, read: Callable[[], float | Mapping[Labels, float]], *labels: str) -> None:
