@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from uellm.errors import UellmError
-from uellm.kube.slots import Priority, requests
+from uellm.kube.slots import Priority, writes
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class DirtyQueue(Generic[K]):
             went_first = self._schedule.went_first
             self._observer.waited(self._schedule.waited_s)
             self._wake()
-            with requests(Priority.URGENT if went_first else Priority.ORDINARY):
+            with writes(Priority.URGENT if went_first else Priority.ORDINARY):
                 await self._work(key)
 
     def _wake(self) -> None:

@@ -1,8 +1,7 @@
 """The only writer. It checks names and tries the Deployment, then writes what differs, the status before the rest.
 
 The status goes first because it holds the plan: a decision is on record before anything follows from it. So an operator
-that dies between two writes is continued by the next one. Where the decision is on record already, the children go
-first.
+that dies between two writes is continued by the next one.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ of an object does not replace a newer one.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -76,7 +75,7 @@ class Cache:
         self._helper_pods = {label: defaultdict(dict) for label in _HELPER_LABELS}
         self._configmaps: defaultdict[Key, dict[str, Stored]] = defaultdict(dict)
         self._parsed: dict[Key, tuple[bytes, Any]] = {}
-        """A digest of what services were parsed from, and to what; their status changes far more often."""
+        """What services were parsed from and to; their status changes far more often."""
         self._claim_templates: defaultdict[Key, dict[str, Stored]] = defaultdict(dict)
         self._claim_index = ClaimIndex()
         self._profiled: dict[str, ProfiledNode] = {}
@@ -187,8 +186,7 @@ class Cache:
         """A service that exists, parsed. It is parsed again only when its spec or its annotations have changed."""
         document = self._objects[LLMSERVICE][key.namespace, key.name].object
         metadata = document["metadata"]
-        text = msgspec.json.encode((metadata.get("uid"), metadata.get("annotations"), document["spec"]))
-        source = hashlib.blake2b(text, digest_size=16).digest()
+        source = msgspec.json.encode((metadata.get("uid"), metadata.get("annotations"), document["spec"]))
         known = self._parsed.get(key)
         if known is None or known[0] != source:
             known = self._parsed[key] = (source, parse(document))

@@ -48,8 +48,6 @@ from uellm.reconcile.surges import Surges
 
 # A raised quota or a changed admission policy causes no event on our watches.
 REFUSED_RECHECK_S = 60.0
-ASK_SOON_S = 1.0
-"""After the first pass over a changed spec, which asks nothing about the pods: a person waits for what it writes."""
 
 
 def utc_now() -> datetime:
@@ -127,8 +125,13 @@ class Reconciler:
             self._scalings.forget(key)
             self._surges.forget(key)
             return None
-        ask_in_s = ASK_SOON_S if _is_of_an_edit(observed) else await self._ask(observed)
+        report_in_s = await self._collectors.placements.refresh(observed.engines)
+        scales = bounds_of(observed.document["spec"]) is not None
+        measure_in_s = await self._collectors.measurements.refresh(observed.engines, EVERY_S if scales else math.inf)
         now = self._clock()
+        queue_in_s = await self._queue_words.refresh(key, observed.pods, now)
+        helpers = (*observed.inspection_pods, *observed.download_pods)
+        ask_in_s = await self._kubelet_events.refresh(key, (*observed.pods, *helpers), now)
         observed = dataclasses.replace(
             observed,
             reports=self._collectors.placements.of(observed.pods),
@@ -159,19 +162,8 @@ class Reconciler:
         if recheck_s == 0.0:
             return recheck_s
         look_in_s = FRESH_S if observed.pool_labels else None
-        due_s = (recheck_s, scale_in_s, ask_in_s, inspect_in_s, download_in_s, look_in_s)
-        return min(filter(None, due_s), default=None)
-
-    async def _ask(self, observed: Observed) -> float | None:
-        """Ask sidecars and API server about the pods. Returns after how many seconds to ask again."""
-        report_in_s = await self._collectors.placements.refresh(observed.engines)
-        scales = bounds_of(observed.document["spec"]) is not None
-        measure_in_s = await self._collectors.measurements.refresh(observed.engines, EVERY_S if scales else math.inf)
-        now = self._clock()
-        queue_in_s = await self._queue_words.refresh(observed.key, observed.pods, now)
-        helpers = (*observed.inspection_pods, *observed.download_pods)
-        events_in_s = await self._kubelet_events.refresh(observed.key, (*observed.pods, *helpers), now)
-        return min(filter(None, (report_in_s, measure_in_s, queue_in_s, events_in_s)), default=None)
+        asked_s = (report_in_s, measure_in_s, ask_in_s, queue_in_s, inspect_in_s, download_in_s, look_in_s)
+        return min(filter(None, (recheck_s, scale_in_s, *asked_s)), default=None)
 
     async def _still_settled(self, observed: Observed, planned: Planned, now: datetime) -> float | None:
         """Seconds until the next pass, if this one has nothing to do but to ask the pods what they run with."""
@@ -188,11 +180,6 @@ class Reconciler:
     async def _carry_out(self, observed: Observed, planned: Planned, now: datetime) -> float | None:
         deferred_s = self._planning.pods_deferred_s(observed, now)
         writable = await self._writable(observed, planned) if deferred_s is None else _Writable()
-        left = writable.manifests
-        if _is_on_record(observed, planned.choice.plan, writable.wanted):
-            # A person who scales waits for these.
-            await self._write_children(observed, left)
-            left = ()
         confirm_in_s = None
         if writable.wanted is not None:
             confirm_in_s = await self._collectors.running.refresh(observed.engines, writable.wanted)
@@ -219,7 +206,8 @@ class Reconciler:
         if observed.service is not None:
             marked = marks_to_lift(observed.service, living(observed.pods))
             await self._applier.lift_marks(observed, marked)
-        await self._write_children(observed, left)
+        await mark_least_busy(observed, writable.manifests, self._collectors.measurements, self._applier)
+        await self._applier.write_children(observed, writable.manifests)
         for kind in writable.surplus:
             await self._applier.delete(kind, observed.children[kind])
         await self._clear_up(observed, writable)
@@ -241,10 +229,6 @@ class Reconciler:
         if deferred_s is None:
             self._settled.put(SettledPass(observed, planned, writable.wanted, holds_until(now, recheck_s)))
         return recheck_s
-
-    async def _write_children(self, observed: Observed, manifests: Sequence[Manifest]) -> None:
-        await mark_least_busy(observed, manifests, self._collectors.measurements, self._applier)
-        await self._applier.write_children(observed, manifests)
 
     async def _writable(self, observed: Observed, planned: Planned) -> _Writable:
         """The children to write; where they are refused, those that may be written all the same, and the reason."""
@@ -310,19 +294,6 @@ class Reconciler:
                 if (template := observed.claim_templates.get(configmap["metadata"]["name"])) is not None:
                     await self._applier.delete(RESOURCECLAIMTEMPLATE, template)
                 await self._applier.delete(CONFIGMAP, configmap)
-
-
-def _is_of_an_edit(observed: Observed) -> bool:
-    """Whether a person has changed the spec since the last pass, and pods may be there."""
-    return observed.deployment is not None and observed.status.get("observedGeneration") != observed.generation
-
-
-def _is_on_record(observed: Observed, plan: Plan | None, wanted: WantedConfig | None) -> bool:
-    """Whether all that the children follow from is in the service's status already."""
-    if plan is None or wanted is None or plan != observed.incumbent:
-        return False
-    chosen = None if observed.scaling is None else observed.scaling.to_dict()
-    return wanted.revision == observed.status.get("revision") and chosen == observed.status.get("autoscaling")
 
 
 def _wanted(revision: str, desired: DesiredState) -> WantedConfig:

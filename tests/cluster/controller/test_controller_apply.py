@@ -134,41 +134,6 @@ async def test_scaling_changes_the_number_and_not_the_pods(operator, service, gp
     assert after["template"] == before["template"]
 
 
-async def test_a_plan_is_on_record_before_its_children_and_a_number_of_replicas_goes_ahead(operator, service, gpu_node):
-    await gpu_node([24 * GIB, 24 * GIB])
-    llama = await service()
-    watching = operator()
-    assert (await watching.step("llama"))[0] == "status LLMService"
-    await watching.settle("llama")
-    await llama.change(lambda spec: spec.update(replicas=2))
-    written = await watching.step("llama")
-    assert written.index("apply Deployment") < written.index("status LLMService")
-    await watching.settle("llama")
-    await llama.change(lambda spec: spec.update(engine={"args": ["--seed=7"]}))
-    assert (await watching.step("llama"))[0] == "status LLMService"
-
-
-async def test_what_a_person_changed_is_written_before_anything_is_asked_about_the_pods(
-    operator, service, gpu_node, monkeypatch
-):
-    await gpu_node([24 * GIB, 24 * GIB])
-    llama = await service()
-    watching = operator()
-    await watching.settle("llama")
-    asked, ask = [], watching.reconciler._ask
-
-    async def noted(observed):
-        asked.append(observed.generation)
-        return await ask(observed)
-
-    monkeypatch.setattr(watching.reconciler, "_ask", noted)
-    await llama.change(lambda spec: spec.update(replicas=2))
-    assert "apply Deployment" in await watching.step("llama")
-    assert asked == []
-    await watching.step("llama")
-    assert asked == [2]
-
-
 async def test_suspending_removes_the_pods_and_keeps_the_plan(operator, service, gpu_node, kube, namespace, eventually):
     await gpu_node([24 * GIB])
     llama = await service(**BY_KWOK)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from uellm.kube.slots import Priority, Slots, requests
+from uellm.kube.slots import Priority, Slots, writes
 
 
 class World:
@@ -16,7 +16,7 @@ class World:
         self.ends = {}
 
     async def _write(self, name, priority):
-        with requests(priority):
+        with writes(priority):
             async with self.slots.slot():
                 self.open.append(name)
                 await self.ends[name].wait()
@@ -102,45 +102,3 @@ async def test_an_urgent_one_has_slots_besides_those_of_all_others(world):
     await world.end("urgent")
     await world.end("a")
     assert world.open == ["b", "next"]
-
-
-async def test_while_a_person_waits_one_of_all_the_others_is_open(world):
-    world.slots = Slots(3, urgent_besides=1)
-    await world.start("urgent", Priority.URGENT)
-    for name in "abcd":
-        await world.start(name)
-    assert world.open == ["urgent", "a"]
-    await world.end("a")
-    assert world.open == ["urgent", "b"]
-    await world.end("urgent")
-    assert world.open == ["b", "c", "d"]
-
-
-async def test_those_that_were_held_back_go_on_when_nobody_waits_any_more(world):
-    with requests(Priority.URGENT):
-        for name in "abc":
-            await world.start(name)
-        assert world.open == ["a"]
-    await asyncio.sleep(0)
-    assert world.open == ["a", "b"]
-
-
-async def test_they_are_held_back_until_the_last_person_has_what_she_waits_for(world):
-    with requests(Priority.URGENT):
-        with requests(Priority.URGENT):
-            await world.start("a")
-            await world.start("b")
-        await asyncio.sleep(0)
-        assert world.open == ["a"]
-
-
-async def test_urgent_ones_leave_no_slot_open_behind_them(world):
-    world.slots = Slots(2, urgent_besides=1)
-    for name in "abc":
-        await world.start(name, Priority.URGENT)
-    assert world.open == ["a", "b", "c"]
-    for name in "abc":
-        await world.end(name)
-    for name in "def":
-        await world.start(name)
-    assert world.open == ["d", "e"]

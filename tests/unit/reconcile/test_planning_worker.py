@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -83,9 +82,3 @@ async def test_the_worker_goes_on_after_a_timeout(worker, endless):
         worker(lambda *_: "answered")
         process._timeout_s = 10.0
         assert await process.answer(PlanningQuestion(Request())) == "answered"
-
-
-async def test_a_search_gives_way_to_the_event_loop():
-    with WorkerProcess() as process:
-        niceness = await process._run(os.getpriority, os.PRIO_PROCESS, 0)
-    assert niceness == min(19, os.getpriority(os.PRIO_PROCESS, 0) + module.NICENESS)

@@ -7,9 +7,7 @@ render     write the documents that the pods read
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
@@ -63,22 +61,6 @@ class PlanningAnswer:
     choice: Choice
     rendered: RenderedPlan | None = None
     """The chosen plan for its pods; None where no plan was chosen, or where it is yet to be rendered."""
-
-
-def with_shared_names(choice: Choice) -> Choice:
-    """The same choice with the names of nodes that others already have.
-
-    A plan names every node that it fits on, and each answer of a worker process brings those names anew: as texts of
-    its own they would be most of what is kept of a service's plan.
-    """
-    if choice.plan is None:
-        return choice
-    alternatives = tuple(replace(each, nodes=_shared(each.nodes)) for each in choice.plan.alternatives)
-    return choice._replace(plan=replace(choice.plan, nodes=_shared(choice.plan.nodes), alternatives=alternatives))
-
-
-def _shared(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(map(sys.intern, names))
 
 
 def answer(question: PlanningQuestion) -> PlanningAnswer:

@@ -26,7 +26,7 @@ from uellm.reconcile.engine_image import STOCK_ENGINE_IMAGE
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
-from uellm.reconcile.planning.answer import PlanningQuestion, with_shared_names
+from uellm.reconcile.planning.answer import PlanningQuestion
 from uellm.reconcile.planning.choose import Choice
 from uellm.reconcile.planning.deferral import Deferral
 from uellm.reconcile.planning.improve import may_improve
@@ -310,7 +310,7 @@ class Planning:
         seconds = time.monotonic() - start_s
         self._count(failure.reason if failure else "Planned", seconds)
         self._turns.record(observed.key, seconds)
-        choice, rendered = with_shared_names(answer.choice), answer.rendered
+        choice, rendered = answer.choice, answer.rendered
         if self.promises.may_take(observed, choice):
             self.promises.take(observed.key)
             return None

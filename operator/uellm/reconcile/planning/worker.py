@@ -27,8 +27,6 @@ from uellm.reconcile.rendered_plan import RenderedPlan
 logger = logging.getLogger(__name__)
 
 PLANNING_TIMEOUT_S = 120.0
-NICENESS = 5
-"""Of a worker process: searches give way to the event loop, and to the API server where both share a machine."""
 
 T = TypeVar("T")
 
@@ -95,7 +93,7 @@ class WorkerProcess:
         if self._pool is None:
             # Spawned, not forked: a fork would copy an event loop and open connections.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_start)
+            self._pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_end_with_parent)
         loop = asyncio.get_running_loop()
         delivered = False
         try:
@@ -162,14 +160,8 @@ def _no_fresh_plan(question: PlanningQuestion, failure: Obstacle) -> PlanningAns
     return PlanningAnswer(question.choice(Evaluation(None, failure)))
 
 
-def _start() -> None:
-    """Run at the worker's start."""
-    os.nice(NICENESS)
-    _end_with_parent()
-
-
 def _end_with_parent() -> None:
-    """It ends with the process that started it, even if that one is killed."""
+    """Run at the worker's start: it ends with the process that started it, even if that one is killed."""
 
     def wait() -> None:
         parent = multiprocessing.parent_process()
