@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 from uellm.gateway.catalog import Match, Service
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.replicas import Replica
-from uellm.gateway.stored import Asked, StoredResponses
+from uellm.gateway.stored import AskedReplica, StoredResponses
 from uellm.http import Pairs, Request
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.proxying.response_id import previous_id
@@ -21,7 +21,7 @@ from uellm.proxying.routes import MEANT_FOR
 _KEYS = frozenset((b"authorization", b"x-api-key"))
 
 
-class Kept(NamedTuple):
+class KeptResponse(NamedTuple):
     """A service, and its replica that keeps a response."""
 
     match: Match
@@ -49,7 +49,7 @@ class ResponseRoutes:
         found = await self._stored.search(response_id, self._asked(request, service, named=True))
         return None if found is None else found.replica
 
-    async def of_path(self, request: Request, response_id: str) -> Kept:
+    async def of_path(self, request: Request, response_id: str) -> KeptResponse:
         """The replica that keeps the response of that id. Raises Refusal: none that may be asked does."""
         known = self._known(response_id)
         if known is not None:
@@ -62,21 +62,21 @@ class ResponseRoutes:
         asked = [each for service in services for each in self._asked(request, service, named=named)]
         found = await self._stored.search(response_id, asked)
         if found is not None and (service := self._fleet.catalog.services.get(found.service)) is not None:
-            return Kept(_match(service), found.replica)
+            return KeptResponse(_match(service), found.replica)
         message = f"Response with id '{response_id}' not found: it ends with the replica that made it."
         if not named:
             message += " If its service has API keys, name its model: send the request with ?model=NAME"
         raise Refusal(RequestOutcome.BAD_REQUEST, message, status=404)
 
-    def _known(self, response_id: str) -> Kept | None:
+    def _known(self, response_id: str) -> KeptResponse | None:
         holder = self._stored.holder(response_id)
         service = None if holder is None else self._fleet.catalog.services.get(holder.service)
         if holder is None or service is None:
             return None
         replica = self._fleet.replicas(service.key).named(holder.replica)
-        return None if replica is None else Kept(_match(service), replica)
+        return None if replica is None else KeptResponse(_match(service), replica)
 
-    def _asked(self, request: Request, service: Service, *, named: bool) -> Iterable[Asked]:
+    def _asked(self, request: Request, service: Service, *, named: bool) -> Iterable[AskedReplica]:
         """The replicas of a service that may be asked. A service of a file may have keys that we do not know of."""
         keyless = service.uid and service.keys_secret is None
         if not named and not keyless:
@@ -84,7 +84,7 @@ class ResponseRoutes:
         key = [field for field in request.headers.raw if field[0].lower() in _KEYS] if named else []
         meant: Pairs = [(MEANT_FOR.encode(), str(service.key).encode())] if service.uid else []
         for replica in self._fleet.replicas(service.key).all:
-            yield Asked(service.key, replica, [*key, *meant])
+            yield AskedReplica(service.key, replica, [*key, *meant])
 
 
 def _match(service: Service) -> Match:

@@ -31,7 +31,7 @@ class Holder(NamedTuple):
     replica: str
 
 
-class Asked(NamedTuple):
+class AskedReplica(NamedTuple):
     """A replica that may have a response, and the headers that it is asked with."""
 
     service: ServiceKey
@@ -64,7 +64,7 @@ class StoredResponses:
             self._holders.move_to_end(response_id)
         return found
 
-    async def search(self, response_id: str, asked: Iterable[Asked]) -> Asked | None:
+    async def search(self, response_id: str, asked: Iterable[AskedReplica]) -> AskedReplica | None:
         """Ask all of these at once; the first that has it. None: none does, or none of the first `MOST_ASKED`."""
         async with self._searches:
             asking = [asyncio.create_task(_has(each, response_id)) for each in islice(asked, MOST_ASKED)]
@@ -79,7 +79,7 @@ class StoredResponses:
         return None
 
 
-async def _has(asked: Asked, response_id: str) -> Asked | None:
+async def _has(asked: AskedReplica, response_id: str) -> AskedReplica | None:
     try:
         async with asyncio.timeout(ASK_S):
             upstream = await asked.replica.pool.send("GET", f"{RESPONSES}/{response_id}".encode(), asked.headers, b"")
