@@ -6,7 +6,7 @@
                       CPU time of the proxy's process for one event
     stream of N       32 clients, one streamed chat of N events after the other, an event each 10 ms: CPU time for one
     whole answer of N the same chats; the sidecar's clients ask for whole answers, which the sidecar asks for as
-                      streams and puts together. nginx relays the same events as streams
+                      streams, most of them in batches of eight tokens, and puts together. nginx relays streams of N
     short             256 clients, one short answer after the other: CPU time for one. nginx relays whole answers here,
                       the sidecar streams of one event
     first byte        256 streams of 20 to 60 events, one after the other: time to the first byte of the body

@@ -5,7 +5,8 @@
 /v1/chat/completions?ends   a stream of 20 to 60 events, in the end the finish reason and, where asked for, the usage
 /v1/embeddings              no answer at all
 ROUTE?play=NAME             a stream without end as real vLLM sent it on that route (tests/data/recorded-streams.json)
-/v1/chat/completions?events=N   a recorded chat of N events, one each 10 ms; whole where no stream is asked for
+/v1/chat/completions?events=N   a recorded chat of N events, one each 10 ms; whole where no stream is asked for; in
+                            batches of eight tokens where the request has a `stream_interval`
 /health, /metrics           as vLLM answers them
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from uellm.http.loop import run
+from uellm.sidecar.wire.call import BATCH_TOKENS
 
 RECORDED: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "tests/data/recorded-streams.json").read_text()
@@ -121,21 +123,33 @@ class Engine(asyncio.Protocol):
         self.again(_chunk(chunks[middle].encode()), random.random() * INTERVAL_S)
 
     def exchange(self, events: int, body: bytes) -> None:
-        if not json.loads(body).get("stream"):
+        asked = json.loads(body)
+        if not asked.get("stream"):
             self.transport.write(WHOLE_HEAD + WHOLE)
+            return
+        self.transport.write(_STREAM)
+        if "stream_interval" in asked:
+            self.exchange_batches(events)
             return
         first, *middle = RECORDED["chat"]["chunks"][:-2]
         last = RECORDED["chat-usage" if b"include_usage" in body else "chat"]["chunks"][len(middle) + 1 :]
         pieces = [first, *(middle[number % len(middle)] for number in range(events - 2))]
         self.pieces = [_chunk(text.encode()) for text in pieces]
         self.pieces.append(b"".join(_chunk(text.encode()) for text in last) + b"0\r\n\r\n")
-        self.transport.write(_STREAM)
         self.next_piece()
 
-    def next_piece(self) -> None:
+    def exchange_batches(self, events: int) -> None:
+        """The same chat as vLLM sends it in batches of tokens: role and first token at once, then eight each 80 ms."""
+        role, first, batch, *last = RECORDED["chat-batched"]["chunks"]
+        self.pieces = [_chunk(role.encode()) + _chunk(first.encode())]
+        self.pieces += [_chunk(batch.encode())] * ((events - 3) // BATCH_TOKENS)
+        self.pieces.append(b"".join(_chunk(text.encode()) for text in last) + b"0\r\n\r\n")
+        self.next_piece((events - 1) / len(self.pieces) * SHORT_INTERVAL_S)
+
+    def next_piece(self, interval_s: float = SHORT_INTERVAL_S) -> None:
         self.transport.write(self.pieces.pop(0))
         if self.pieces:
-            self.timer = self.loop.call_later(SHORT_INTERVAL_S, self.next_piece)
+            self.timer = self.loop.call_later(interval_s, self.next_piece, interval_s)
 
     def again(self, piece: bytes, delay_s: float = INTERVAL_S) -> None:
         self.timer = self.loop.call_later(delay_s, self.once_more, piece)

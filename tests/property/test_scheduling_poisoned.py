@@ -166,7 +166,8 @@ class Engine:
             self.told(running.ticket)
             if not running.output_left:
                 self._running.remove(running)
-                self.core.on_finish(running.ticket, self.now_s)
+                events = max(running.ticket.events, 1)
+                self.core.on_finish(running.ticket, self.now_s, events, events)
                 self.ended.append(running.ticket)
                 self.counted(self._prompts[running.ticket])
 
@@ -175,7 +176,7 @@ class Engine:
         if ticket.first_token_s is None:
             self.core.on_first_token(ticket, self.now_s)
         else:
-            self.core.on_tokens(ticket, ticket.tokens + 1, self.now_s)
+            self.core.on_events(ticket, max(ticket.events, 1) + 1, self.now_s)
 
     def drop_all(self) -> None:
         """The process dies with all its requests."""
@@ -297,6 +298,15 @@ def learnt(**wrong: float) -> Poison:
     return poison
 
 
+def tokens_of_events(times: float) -> Poison:
+    """As after thousands of events of an engine that speculated."""
+
+    def poison(engine: Engine) -> None:
+        engine.core._view.events.add(times * 9000, 9000)
+
+    return poison
+
+
 POISONS: dict[str, Poison] = {
     "nothing": lambda _engine: None,
     "late first tokens, 126": late_first_tokens(126),
@@ -320,6 +330,7 @@ POISONS: dict[str, Poison] = {
     "prompts learnt as fast": learnt(prefill_factor=0.02),
     "steps learnt as slow": learnt(decode_factor=50.0),
     "steps learnt as fast": learnt(decode_factor=0.02),
+    "events learnt to have many tokens": tokens_of_events(32.0),
     "gaps learnt as long": learnt(gap_s=5.0, recent_gap_s=5.0),
     "all learnt as slow": learnt(prefill_factor=50.0, decode_factor=50.0, gap_s=5.0, recent_gap_s=5.0),
 }

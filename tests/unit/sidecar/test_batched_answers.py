@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +301,52 @@ def test_an_engine_that_speculates_no_longer_is_learned_anew():
     assert replay.core.figures()["tokens_an_event"] == pytest.approx(1, rel=0.15)
     replay.core._view.on_restart()
     assert replay.core.figures()["tokens_an_event"] == 1
+
+
+def test_a_stream_goes_on_where_an_event_is_learned_to_have_fewer_tokens():
+    replay = Speculating(4)
+    long_one = replay.submit(may_batch=False)
+    for _ in range(300):
+        replay.step()
+    seen = [long_one.tokens]
+    for replay.each in (4, 1, 4, 1):
+        other = replay.submit(may_batch=False)
+        for _ in range(400):
+            replay.step()
+            seen.append(long_one.tokens)
+        replay.end(other)
+    assert replay.core.figures()["tokens_an_event"] > 1.5
+    assert all(after > before for before, after in pairwise(seen))
+
+
+def test_streams_that_leave_out_events_teach_nothing_and_measure_nothing_beside_others():
+    replay = Speculating(1)
+    sparse = [Ticket(Targets("none"), 0.0, 10, each_step=False) for _ in range(3)]
+    for ticket in sparse:
+        replay.core.submit(ticket, 0.0)
+    replay.submit(may_batch=False)
+    for _ in range(400):
+        replay.step()
+    for ticket in sparse:
+        events = replay.tokens.pop(ticket)
+        replay.core.on_finish(ticket, replay.now_s, 20 * events, events)
+    assert replay.core.figures()["tokens_an_event"] == 1
+    assert replay.core.step.gap_s == pytest.approx(STEP_S, rel=0.1)
+    assert sparse[0].tokens == 20 * events
+
+
+def test_an_answer_that_measures_steps_takes_over_from_one_in_batches_at_once():
+    replay = Replay()
+    tickets = [replay.submit() for _ in range(6)]
+    for _ in range(20):
+        replay.step()
+    view = replay.core._view
+    for ticket in [ticket for ticket in tickets if ticket is view._probe]:
+        replay.end(ticket)
+    observed = replay.core.step.observed
+    for _ in range(40):
+        replay.step()
+    assert view._probe is not None
+    assert view._probe.measures
+    assert replay.core.step.observed > observed
+    assert not any(ticket.distrusted for ticket in tickets)
