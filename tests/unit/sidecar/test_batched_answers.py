@@ -185,8 +185,11 @@ class Replay:
         self.now_s += STEP_S
         for ticket in self.tokens:
             self.tokens[ticket] += 1
-            if not ticket.batched or self.tokens[ticket] % BATCH_TOKENS == 1:
-                self.core.on_tokens(ticket, self.tokens[ticket], self.now_s)
+            self.report(ticket)
+
+    def report(self, ticket: Ticket) -> None:
+        if not ticket.batched or self.tokens[ticket] % BATCH_TOKENS == 1:
+            self.core.on_tokens(ticket, self.tokens[ticket], self.now_s)
 
     def end(self, ticket: Ticket) -> None:
         self.core.on_finish(ticket, self.now_s, self.tokens.pop(ticket, None))
@@ -248,13 +251,8 @@ class Speculating(Replay):
         super().__init__()
         self.each = each
 
-    def step(self) -> None:
-        for ticket in self.core.dispatchable(self.now_s):
-            self.tokens[ticket] = 0
-        self.now_s += STEP_S
-        for ticket in self.tokens:
-            self.tokens[ticket] += 1
-            self.core.on_events(ticket, self.tokens[ticket], self.now_s)
+    def report(self, ticket: Ticket) -> None:
+        self.core.on_events(ticket, self.tokens[ticket], self.now_s)
 
     def end(self, ticket: Ticket) -> None:
         events = self.tokens.pop(ticket)
