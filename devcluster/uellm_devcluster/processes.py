@@ -96,19 +96,22 @@ def _environ(process: Path) -> bytes:
 
 
 def end_all(find: Callable[[], Iterable[int]], *, timeout_s: float = 15.0) -> None:
-    """Kill what `find` returns until it returns nothing, because a process may start another while it is being killed.
+    """Kill what `find` returns until it returns nothing twice: a process may start another while it is being killed.
 
-    There is no graceful shutdown: a development cluster's state is deleted with it.
+    One look at /proc may miss a process that is just being executed. There is no graceful shutdown: a development
+    cluster's state is deleted with it.
     """
-    deadline_s = time.monotonic() + timeout_s
-    while pids := set(find()) - {os.getpid()}:
+    deadline_s, empty_looks = time.monotonic() + timeout_s, 0
+    while empty_looks < 2:
+        pids = set(find()) - {os.getpid()}
+        empty_looks = 0 if pids else empty_looks + 1
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
             _reap(pid)
-        if time.monotonic() > deadline_s:
+        if pids and time.monotonic() > deadline_s:
             raise ClusterError(f"processes {sorted(pids)} do not end after SIGKILL; they may be waiting for a disk")
         time.sleep(_POLL_S)
 
