@@ -1,7 +1,7 @@
 """Length of a prompt, and what it shares with others, without a tokenizer.
 
-Lengths follow from characters (ratio.py); token ids are counted. Hashes are stable over restarts,
-because the predictor's state is kept, and equal in the sidecar and in the gateway, which compares them.
+Lengths follow from characters (ratio.py); token ids are counted. Hashes are stable over restarts, because the
+predictor's state is kept, and equal in the sidecar and in the gateway, which compares them.
 """
 
 from __future__ import annotations

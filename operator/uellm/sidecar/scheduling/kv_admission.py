@@ -53,7 +53,10 @@ def fits(ticket: Ticket, view: EngineView, use: float = 1.0) -> bool:
 
 
 def peak_tokens(tickets: Iterable[Ticket], length_share: float = 1.0, use: float = 1.0) -> float:
-    """Peak tokens in the cache, if answers reach `length_share` of their predicted remaining tokens."""
+    """Peak tokens in the cache.
+
+    Answers reach `length_share` of their predicted remaining tokens, and prompts take `use` of theirs.
+    """
     loads = sorted(
         ((length_share * ticket.remaining_tokens, use * ticket.prompt_tokens + ticket.tokens) for ticket in tickets),
         reverse=True,
