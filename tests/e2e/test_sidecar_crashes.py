@@ -8,7 +8,8 @@ import signal
 import subprocess
 import threading
 import time
-from pathlib import Path
+
+from helpers.pod_processes import processes
 
 # Longer than the engine's liveness probe bears: 6 failures, 10 s apart.
 CRASHING_S = 80.0
@@ -72,16 +73,3 @@ def statuses(pod) -> list[dict]:
 
 def container(pod, name) -> dict:
     return next(status for status in statuses(pod) if status["name"] == name)
-
-
-def processes(pod, command: str) -> list[int]:
-    """Processes of the pod whose command line has this word. The nodes share this machine's process table."""
-    uid, found = pod["metadata"]["uid"], []
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (directory / "cmdline").read_bytes().split(b"\0")
-            if command.encode() in words and uid in (directory / "cgroup").read_text().replace("_", "-"):
-                found.append(int(directory.name))
-        except OSError:
-            continue  # it ended meanwhile
-    return found

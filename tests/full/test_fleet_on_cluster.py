@@ -18,6 +18,7 @@ import pytest
 
 from e2e.conftest import Service
 from helpers import fleet_client
+from helpers.pod_processes import processes
 from uellm_devcluster import install
 from uellm_devcluster.demo.shell import Shell
 
@@ -131,7 +132,9 @@ def load_brings_three_replicas(fleet: Fleet) -> None:
 
 def a_gateway_that_is_killed_cuts_only_what_it_had_begun(fleet: Fleet) -> None:
     before = fleet.report()
-    os.kill(gateways()[0], signal.SIGKILL)
+    selector = "app.kubernetes.io/name=uellm-gateway"
+    pods = fleet.shell.json(f"kubectl get pods --namespace {install.NAMESPACE} --selector {selector}")["items"]
+    os.kill(processes(pods[0], "gateway")[0], signal.SIGKILL)
     fleet.until(fleet.answered_since(before["good"], 2 * MANY), START_S)
     after = fleet.report()
     assert after["lost"] == []
@@ -156,16 +159,3 @@ def without_load_no_replica_stays(fleet: Fleet) -> None:
     after = fleet.report()
     assert (after["lost"], after["cut"]) == (before["lost"], before["cut"])
     assert fleet.service.condition("Scaling")["reason"] == "ScaledToZero"
-
-
-def gateways() -> list[int]:
-    """Processes of the gateway's replicas."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"gateway" in words and any(word.endswith(b"uellm") for word in words):
-            found.append(int(process.name))
-    return found

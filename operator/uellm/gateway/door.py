@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 
-from uellm.gateway.catalog import Service, model_object
+from uellm.gateway.catalog import Match, Service, model_object
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.forwarding import Forwarding
 from uellm.gateway.model_field import ModelField, Search, model_field
+from uellm.gateway.replicas import Replica
 from uellm.gateway.response_routes import ResponseRoutes
 from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
 from uellm.gateway.view import FleetView
@@ -77,9 +78,7 @@ class Door(RequestHandler[GatewayRecord]):
         pinned = await self._responses.of_body(request, body, match.service) if path == RESPONSES else None
         del body
         await self._check_early(request, path, match.service)
-        reply.close |= self.drain.draining
-        own, shown = pairs(self._own_headers(record)), pairs(self._for_pages(request))
-        await self._forwarding.forward(request, reply, record, match, own, shown, pinned=pinned)
+        await self._forward(request, reply, record, match, pinned)
 
     async def _about_response(self, request: Request, reply: Reply, record: GatewayRecord, response_id: str) -> None:
         self.drain.check()
@@ -87,9 +86,14 @@ class Door(RequestHandler[GatewayRecord]):
         await self._read_body(request, record)
         kept = await self._responses.of_path(request, response_id)
         record.service = kept.match.service.key
+        await self._forward(request, reply, record, kept.match, kept.replica)
+
+    async def _forward(
+        self, request: Request, reply: Reply, record: GatewayRecord, match: Match, pinned: Replica | None
+    ) -> None:
         reply.close |= self.drain.draining
         own, shown = pairs(self._own_headers(record)), pairs(self._for_pages(request))
-        await self._forwarding.forward(request, reply, record, kept.match, own, shown, pinned=kept.replica)
+        await self._forwarding.forward(request, reply, record, match, own, shown, pinned=pinned)
 
     def _check_complete(self) -> None:
         if not self._view.complete:
