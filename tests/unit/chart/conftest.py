@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-CHART = Path(__file__).parents[3] / "charts" / "uellm"
+from helpers.chart import CHART, Render
+
 # libyaml if it is installed, because the CRDs are long.
 YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-Render = Callable[..., list[dict[str, Any]]]
 
 
 def _installed_helm() -> str | None:
