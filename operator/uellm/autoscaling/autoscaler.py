@@ -17,8 +17,9 @@ from uellm.autoscaling.miss_curve import WIDTH, MissCurve, at
 from uellm.autoscaling.reports import Interval
 from uellm.step_time import StepTime
 
-SPENT = 0.7
-"""Of the misses that the target attainment allows; the rest is for what no forecast sees."""
+SPENT = 0.4
+"""Of the misses that the target attainment allows; the rest is for what no forecast sees, as a burst that is over before
+another replica is ready."""
 UNATTAINABLE_MARGIN = 0.0025
 """Where even idle replicas miss the target attainment: the share of requests that may be missed besides."""
 IDLE_UTILISATION = 0.2
