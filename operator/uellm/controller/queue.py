@@ -153,6 +153,8 @@ class DirtyQueue(Generic[K]):
         self._handle = handle
         self._observer = observer or _Unobserved()
         self._schedule: Schedule[K] = Schedule()
+        self._turn = asyncio.Lock()
+        """On the way to the next key: passes that wait for nothing must not keep the event loop to themselves."""
         self._idle: deque[asyncio.Future[None]] = deque()
         self._idle_for_first: deque[asyncio.Future[None]] = deque()
         self._alarm: asyncio.Handle | None = None
@@ -197,6 +199,9 @@ class DirtyQueue(Generic[K]):
             self._wake()
             with writes(Priority.URGENT if went_first else Priority.ORDINARY):
                 await self._work(key)
+            if not only_first:
+                async with self._turn:
+                    await asyncio.sleep(0)
 
     def _wake(self) -> None:
         """Wake a worker if a key is due, else when one is. Whoever takes a key calls this again for the next."""

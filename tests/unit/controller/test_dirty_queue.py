@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 import uvloop
@@ -224,3 +225,28 @@ def test_keys_that_are_due_within_a_millisecond_are_handled_on_either_loop(loop_
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
     assert sorted(handled) == ["a", "b", "c", "d"]
+
+
+async def test_passes_that_wait_for_nothing_leave_the_event_loop_to_others_in_between():
+    order, finished = [], asyncio.Event()
+
+    async def handle(key):
+        order.append(key)
+        if key == 59:
+            finished.set()
+
+    async def others():
+        while True:
+            order.append("others")
+            await asyncio.sleep(0)
+
+    queue = DirtyQueue(handle)
+    queue.mark_all(range(60))
+    tasks = [asyncio.create_task(each) for each in (others(), *(queue.work_off() for _ in range(4)))]
+    await finished.wait()
+    for task in tasks:
+        task.cancel()
+    passes = [index for index, each in enumerate(order) if each != "others"]
+    assert len(passes) == 60
+    # The workers start together, with a pass each; from then on a pass follows a pass only after the others.
+    assert all(after - before > 1 for before, after in pairwise(passes[4:]))
