@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 import time
 from asyncio import sleep
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -57,6 +58,16 @@ class Event(NamedTuple):
     object: dict[str, Any]
 
 
+class _Known(NamedTuple):
+    """What identifies an object."""
+
+    uid: str | None
+    version: str | None
+    about: str
+    """Its labels and owners as text, which it often has in common with others: as a dictionary of its own, it would
+    take several times as much memory."""
+
+
 class Watch:
     """One endless watch. `query` holds the selectors; `on_contact` is called whenever something was received."""
 
@@ -87,8 +98,9 @@ class Watch:
         self._on_contact = on_contact or (lambda: None)
         self._version = ""
         """Version to watch from; empty: list first."""
-        self._known: dict[tuple[str, str], bytes] = {}
-        """What identifies the objects, as text: as dictionaries, they would take several times as much memory."""
+        self._known: dict[tuple[str, str], _Known] = {}
+        self._type = {"apiVersion": "", "kind": ""}
+        """Of all of them."""
         self._synced = False
         self._failures = 0
         self._doubtful = False
@@ -173,29 +185,25 @@ class Watch:
     def _changes(self, objects: list[dict[str, Any]]) -> Iterator[Event]:
         vanished = dict(self._known)
         for obj in objects:
-            before = self._identity(obj)
-            if before is not None and before.get("uid") == obj["metadata"].get("uid"):
+            before = self._known.get(_key(obj))
+            if before is not None and before.uid == obj["metadata"].get("uid"):
                 vanished.pop(_key(obj), None)
-        for text in vanished.values():
-            stub = msgspec.json.decode(text)
+        for (namespace, name), known in vanished.items():
+            stub = self._type | {"metadata": _identity(namespace, name, known)}
             self._remember(Event(DELETED, stub))
             yield Event(DELETED, stub)
         for obj in objects:
-            known = self._identity(obj)
-            if known is None or known["resourceVersion"] != obj["metadata"]["resourceVersion"]:
+            before = self._known.get(_key(obj))
+            if before is None or before.version != obj["metadata"]["resourceVersion"]:
                 self._remember(Event(ADDED, obj))
-                yield Event(MODIFIED if known else ADDED, obj)
-
-    def _identity(self, obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The metadata that is known of an object; None where it is new."""
-        text = self._known.get(_key(obj))
-        return None if text is None else msgspec.json.decode(text)["metadata"]
+                yield Event(MODIFIED if before else ADDED, obj)
 
     def _remember(self, event: Event) -> None:
         if event.type == DELETED:
             self._known.pop(_key(event.object), None)
         else:
-            self._known[_key(event.object)] = msgspec.json.encode(_stub(event.object))
+            self._type = {name: event.object.get(name, "") for name in self._type}
+            self._known[_key(event.object)] = _known(event.object["metadata"])
 
     async def _pause(self, failure: KubeError | None) -> None:
         self._failures += 1
@@ -254,7 +262,14 @@ def _key(obj: Mapping[str, Any]) -> tuple[str, str]:
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
 
 
-def _stub(obj: dict[str, Any]) -> dict[str, Any]:
-    kept = ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences")
-    metadata = {field: obj["metadata"][field] for field in kept if field in obj["metadata"]}
-    return {"apiVersion": obj.get("apiVersion", ""), "kind": obj.get("kind", ""), "metadata": metadata}
+def _known(metadata: Mapping[str, Any]) -> _Known:
+    about = {name: metadata[name] for name in ("labels", "ownerReferences") if name in metadata}
+    text = sys.intern(msgspec.json.encode(about).decode())
+    return _Known(metadata.get("uid"), metadata.get("resourceVersion"), text)
+
+
+def _identity(namespace: str, name: str, known: _Known) -> dict[str, Any]:
+    """The identifying metadata of an object."""
+    found = {"name": name, "namespace": namespace, "uid": known.uid, "resourceVersion": known.version}
+    about: dict[str, Any] = msgspec.json.decode(known.about)
+    return {field: value for field, value in found.items() if value} | about
