@@ -30,6 +30,7 @@ from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.children.pod import pod_template
 from uellm.reconcile.children.worker_pod import worker_template
 from uellm.reconcile.names import INPUTS_ANNOTATION, SPEC_ANNOTATION, child_metadata, revision_name
+from uellm.reconcile.packed_texts import PackedTexts
 from uellm.step_basis import StepBasis
 
 TEMPLATE_FILE = "template.json"
@@ -129,7 +130,7 @@ def make_revision(desired: DesiredState) -> Revision:
         files[GROUP_FILE] = _compact(group)
     name = _digest(files)
     named = {file: text.replace(_OWN_NAME, name) for file, text in files.items()}
-    return Revision(name, named, desired.spec_mark, desired.inputs)
+    return Revision(name, PackedTexts(named), desired.spec_mark, desired.inputs)
 
 
 def read_revision(configmap: Mapping[str, Any]) -> Revision | None:
@@ -141,7 +142,8 @@ def read_revision(configmap: Mapping[str, Any]) -> Revision | None:
     if _digest({file: text.replace(name, _OWN_NAME) for file, text in data.items()}) != name:
         return None
     annotations = metadata.get("annotations") or {}
-    return Revision(name, data, annotations.get(SPEC_ANNOTATION, ""), annotations.get(INPUTS_ANNOTATION, ""))
+    marks = annotations.get(SPEC_ANNOTATION, ""), annotations.get(INPUTS_ANNOTATION, "")
+    return Revision(name, PackedTexts(data), *marks)
 
 
 def engine_document(desired: DesiredState) -> EngineDocument:
