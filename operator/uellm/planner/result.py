@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from uellm.hardware import DEVICE_PLUGIN, DRA
@@ -206,7 +207,7 @@ class Alternative:
             tensor=int(data["tensor"]),
             pipeline=int(data["pipeline"]),
             layers=tuple(data.get("layers") or ()),
-            nodes=tuple(data.get("nodes") or ()),
+            nodes=_shared(data.get("nodes") or ()),
             rejected=data["rejected"],
         )
 
@@ -261,6 +262,14 @@ class Plan:
         """Uuids of the devices intended for the first replica, in rank order."""
         return tuple(uuid for stage in self.stages for uuid in stage.devices)
 
+    def with_shared_names(self) -> Plan:
+        """The same plan with the names of nodes that other plans already have.
+
+        It names every node that it fits on. As texts of its own, those would be most of what a plan takes.
+        """
+        others = tuple(replace(each, nodes=_shared(each.nodes)) for each in self.alternatives)
+        return replace(self, nodes=_shared(self.nodes), alternatives=others)
+
     def to_dict(self) -> dict[str, Any]:
         """`status.plan`."""
         entry: dict[str, Any] = {
@@ -307,7 +316,7 @@ class Plan:
             kv_cache_bytes=int(data.get("kvCacheBytes", 0)),
             kv_cache_tokens_required=int(data.get("kvCacheTokensRequired", 0)),
             stages=tuple(Stage.from_dict(stage) for stage in data.get("stages") or ()),
-            nodes=tuple(data.get("nodes") or ()),
+            nodes=_shared(data.get("nodes") or ()),
             predicted=Predicted.from_dict(data.get("predicted") or {}),
             recommended_replicas=data.get("recommendedReplicas"),
             assumptions=tuple(data.get("assumptions") or ()),
@@ -322,6 +331,10 @@ class Plan:
             allocation=data.get("allocation") or DEVICE_PLUGIN,
             nodes_per_replica=int(data.get("nodesPerReplica", 1)),
         )
+
+
+def _shared(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(map(sys.intern, names))
 
 
 def _float(value: Any) -> float | None:

@@ -98,7 +98,8 @@ class Planning:
         """
         if (error := self._errors.pop(observed.key, None)) is not None:
             raise error
-        self.promises.runs(observed)
+        standing = self._standing.get(observed.key)
+        self.promises.runs(observed, None if standing is None else standing.choice.plan)
         known = self._known.get(observed.key)
         if known is not None and self._is_unchanged(known, observed, now):
             choice, rendered = known.planned
@@ -311,6 +312,8 @@ class Planning:
         self._count(failure.reason if failure else "Planned", seconds)
         self._turns.record(observed.key, seconds)
         choice, rendered = answer.choice, answer.rendered
+        if choice.plan is not None:
+            choice = choice._replace(plan=choice.plan.with_shared_names())
         if self.promises.may_take(observed, choice):
             self.promises.take(observed.key)
             return None

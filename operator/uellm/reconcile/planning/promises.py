@@ -96,9 +96,14 @@ class Promises:
         self._refused.discard(key)
         self._ledger.commit(key, commitment_to(plan, known_nodes(self._cache)))
 
-    def runs(self, observed: Observed) -> None:
-        """Take note of the plan that the service's Deployment carries out: its pods may have to find a place again."""
+    def runs(self, observed: Observed, chosen: Plan | None = None) -> None:
+        """Take note of the plan that the service's Deployment carries out: its pods may have to find a place again.
+
+        `chosen`: the plan that was chosen last; where it is the same, one of them is kept.
+        """
         plan, key = observed.incumbent, observed.key
+        if plan == chosen:
+            plan = chosen
         known = self._running.get(key)
         if plan is None or (known is not None and known[0] == plan) or not _is_carried_out(plan, observed):
             return
