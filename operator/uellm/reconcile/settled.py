@@ -6,10 +6,12 @@ done.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
+
+import msgspec
 
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed
@@ -66,23 +68,18 @@ def holds_until(now: datetime, recheck_s: float | None) -> datetime:
 
 
 def _by_version(observed: Observed) -> Observed:
-    """The same with the versions of a service and its children in place of the objects, which take much memory."""
-
-    def versions(objects: Mapping[Any, Object]) -> dict[Any, Object]:
-        return {name: _version_of(each) for name, each in objects.items()}
-
-    return replace(
-        observed,
-        document=_version_of(observed.document),
-        children=versions(observed.children),
-        configmaps=versions(observed.configmaps),
-        claim_templates=versions(observed.claim_templates),
-    )
+    """The same with a digest of the versions in place of a service and its children, which take much memory."""
+    children = {kind.plural: each for kind, each in observed.children.items()}
+    groups = (children, observed.configmaps, observed.claim_templates)
+    versions = [[(name, _version_of(group[name])) for name in sorted(group)] for group in groups]
+    text = msgspec.json.encode((_version_of(observed.document), versions))
+    digest = hashlib.blake2b(text, digest_size=16).hexdigest()
+    return replace(observed, document={"digest": digest}, children={}, configmaps={}, claim_templates={})
 
 
-def _version_of(obj: Object) -> Object:
+def _version_of(obj: Object) -> Any:
     uid, version = identity_of(obj)
-    return obj if version is None else {"uid": uid, "resourceVersion": version}
+    return obj if version is None else (uid, version)
 
 
 def _serves(observed: Observed) -> bool:
