@@ -69,6 +69,7 @@ class Model(BaseModel):
         populate_by_name=True,
         extra="forbid",
         frozen=True,
+        defer_build=True,
         use_attribute_docstrings=True,
     )
     rules: ClassVar[tuple[ValidationRule, ...]] = ()
