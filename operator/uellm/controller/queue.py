@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from uellm.errors import UellmError
-from uellm.kube.slots import Priority, writes
+from uellm.kube.slots import Priority, Urgency, writes
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +153,8 @@ class DirtyQueue(Generic[K]):
         self._handle = handle
         self._observer = observer or _Unobserved()
         self._schedule: Schedule[K] = Schedule()
+        self._urgency: dict[K, Urgency] = {}
+        """Of the keys at work."""
         self._turn = asyncio.Lock()
         """On the way to the next key: passes that wait for nothing must not keep the event loop to themselves."""
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -173,6 +175,8 @@ class DirtyQueue(Generic[K]):
     def mark(self, key: K, after_s: float = 0.0) -> None:
         """Let a key be handled, at once or after a while; FIRST: ahead of all others."""
         now_s = asyncio.get_running_loop().time()
+        if after_s == FIRST and key in self._urgency:
+            self._urgency[key].priority = Priority.URGENT  # the next pass has to wait for this one
         self._schedule.mark(key, now_s + max(0.0, after_s), first=after_s == FIRST)
         self._wake()
 
@@ -197,8 +201,9 @@ class DirtyQueue(Generic[K]):
             went_first = self._schedule.went_first
             self._observer.waited(self._schedule.waited_s)
             self._wake()
-            with writes(Priority.URGENT if went_first else Priority.ORDINARY):
+            with writes(Priority.URGENT if went_first else Priority.ORDINARY) as self._urgency[key]:
                 await self._work(key)
+            del self._urgency[key]
             if not only_first:
                 async with self._turn:
                     await asyncio.sleep(0)

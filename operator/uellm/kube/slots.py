@@ -8,11 +8,11 @@ person waits for goes ahead, and has some slots of its own. What nobody waits fo
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
+from typing import NamedTuple
 
 MOST_OPEN = 8
 URGENT_BESIDES = 4
@@ -26,17 +26,30 @@ class Priority(IntEnum):
     LATER = 2
 
 
-_priority: ContextVar[Priority] = ContextVar("priority", default=Priority.ORDINARY)
+class Urgency:
+    """The priority of a task's writes. It may rise while they wait."""
+
+    def __init__(self, priority: Priority) -> None:
+        self.priority = priority
+
+
+_urgency: ContextVar[Urgency] = ContextVar("urgency")
 
 
 @contextmanager
-def writes(priority: Priority) -> Iterator[None]:
+def writes(priority: Priority) -> Iterator[Urgency]:
     """The priority of writes of this task."""
-    token = _priority.set(priority)
+    urgency = Urgency(priority)
+    token = _urgency.set(urgency)
     try:
-        yield
+        yield urgency
     finally:
-        _priority.reset(token)
+        _urgency.reset(token)
+
+
+class _Waiting(NamedTuple):
+    urgency: Urgency
+    turn: asyncio.Future[None]
 
 
 class Slots:
@@ -46,13 +59,14 @@ class Slots:
         """`urgent_besides`: slots that urgent writes have besides."""
         self._free = number
         self._free_for_urgent = urgent_besides
-        self._lines: tuple[deque[asyncio.Future[None]], ...] = tuple(deque() for _ in Priority)
+        self._line: list[_Waiting] = []
+        """In the order in which they came."""
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """Wait for a slot, and hold it."""
-        priority = _priority.get()
-        if priority is Priority.URGENT and not self._free and self._free_for_urgent:
+        urgency = _urgency.get(None) or Urgency(Priority.ORDINARY)
+        if urgency.priority is Priority.URGENT and not self._free and self._free_for_urgent:
             self._free_for_urgent -= 1
             try:
                 yield
@@ -62,15 +76,15 @@ class Slots:
         if self._free:
             self._free -= 1
         else:
-            await self._wait(self._lines[priority])
+            await self._wait(urgency)
         try:
             yield
         finally:
             self._give_back()
 
-    async def _wait(self, line: deque[asyncio.Future[None]]) -> None:
+    async def _wait(self, urgency: Urgency) -> None:
         turn = asyncio.get_running_loop().create_future()
-        line.append(turn)
+        self._line.append(_Waiting(urgency, turn))
         try:
             await turn
         except asyncio.CancelledError:
@@ -79,10 +93,10 @@ class Slots:
             raise
 
     def _give_back(self) -> None:
-        for line in self._lines:
-            while line:
-                turn = line.popleft()
-                if not turn.done():
-                    turn.set_result(None)
-                    return
-        self._free += 1
+        self._line = [each for each in self._line if not each.turn.done()]
+        if not self._line:
+            self._free += 1
+            return
+        chosen = min(self._line, key=lambda each: each.urgency.priority)
+        self._line.remove(chosen)
+        chosen.turn.set_result(None)

@@ -8,6 +8,7 @@ import uvloop
 
 from uellm.controller.queue import FIRST, DirtyQueue, Schedule
 from uellm.kube import Unavailable
+from uellm.kube.slots import Priority, Slots, writes
 
 
 @pytest.fixture
@@ -250,3 +251,29 @@ async def test_passes_that_wait_for_nothing_leave_the_event_loop_to_others_in_be
     assert len(passes) == 60
     # The workers start together, with a pass each; from then on a pass follows a pass only after the others.
     assert all(after - before > 1 for before, after in pairwise(passes[4:]))
+
+
+async def test_what_is_at_work_when_a_person_changes_it_writes_ahead_of_the_others():
+    slots, written, started = Slots(1), [], asyncio.Event()
+
+    async def handle(key):
+        started.set()
+        async with slots.slot():
+            written.append(key)
+
+    async def another():
+        with writes(Priority.ORDINARY):
+            async with slots.slot():
+                written.append("another")
+
+    queue = DirtyQueue(handle)
+    worker = asyncio.create_task(queue.work_off())
+    async with slots.slot():
+        first = asyncio.create_task(another())
+        await asyncio.sleep(0)
+        queue.mark("changed")
+        await started.wait()
+        queue.mark("changed", FIRST)
+    await first
+    worker.cancel()
+    assert written[:2] == ["changed", "another"]

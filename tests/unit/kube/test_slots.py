@@ -14,9 +14,10 @@ class World:
         self.slots = Slots(2, urgent_besides=0)
         self.open = []
         self.ends = {}
+        self.urgency = {}
 
     async def _write(self, name, priority):
-        with writes(priority):
+        with writes(priority) as self.urgency[name]:
             async with self.slots.slot():
                 self.open.append(name)
                 await self.ends[name].wait()
@@ -102,3 +103,13 @@ async def test_an_urgent_one_has_slots_besides_those_of_all_others(world):
     await world.end("urgent")
     await world.end("a")
     assert world.open == ["b", "next"]
+
+
+async def test_one_for_which_a_person_begins_to_wait_goes_ahead_of_the_others(world):
+    for name in "abcd":
+        await world.start(name)
+    world.urgency["d"].priority = Priority.URGENT
+    await world.end("a")
+    assert world.open == ["b", "d"]
+    await world.end("b")
+    assert world.open == ["d", "c"]
