@@ -1,7 +1,8 @@
 """The only writer. It checks names and tries the Deployment, then writes what differs, the status before the rest.
 
 The status goes first because it holds the plan: a decision is on record before anything follows from it. So an operator
-that dies between two writes is continued by the next one.
+that dies between two writes is continued by the next one. More replicas of a plan that is on record already go ahead of
+it.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Applier:
         """
         refusals, refused = [], self._refused.get(observed.key, ())
         for manifest in manifests:
-            if _has_other_pods(observed, manifest) or _identity(manifest) in refused:
+            if has_other_pods(observed, manifest) or _identity(manifest) in refused:
                 refusals.append(await self._try(observed, manifest))
             elif _live(observed, manifest) is None:
                 refusals.append(await self._taken(observed, manifest))
@@ -390,7 +391,7 @@ def _ordered(status: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _has_other_pods(observed: Observed, manifest: Manifest) -> bool:
+def has_other_pods(observed: Observed, manifest: Manifest) -> bool:
     """Whether its pods are to be other than they are, or in another queue; False where only their number changes."""
     kind, live = kind_of(manifest), _live(observed, manifest)
     if kind not in WORKLOAD_KINDS:

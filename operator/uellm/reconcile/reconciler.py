@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from uellm.errors import BadInput
-from uellm.kube import LLMSERVICE, Kind, NotFound
+from uellm.kube import LLMSERVICE, Kind, KubeError, NotFound
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, LEADERWORKERSET, RESOURCECLAIMTEMPLATE, kind_of
 from uellm.planner.result import Plan
 from uellm.reconcile.additions import told_additions
-from uellm.reconcile.apply import WORKLOAD_KINDS, Applier, Manifest
+from uellm.reconcile.apply import WORKLOAD_KINDS, Applier, Manifest, WriteRefused, has_other_pods
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import DesiredState, Images, children, config_digest
 from uellm.reconcile.children.disruption import marks_to_lift
@@ -48,6 +48,8 @@ from uellm.reconcile.surges import Surges
 
 # A raised quota or a changed admission policy causes no event on our watches.
 REFUSED_RECHECK_S = 60.0
+ASK_SOON_S = 1.0
+"""After a pass that has not asked about the pods, because a person waits for more of them."""
 
 
 def utc_now() -> datetime:
@@ -125,13 +127,8 @@ class Reconciler:
             self._scalings.forget(key)
             self._surges.forget(key)
             return None
-        report_in_s = await self._collectors.placements.refresh(observed.engines)
-        scales = bounds_of(observed.document["spec"]) is not None
-        measure_in_s = await self._collectors.measurements.refresh(observed.engines, EVERY_S if scales else math.inf)
+        ask_in_s = ASK_SOON_S if _is_told_to_grow(observed) else await self._ask(observed)
         now = self._clock()
-        queue_in_s = await self._queue_words.refresh(key, observed.pods, now)
-        helpers = (*observed.inspection_pods, *observed.download_pods)
-        ask_in_s = await self._kubelet_events.refresh(key, (*observed.pods, *helpers), now)
         observed = dataclasses.replace(
             observed,
             reports=self._collectors.placements.of(observed.pods),
@@ -162,8 +159,19 @@ class Reconciler:
         if recheck_s == 0.0:
             return recheck_s
         look_in_s = FRESH_S if observed.pool_labels else None
-        asked_s = (report_in_s, measure_in_s, ask_in_s, queue_in_s, inspect_in_s, download_in_s, look_in_s)
-        return min(filter(None, (recheck_s, scale_in_s, *asked_s)), default=None)
+        due_s = (recheck_s, scale_in_s, ask_in_s, inspect_in_s, download_in_s, look_in_s)
+        return min(filter(None, due_s), default=None)
+
+    async def _ask(self, observed: Observed) -> float | None:
+        """Ask sidecars and API server about the pods. Returns after how many seconds to ask again."""
+        report_in_s = await self._collectors.placements.refresh(observed.engines)
+        scales = bounds_of(observed.document["spec"]) is not None
+        measure_in_s = await self._collectors.measurements.refresh(observed.engines, EVERY_S if scales else math.inf)
+        now = self._clock()
+        queue_in_s = await self._queue_words.refresh(observed.key, observed.pods, now)
+        helpers = (*observed.inspection_pods, *observed.download_pods)
+        events_in_s = await self._kubelet_events.refresh(observed.key, (*observed.pods, *helpers), now)
+        return min(filter(None, (report_in_s, measure_in_s, queue_in_s, events_in_s)), default=None)
 
     async def _still_settled(self, observed: Observed, planned: Planned, now: datetime) -> float | None:
         """Seconds until the next pass, if this one has nothing to do but to ask the pods what they run with."""
@@ -180,6 +188,15 @@ class Reconciler:
     async def _carry_out(self, observed: Observed, planned: Planned, now: datetime) -> float | None:
         deferred_s = self._planning.pods_deferred_s(observed, now)
         writable = await self._writable(observed, planned) if deferred_s is None else _Writable()
+        grown, left = _growth(observed, planned.choice.plan, writable), writable.manifests
+        failed: Exception | None = None
+        if grown is not None:
+            # Nothing but their number changes, and a person waits for them: ahead of all that tells about it.
+            try:
+                await self._applier.write_children(observed, [grown])
+            except (KubeError, WriteRefused) as error:
+                failed = error
+            left = [each for each in left if each is not grown]
         confirm_in_s = None
         if writable.wanted is not None:
             confirm_in_s = await self._collectors.running.refresh(observed.engines, writable.wanted)
@@ -207,7 +224,9 @@ class Reconciler:
             marked = marks_to_lift(observed.service, living(observed.pods))
             await self._applier.lift_marks(observed, marked)
         await mark_least_busy(observed, writable.manifests, self._collectors.measurements, self._applier)
-        await self._applier.write_children(observed, writable.manifests)
+        await self._applier.write_children(observed, left)
+        if failed is not None:
+            raise failed
         for kind in writable.surplus:
             await self._applier.delete(kind, observed.children[kind])
         await self._clear_up(observed, writable)
@@ -294,6 +313,24 @@ class Reconciler:
                 if (template := observed.claim_templates.get(configmap["metadata"]["name"])) is not None:
                     await self._applier.delete(RESOURCECLAIMTEMPLATE, template)
                 await self._applier.delete(CONFIGMAP, configmap)
+
+
+def _is_told_to_grow(observed: Observed) -> bool:
+    """Whether a person has just asked for more replicas."""
+    if observed.deployment is None or bounds_of(observed.document["spec"]) is not None:
+        return False
+    is_new = observed.status.get("observedGeneration") != observed.generation
+    return is_new and observed.replicas > observed.deployment["spec"].get("replicas", 1)
+
+
+def _growth(observed: Observed, plan: Plan | None, writable: _Writable) -> Manifest | None:
+    """What makes the pods, where only their number grows, and all that it follows from is on record in the status."""
+    if writable.refusal is not None or writable.wanted is None or not _is_told_to_grow(observed):
+        return None
+    if plan != observed.incumbent or writable.wanted.revision != observed.status.get("revision"):
+        return None
+    pods = next((each for each in writable.manifests if kind_of(each) in WORKLOAD_KINDS), None)
+    return None if pods is None or has_other_pods(observed, pods) else pods
 
 
 def _wanted(revision: str, desired: DesiredState) -> WantedConfig:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import yaml
 
 from helpers.sizes import GIB
-from uellm.kube import EVENT, POD
+from uellm.kube import EVENT, POD, Conflict
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
 
 BY_KWOK = {"placement": {"schedulerName": "default-scheduler"}}  # kwok's pods run as soon as they have a node
@@ -132,6 +133,37 @@ async def test_scaling_changes_the_number_and_not_the_pods(operator, service, gp
     after = (await llama.deployment())["spec"]
     assert (before["replicas"], after["replicas"]) == (1, 2)
     assert after["template"] == before["template"]
+
+
+async def test_a_plan_is_on_record_before_its_children_and_more_replicas_of_it_go_ahead(operator, service, gpu_node):
+    await gpu_node([24 * GIB, 24 * GIB])
+    llama = await service()
+    watching = operator()
+    assert (await watching.step("llama"))[0] == "status LLMService"
+    await watching.settle("llama")
+    await llama.change(lambda spec: spec.update(replicas=2))
+    assert (await watching.step("llama"))[0] == "apply Deployment"
+    await watching.settle("llama")
+    await llama.change(lambda spec: spec.update(replicas=1))
+    assert (await watching.step("llama"))[0] == "status LLMService"
+    await watching.settle("llama")
+    await llama.change(lambda spec: spec.update(replicas=2, engine={"args": ["--seed=7"]}))
+    assert (await watching.step("llama"))[0] == "status LLMService"
+
+
+async def test_more_replicas_that_cannot_be_written_do_not_keep_the_status_from_being_told(operator, service, gpu_node):
+    await gpu_node([24 * GIB, 24 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    await llama.change(lambda spec: spec.update(replicas=2))
+    watching.kube.conflicts = 1
+    with pytest.raises(Conflict):
+        await watching.step("llama")
+    assert (await llama.deployment())["spec"]["replicas"] == 1
+    assert (await llama.status())["observedGeneration"] == (await llama.get())["metadata"]["generation"]
+    await watching.settle("llama")
+    assert (await llama.deployment())["spec"]["replicas"] == 2
 
 
 async def test_suspending_removes_the_pods_and_keeps_the_plan(operator, service, gpu_node, kube, namespace, eventually):
