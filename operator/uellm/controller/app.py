@@ -12,7 +12,7 @@ from typing import Any
 
 import kopf
 
-from uellm.controller import handlers, resync
+from uellm.controller import handlers, memory, resync
 from uellm.controller.lease import DURATION_S, Lease
 from uellm.controller.measuring import MeasuringKeeper
 from uellm.controller.metrics import ControllerMetrics, ControllerState
@@ -178,6 +178,7 @@ class _Operator:
                 NodeClassKeeper(kube, self._cache, remember=self._options.remember_node_classes).keep(),
                 _resync(kube, self._cache, watcher, collectors, queue),
                 _find_stale_profiles(self._cache, watcher, clock),
+                memory.give_back(),
                 *(OptionalWatch(kube, self._cache, watcher, kind).keep() for kind in OPTIONAL_KINDS),
                 *self._measuring(kube),
                 *(queue.work_off() for _ in range(WORKERS)),

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from uellm.errors import UellmError
-from uellm.kube.slots import Priority, Urgency, writes
+from uellm.kube.slots import Priority, Urgency, requests
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ class DirtyQueue(Generic[K]):
             went_first = self._schedule.went_first
             self._observer.waited(self._schedule.waited_s)
             self._wake()
-            with writes(Priority.URGENT if went_first else Priority.ORDINARY) as self._urgency[key]:
+            with requests(Priority.URGENT if went_first else Priority.ORDINARY) as self._urgency[key]:
                 await self._work(key)
             del self._urgency[key]
             if not only_first:

@@ -1,7 +1,7 @@
-"""How many writes are open at a time, and who is next.
+"""How many requests are open at a time, and who is next.
 
 An API server that is asked for more than it can do answers every request late, in the end too late: requests then time
-out, are sent again, and add to what it cannot do. So few writes are open at a time, and the others wait here. What a
+out, are sent again, and add to what it cannot do. So few are open at a time, and the others wait here. What a
 person waits for goes ahead, and has some slots of its own. What nobody waits for comes last.
 """
 
@@ -14,12 +14,12 @@ from contextvars import ContextVar
 from enum import IntEnum
 from typing import NamedTuple
 
-MOST_OPEN = 8
+MOST_OPEN = 4
 URGENT_BESIDES = 4
 
 
 class Priority(IntEnum):
-    """Of a task's writes."""
+    """Of a task's requests."""
 
     URGENT = 0
     ORDINARY = 1
@@ -27,7 +27,7 @@ class Priority(IntEnum):
 
 
 class Urgency:
-    """The priority of a task's writes. It may rise while they wait."""
+    """The priority of a task's requests. It may rise while they wait."""
 
     def __init__(self, priority: Priority) -> None:
         self.priority = priority
@@ -37,8 +37,8 @@ _urgency: ContextVar[Urgency] = ContextVar("urgency")
 
 
 @contextmanager
-def writes(priority: Priority) -> Iterator[Urgency]:
-    """The priority of writes of this task."""
+def requests(priority: Priority) -> Iterator[Urgency]:
+    """The priority of requests of this task."""
     urgency = Urgency(priority)
     token = _urgency.set(urgency)
     try:
@@ -56,7 +56,7 @@ class Slots:
     """A number of slots. The most urgent one gets the next that is free; of equal ones, the one that came first."""
 
     def __init__(self, number: int = MOST_OPEN, *, urgent_besides: int = 0) -> None:
-        """`urgent_besides`: slots that urgent writes have besides."""
+        """`urgent_besides`: slots that urgent requests have besides."""
         self._free = number
         self._free_for_urgent = urgent_besides
         self._line: list[_Waiting] = []

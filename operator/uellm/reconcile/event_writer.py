@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from uellm.kube import Fenced, Kube, KubeError
-from uellm.kube.slots import Priority, writes
+from uellm.kube.slots import Priority, requests
 from uellm.reconcile.names import Key
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class EventWriter:
     async def keep(self) -> None:
         """Create those that wait, in their order, until cancelled. They also wait until we surely hold the lease."""
         assert self._waiting is not None, "Events are created at once"
-        with writes(Priority.LATER):
+        with requests(Priority.LATER):
             while True:
                 about, text = await self._waiting.get()
                 event = msgspec.json.decode(text)

@@ -8,7 +8,7 @@ import uvloop
 
 from uellm.controller.queue import FIRST, DirtyQueue, Schedule
 from uellm.kube import Unavailable
-from uellm.kube.slots import Priority, Slots, writes
+from uellm.kube.slots import Priority, Slots, requests
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ async def test_what_is_at_work_when_a_person_changes_it_writes_ahead_of_the_othe
             written.append(key)
 
     async def another():
-        with writes(Priority.ORDINARY):
+        with requests(Priority.ORDINARY):
             async with slots.slot():
                 written.append("another")
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from uellm.kube.slots import Priority, Slots, writes
+from uellm.kube.slots import Priority, Slots, requests
 
 
 class World:
@@ -17,7 +17,7 @@ class World:
         self.urgency = {}
 
     async def _write(self, name, priority):
-        with writes(priority) as self.urgency[name]:
+        with requests(priority) as self.urgency[name]:
             async with self.slots.slot():
                 self.open.append(name)
                 await self.ends[name].wait()
