@@ -176,7 +176,7 @@ class DirtyQueue(Generic[K]):
         """Let a key be handled, at once or after a while; FIRST: ahead of all others."""
         now_s = asyncio.get_running_loop().time()
         if after_s == FIRST and key in self._urgency:
-            self._urgency[key].priority = Priority.URGENT  # the next pass has to wait for this one
+            self._urgency[key].rise()  # the next pass has to wait for this one
         self._schedule.mark(key, now_s + max(0.0, after_s), first=after_s == FIRST)
         self._wake()
 

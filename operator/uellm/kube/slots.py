@@ -8,7 +8,7 @@ person waits for goes ahead, and has some slots of its own. What nobody waits fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
@@ -31,6 +31,13 @@ class Urgency:
 
     def __init__(self, priority: Priority) -> None:
         self.priority = priority
+        self.on_rise: list[Callable[[], None]] = []
+
+    def rise(self) -> None:
+        """A person waits for the task from now on."""
+        self.priority = Priority.URGENT
+        for each in tuple(self.on_rise):
+            each()
 
 
 _urgency: ContextVar[Urgency] = ContextVar("urgency")
@@ -49,7 +56,8 @@ def requests(priority: Priority) -> Iterator[Urgency]:
 
 class _Waiting(NamedTuple):
     urgency: Urgency
-    turn: asyncio.Future[None]
+    turn: asyncio.Future[bool]
+    """Whether its slot is one of those that only urgent requests have."""
 
 
 class Slots:
@@ -66,37 +74,46 @@ class Slots:
     async def slot(self) -> AsyncIterator[None]:
         """Wait for a slot, and hold it."""
         urgency = _urgency.get(None) or Urgency(Priority.ORDINARY)
-        if urgency.priority is Priority.URGENT and not self._free and self._free_for_urgent:
-            self._free_for_urgent -= 1
-            try:
-                yield
-            finally:
-                self._free_for_urgent += 1
-            return
+        besides = False
         if self._free:
             self._free -= 1
+        elif urgency.priority is Priority.URGENT and self._free_for_urgent:
+            self._free_for_urgent -= 1
+            besides = True
         else:
-            await self._wait(urgency)
+            besides = await self._wait(urgency)
         try:
             yield
         finally:
-            self._give_back()
+            self._give_back(besides)
 
-    async def _wait(self, urgency: Urgency) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._line.append(_Waiting(urgency, turn))
+    async def _wait(self, urgency: Urgency) -> bool:
+        waiting = _Waiting(urgency, asyncio.get_running_loop().create_future())
+
+        def risen() -> None:
+            if self._free_for_urgent and not waiting.turn.done():
+                self._free_for_urgent -= 1
+                waiting.turn.set_result(True)
+
+        self._line.append(waiting)
+        urgency.on_rise.append(risen)
         try:
-            await turn
+            return await waiting.turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._give_back()  # it was given a slot in the same moment
+            if waiting.turn.done() and not waiting.turn.cancelled():
+                self._give_back(waiting.turn.result())  # it was given a slot in the same moment
             raise
+        finally:
+            urgency.on_rise.remove(risen)
 
-    def _give_back(self) -> None:
+    def _give_back(self, besides: bool) -> None:
+        if besides:
+            self._free_for_urgent += 1
+            return
         self._line = [each for each in self._line if not each.turn.done()]
         if not self._line:
             self._free += 1
             return
         chosen = min(self._line, key=lambda each: each.urgency.priority)
         self._line.remove(chosen)
-        chosen.turn.set_result(None)
+        chosen.turn.set_result(False)

@@ -108,8 +108,24 @@ async def test_an_urgent_one_has_slots_besides_those_of_all_others(world):
 async def test_one_for_which_a_person_begins_to_wait_goes_ahead_of_the_others(world):
     for name in "abcd":
         await world.start(name)
-    world.urgency["d"].priority = Priority.URGENT
+    world.urgency["d"].rise()
     await world.end("a")
     assert world.open == ["b", "d"]
     await world.end("b")
     assert world.open == ["d", "c"]
+
+
+async def test_one_for_which_a_person_begins_to_wait_gets_a_slot_of_the_urgent_ones(world):
+    world.slots = Slots(1, urgent_besides=1)
+    for name in "abc":
+        await world.start(name)
+    world.urgency["c"].rise()
+    await asyncio.sleep(0)
+    assert world.open == ["a", "c"]
+    world.urgency["b"].rise()
+    await asyncio.sleep(0)
+    assert world.open == ["a", "c"]
+    await world.end("c")
+    assert world.open == ["a"]
+    await world.end("a")
+    assert world.open == ["b"]
