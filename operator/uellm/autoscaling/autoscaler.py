@@ -18,8 +18,8 @@ from uellm.autoscaling.reports import Interval
 from uellm.step_time import StepTime
 
 SPENT = 0.4
-"""Of the misses that the target attainment allows; the rest is for what no forecast sees, as a burst that is over before
-another replica is ready."""
+"""Of the misses that the target attainment allows; the rest is for what no forecast sees, as a burst that is over
+before another replica is ready."""
 UNATTAINABLE_MARGIN = 0.0025
 """Where even idle replicas miss the target attainment: the share of requests that may be missed besides."""
 IDLE_UTILISATION = 0.2
