@@ -107,13 +107,13 @@ class Slots:
             urgency.on_rise.remove(risen)
 
     def _give_back(self, besides: bool) -> None:
-        if besides:
-            self._free_for_urgent += 1
-            return
         self._line = [each for each in self._line if not each.turn.done()]
-        if not self._line:
+        able = [each for each in self._line if not besides or each.urgency.priority is Priority.URGENT]
+        if able:
+            chosen = min(able, key=lambda each: each.urgency.priority)
+            self._line.remove(chosen)
+            chosen.turn.set_result(besides)
+        elif besides:
+            self._free_for_urgent += 1
+        else:
             self._free += 1
-            return
-        chosen = min(self._line, key=lambda each: each.urgency.priority)
-        self._line.remove(chosen)
-        chosen.turn.set_result(False)

@@ -101,8 +101,9 @@ async def test_an_urgent_one_has_slots_besides_those_of_all_others(world):
     await world.start("next", Priority.URGENT)
     assert world.open == ["a", "b", "urgent"]
     await world.end("urgent")
+    assert world.open == ["a", "b", "next"]
     await world.end("a")
-    assert world.open == ["b", "next"]
+    assert world.open == ["b", "next", "c"]
 
 
 async def test_one_for_which_a_person_begins_to_wait_goes_ahead_of_the_others(world):
@@ -126,6 +127,6 @@ async def test_one_for_which_a_person_begins_to_wait_gets_a_slot_of_the_urgent_o
     await asyncio.sleep(0)
     assert world.open == ["a", "c"]
     await world.end("c")
-    assert world.open == ["a"]
+    assert world.open == ["a", "b"]
     await world.end("a")
     assert world.open == ["b"]
