@@ -68,8 +68,7 @@ class Transport:
         self._writable_for = writable_for
         self._observe = observe
         self._renewing = asyncio.Lock()
-        # Reads that get no answer must not hold up writes, which end sooner.
-        self._reads, self._writes = Slots(urgent_besides=URGENT_BESIDES), Slots(urgent_besides=URGENT_BESIDES)
+        self._writes = Slots(urgent_besides=URGENT_BESIDES)
 
     @classmethod
     async def open(
@@ -116,8 +115,11 @@ class Transport:
     ) -> dict[str, Any]:
         """Send one request and read the whole answer. Raises KubeError; Fenced for a write that is not allowed now."""
         arguments = method, path, query or {}, body, content_type
-        async with (self._reads if method == "GET" else self._writes).slot():
+        if method == "GET":
             answer = await self._answer(*arguments)
+        else:
+            async with self._writes.slot():
+                answer = await self._answer(*arguments)
         request = f"{method} {path}"
         try:
             document = msgspec.json.decode(answer)

@@ -7,8 +7,10 @@ it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +29,7 @@ from uellm.kube.kinds import (
     WORKLOAD,
     kind_of,
 )
+from uellm.kube.slots import URGENT_BESIDES, Slots
 from uellm.reconcile.additions import additions
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children.disruption import MarkedPod
@@ -58,6 +61,9 @@ Manifest = Mapping[str, Any]
 _Identity = tuple[Kind, str, str]
 NAME_TAKEN = "NameTaken"
 TRIES = 3
+EXPLAINED_WITHIN_S = 10.0
+"""For which a pass waits for the words of others about a pod."""
+LATE = "not answered in time"
 """Of an edit that depends on the version of an object."""
 WORKLOAD_KINDS = (DEPLOYMENT, LEADERWORKERSET)
 """Those that make the engine's pods. A service has one of them."""
@@ -90,6 +96,7 @@ class Applier:
         # normalises some values.
         self._equal: dict[_Identity, tuple[str, str]] = {}
         self._refused: dict[Key, set[_Identity]] = {}
+        self._explanations = Slots(urgent_besides=URGENT_BESIDES)
 
     def differing(self, observed: Observed, manifests: Iterable[Manifest]) -> list[Manifest]:
         """The manifests that the cluster does not match."""
@@ -280,11 +287,12 @@ class Applier:
         """The Events about a pod; none where they cannot be read: a pass can do without an explanation."""
         metadata = pod["metadata"]
         try:
-            return await self._kube.list(
-                CORE_EVENT, metadata["namespace"], field_selector=f"involvedObject.uid={metadata['uid']}"
-            )
-        except KubeError as error:
-            logger.warning("no Events about pod %s: %s", metadata["name"], error)
+            async with self._explained():
+                return await self._kube.list(
+                    CORE_EVENT, metadata["namespace"], field_selector=f"involvedObject.uid={metadata['uid']}"
+                )
+        except (KubeError, TimeoutError) as error:
+            logger.warning("no Events about pod %s: %s", metadata["name"], error or LATE)
             return ()
 
     async def workloads(self, pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -292,13 +300,20 @@ class Applier:
         metadata = pod["metadata"]
         for kind in (WORKLOAD, FORMER_WORKLOAD):
             try:
-                return await self._kube.list(kind, metadata["namespace"], **workload_selector(pod))
+                async with self._explained():
+                    return await self._kube.list(kind, metadata["namespace"], **workload_selector(pod))
             except NotFound:
                 continue
-            except KubeError as error:
-                logger.warning("no Workload of pod %s: %s", metadata["name"], error)
+            except (KubeError, TimeoutError) as error:
+                logger.warning("no Workload of pod %s: %s", metadata["name"], error or LATE)
                 break
         return ()
+
+    @asynccontextmanager
+    async def _explained(self) -> AsyncIterator[None]:
+        """Few explanations are read at a time, and none is waited for long. Raises TimeoutError."""
+        async with asyncio.timeout(EXPLAINED_WITHIN_S), self._explanations.slot():
+            yield
 
     async def record_events(self, observed: Observed, notes: Iterable[Condition], now: datetime) -> None:
         """Log what changed, and create Events for it."""
