@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import random
-import sys
 import time
 from asyncio import sleep
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -63,9 +62,8 @@ class _Known(NamedTuple):
 
     uid: str | None
     version: str | None
-    about: str
-    """Its labels and owners as text, which it often has in common with others: as a dictionary of its own, it would
-    take several times as much memory."""
+    about: bytes
+    """Its labels and owners as text: as a dictionary, they would take several times as much memory."""
 
 
 class Watch:
@@ -264,8 +262,7 @@ def _key(obj: Mapping[str, Any]) -> tuple[str, str]:
 
 def _known(metadata: Mapping[str, Any]) -> _Known:
     about = {name: metadata[name] for name in ("labels", "ownerReferences") if name in metadata}
-    text = sys.intern(msgspec.json.encode(about).decode())
-    return _Known(metadata.get("uid"), metadata.get("resourceVersion"), text)
+    return _Known(metadata.get("uid"), metadata.get("resourceVersion"), msgspec.json.encode(about))
 
 
 def _identity(namespace: str, name: str, known: _Known) -> dict[str, Any]:
