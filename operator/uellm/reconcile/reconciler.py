@@ -191,7 +191,7 @@ class Reconciler:
         grown, left = _growth(observed, planned.choice.plan, writable), writable.manifests
         failed: Exception | None = None
         if grown is not None:
-            # Nothing but their number changes, and a person waits for them: ahead of all that tells about it.
+            # A person waits for them: ahead of all that tells about them.
             try:
                 await self._applier.write_children(observed, [grown])
             except (KubeError, WriteRefused) as error:
@@ -317,20 +317,32 @@ class Reconciler:
 
 def _is_told_to_grow(observed: Observed) -> bool:
     """Whether a person has just asked for more replicas."""
-    if observed.deployment is None or bounds_of(observed.document["spec"]) is not None:
+    if observed.status.get("observedGeneration") == observed.generation or observed.deployment is None:
         return False
-    is_new = observed.status.get("observedGeneration") != observed.generation
-    return is_new and observed.replicas > observed.deployment["spec"].get("replicas", 1)
+    scales_itself = bounds_of(observed.document["spec"]) is not None
+    return not scales_itself and observed.replicas > observed.deployment["spec"].get("replicas", 1)
 
 
 def _growth(observed: Observed, plan: Plan | None, writable: _Writable) -> Manifest | None:
-    """What makes the pods, where only their number grows, and all that it follows from is on record in the status."""
+    """What makes the pods, where their number grows, and all that it follows from is on record in the status.
+
+    None where their template changes, or something that they mount is still to be written.
+    """
     if writable.refusal is not None or writable.wanted is None or not _is_told_to_grow(observed):
         return None
     if plan != observed.incumbent or writable.wanted.revision != observed.status.get("revision"):
         return None
     pods = next((each for each in writable.manifests if kind_of(each) in WORKLOAD_KINDS), None)
-    return None if pods is None or has_other_pods(observed, pods) else pods
+    if pods is None or has_other_pods(observed, pods):
+        return None
+    return pods if all(_has_its_content(observed, each) for each in writable.manifests) else None
+
+
+def _has_its_content(observed: Observed, manifest: Manifest) -> bool:
+    """Whether what pods take from it is there already. What they take nothing from counts as being there."""
+    part = {CONFIGMAP: "data", RESOURCECLAIMTEMPLATE: "spec"}.get(kind_of(manifest))
+    live = observed.child(kind_of(manifest), manifest["metadata"]["name"])
+    return part is None or (live is not None and live.get(part) == manifest.get(part))
 
 
 def _wanted(revision: str, desired: DesiredState) -> WantedConfig:

@@ -147,6 +147,12 @@ async def test_a_plan_is_on_record_before_its_children_and_more_replicas_of_it_g
     await llama.change(lambda spec: spec.update(replicas=1))
     assert (await watching.step("llama"))[0] == "status LLMService"
     await watching.settle("llama")
+    await llama.change(lambda spec: spec.update(replicas=2, scheduling={"maxQueuedRequests": 7}))
+    writes = await watching.step("llama")
+    assert writes.index("apply ConfigMap") < writes.index("apply Deployment"), "what the new pods mount comes first"
+    await watching.settle("llama")
+    await llama.change(lambda spec: spec.update(replicas=1))
+    await watching.settle("llama")
     await llama.change(lambda spec: spec.update(replicas=2, engine={"args": ["--seed=7"]}))
     assert (await watching.step("llama"))[0] == "status LLMService"
 
