@@ -174,16 +174,16 @@ class DirtyQueue(Generic[K]):
 
     def mark(self, key: K, after_s: float = 0.0) -> None:
         """Let a key be handled, at once or after a while; FIRST: ahead of all others."""
-        now_s = asyncio.get_running_loop().time()
-        if after_s == FIRST and key in self._urgency:
-            self._urgency[key].rise()  # the next pass has to wait for this one
-        self._schedule.mark(key, now_s + max(0.0, after_s), first=after_s == FIRST)
-        self._wake()
+        self.mark_all((key,), after_s)
 
     def mark_all(self, keys: Iterable[K], after_s: float = 0.0) -> None:
         """Let many keys be handled."""
+        now_s = asyncio.get_running_loop().time()
         for key in keys:
-            self.mark(key, after_s)
+            if after_s == FIRST and key in self._urgency:
+                self._urgency[key].rise()  # the next pass has to wait for this one
+            self._schedule.mark(key, now_s + max(0.0, after_s), first=after_s == FIRST)
+        self._wake()
 
     async def work_off(self, *, only_first: bool = False) -> None:
         """Handle keys as they become due, one at a time, until cancelled. Run it several times for more at a time.
