@@ -44,6 +44,8 @@ class KubeView:
         self._slice_of: dict[ServiceKey, ServiceKey] = {}
         """The service of each slice."""
         self._keys: dict[ServiceKey, tuple[float, Keys | None]] = {}
+        self._reading: defaultdict[ServiceKey, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Keys: of a burst of requests the first one reads them."""
 
     @property
     def complete(self) -> bool:
@@ -74,11 +76,12 @@ class KubeView:
         """The keys of its Secret, where a Role of the namespace lets the gateway read it."""
         if service.keys_secret is None:
             return None
-        until_s, keys = self._keys.get(service.key, (0.0, None))
-        if self._clock() >= until_s:
-            keys = await self._read_keys(service.key.namespace, service.keys_secret)
-            self._keys[service.key] = (self._clock() + KEYS_FOR_S, keys)
-        return keys
+        async with self._reading[service.key]:
+            until_s, keys = self._keys.get(service.key, (0.0, None))
+            if self._clock() >= until_s:
+                keys = await self._read_keys(service.key.namespace, service.keys_secret)
+                self._keys[service.key] = (self._clock() + KEYS_FOR_S, keys)
+            return keys
 
     async def _read_keys(self, namespace: str, secret: str) -> Keys | None:
         try:
@@ -105,6 +108,7 @@ class KubeView:
     def _service(self, event: Event) -> None:
         if event.type == DELETED:
             self._keys.pop(key_of(event.object), None)
+            self._reading.pop(key_of(event.object), None)
             self._fleet.drop(key_of(event.object))
         else:
             self._fleet.put(service_of(event.object))
