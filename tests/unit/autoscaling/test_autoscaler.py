@@ -62,6 +62,20 @@ def test_a_load_of_three_replicas_is_given_more_than_three() -> None:
     assert 4 <= after(Autoscaler(REPLICA, CLASSES), round(rate * 15), 80) <= 6
 
 
+def test_one_miss_in_a_thousand_is_avoided_where_fewer_are_allowed() -> None:
+    requests = round(0.8 * 15 / REPLICA.work_s(MeanLengths(900.0, 200.0)))
+
+    def replicas(attainment: float) -> int:
+        autoscaler = Autoscaler(REPLICA, CLASSES, attainment=attainment)
+        for number in range(2000):
+            figures = interval(number, requests, ready=2)
+            autoscaler.observe(replace(figures, met=figures.met - (number % 10 == 0)))
+        return autoscaler.decide(30_000.0, 2, BOUNDS).needed
+
+    assert replicas(0.99) == 2
+    assert replicas(0.9995) > 2
+
+
 def test_a_refused_request_is_as_much_work_as_one_that_was_served() -> None:
     rate = round(6 * 15 / REPLICA.work_s(MeanLengths(900.0, 200.0)))
     served, mostly_refused = Autoscaler(REPLICA, CLASSES), Autoscaler(REPLICA, CLASSES)
