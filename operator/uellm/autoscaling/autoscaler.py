@@ -20,8 +20,6 @@ from uellm.step_time import StepTime
 SPENT = 0.4
 """Of the misses that the target attainment allows; the rest is for what no forecast sees, as a burst that is over
 before another replica is ready."""
-UNATTAINABLE_MARGIN = 0.0025
-"""Where even idle replicas miss the target attainment: the share of requests that may be missed besides, at most."""
 IDLE_UTILISATION = 0.2
 """Misses at this utilisation are not the number's fault."""
 DRAIN_S = 60.0
@@ -162,8 +160,7 @@ class Autoscaler:
         work = max(work, self._work_now()) if backlog > 0.1 else work
         if work <= 0.0 and not self._queued:
             return 0.0, 0
-        margin = min(UNATTAINABLE_MARGIN, self._allowed)
-        allowed = max(self._allowed, at(self._shares, IDLE_UTILISATION) + margin)
+        allowed = at(self._shares, IDLE_UTILISATION) + self._allowed
         for replicas in range(1, most + 1):
             share = sum(at(self._shares, (work * factor + backlog) / replicas) for factor in factors) / len(factors)
             if share <= allowed:
