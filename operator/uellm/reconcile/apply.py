@@ -16,7 +16,7 @@ from typing import Any
 
 from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
-from uellm.kube import LLMSERVICE, Conflict, Forbidden, Invalid, Kind, Kube, KubeError, NotFound
+from uellm.kube import LLMSERVICE, Conflict, Forbidden, Invalid, Kind, Kube, KubeError, NotFound, Unavailable
 from uellm.kube.kinds import (
     CONFIGMAP,
     CORE_EVENT,
@@ -61,10 +61,9 @@ Manifest = Mapping[str, Any]
 _Identity = tuple[Kind, str, str]
 NAME_TAKEN = "NameTaken"
 TRIES = 3
+"""Of an edit that depends on the version of an object."""
 EXPLAINED_WITHIN_S = 10.0
 """For which a pass waits for the words of others about a pod."""
-LATE = "not answered in time"
-"""Of an edit that depends on the version of an object."""
 WORKLOAD_KINDS = (DEPLOYMENT, LEADERWORKERSET)
 """Those that make the engine's pods. A service has one of them."""
 
@@ -291,8 +290,8 @@ class Applier:
                 return await self._kube.list(
                     CORE_EVENT, metadata["namespace"], field_selector=f"involvedObject.uid={metadata['uid']}"
                 )
-        except (KubeError, TimeoutError) as error:
-            logger.warning("no Events about pod %s: %s", metadata["name"], error or LATE)
+        except KubeError as error:
+            logger.warning("no Events about pod %s: %s", metadata["name"], error)
             return ()
 
     async def workloads(self, pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -304,16 +303,19 @@ class Applier:
                     return await self._kube.list(kind, metadata["namespace"], **workload_selector(pod))
             except NotFound:
                 continue
-            except (KubeError, TimeoutError) as error:
-                logger.warning("no Workload of pod %s: %s", metadata["name"], error or LATE)
+            except KubeError as error:
+                logger.warning("no Workload of pod %s: %s", metadata["name"], error)
                 break
         return ()
 
     @asynccontextmanager
     async def _explained(self) -> AsyncIterator[None]:
-        """Few explanations are read at a time, and none is waited for long. Raises TimeoutError."""
-        async with asyncio.timeout(EXPLAINED_WITHIN_S), self._explanations.slot():
-            yield
+        """Few explanations are read at a time, and none is waited for long. Raises Unavailable where one is late."""
+        try:
+            async with asyncio.timeout(EXPLAINED_WITHIN_S), self._explanations.slot():
+                yield
+        except TimeoutError as error:
+            raise Unavailable(0, "Timeout", f"not answered within {EXPLAINED_WITHIN_S:g} s") from error
 
     async def record_events(self, observed: Observed, notes: Iterable[Condition], now: datetime) -> None:
         """Log what changed, and create Events for it."""
