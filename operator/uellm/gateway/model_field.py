@@ -26,19 +26,20 @@ PIECE_STEPS = 1000
 
 _LEVELS = 4
 """Brackets within brackets that are skipped at once."""
-_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+# Only single characters are repeated possessively: groups that are go wrong before Python 3.11.5.
+_STRING = rb'"(?:[^"\\]++|\\.)*"'
 _OTHER = rb'[^"{}\[\]]++'
 
 
 def _run(strings: bytes, depth: int) -> bytes:
     """A pattern: strings, brackets with all that is between them up to that depth, and what is neither."""
     inner = rb"|[{\[]" + _run(_STRING, depth - 1) + rb"[}\]]" if depth else b""
-    return rb"(?:" + _OTHER + b"|" + strings + inner + rb")*+"
+    return rb"(?:" + _OTHER + b"|" + strings + inner + rb")*"
 
 
 _TOKEN = re.compile(rb'[{}\[\]"]')
 """A bracket, or the beginning of a string."""
-_IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*', re.DOTALL)
 _INNER = re.compile(_run(_STRING, _LEVELS), re.DOTALL)
 """What may be skipped at once inside of a value. Brackets that are nested deeper are taken one by one."""
 _OUTER = re.compile(_run(rb'(?!"model")"[^"\\]*+"', _LEVELS), re.DOTALL)
@@ -50,7 +51,7 @@ _LONGEST_KEY = 64
 _BOM = b"\xef\xbb\xbf"
 _PART_NAME = re.compile(
     rb"\r\ncontent-disposition:[^;\r\n]*+"
-    rb'(?:;[ \t]*+(?!name=)[^=;\r\n]++(?:=(?:"(?:[^"\\\r\n]|\\.)*+"|[^";\r\n]*+)[ \t]*+)?+)*+'
+    rb'(?:;[ \t]*+(?!name=)[^=;\r\n]++(?:=(?:"(?:[^"\\\r\n]|\\.)*"|[^";\r\n]*+)[ \t]*+)?)*'
     rb';[ \t]*+name=(?:"([^"\r\n]*)"|([^;\s]*))',
     re.IGNORECASE,
 )
