@@ -22,7 +22,7 @@ import yaml
 
 from uellm.api.node_labels import own_labels
 from uellm.hardware import GPU_RESOURCE, Node
-from uellm.kube import CRD, GPUNODEPROFILE, NAMESPACE, NODE, Kind, Kube
+from uellm.kube import CRD, GPUNODEPROFILE, NAMESPACE, NODE, POD, Kind, Kube
 from uellm_devcluster import ControlPlane
 
 CRDS = Path(__file__).parents[2] / "manifests" / "crds"
@@ -170,6 +170,16 @@ def profile_of(name: str, memory_bytes: list[int], *, source: str = "Simulated",
 def eventually() -> Eventually:
     """`await eventually(check)` calls the async `check` until its result is truthy, and returns that."""
     return wait_until
+
+
+async def left_by_kwok(kube: Kube, pod: dict[str, Any]) -> None:
+    """Wait until kwok has written that a new pod with a node runs. After that its status is the test's to write."""
+
+    async def left() -> bool:
+        found = await kube.get(POD, pod["metadata"]["name"], pod["metadata"]["namespace"])
+        return found is None or found["status"].get("phase") != "Pending"
+
+    await wait_until(left)
 
 
 async def wait_until(check: Callable[[], Awaitable[Any]], *, timeout_s: float = 20.0, every_s: float = 0.05) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.conftest import left_by_kwok
 from helpers.sizes import GIB
 from uellm.kube.kinds import DEPLOYMENT, NODE, POD
 
@@ -28,6 +29,7 @@ async def placed(operator, service, gpu_node, kube, namespace, eventually):
 
 async def fail(kube, pod, status):
     """As its kubelet would."""
+    await left_by_kwok(kube, pod)
     kept = {name: pod["metadata"][name] for name in ("name", "namespace", "uid")}
     await kube.apply_status({"apiVersion": "v1", "kind": "Pod", "metadata": kept, "status": status}, manager="kubelet")
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import yaml
 
-from cluster.conftest import wait_until
+from cluster.conftest import left_by_kwok
 from helpers.sizes import GIB
 from uellm.controller.measuring import MeasuringKeeper
 from uellm.kube import GPUNODEPROFILE, NODE, POD
@@ -93,14 +93,9 @@ class World:
 
     async def end(self, pod, phase="Succeeded", **status):
         metadata = {name: pod["metadata"][name] for name in ("name", "namespace")}
-        # kwok writes once that a new pod runs. After that it leaves the status to the test.
-        await wait_until(lambda: self.runs(metadata))
+        await left_by_kwok(self.kube, pod)
         document = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": {"phase": phase, **status}}
         await self.kube.apply_status(document, manager="uellm-tests")
-
-    async def runs(self, metadata):
-        pod = await self.kube.get(POD, metadata["name"], metadata["namespace"])
-        return pod["status"]["phase"] == "Running"
 
     async def events(self):
         found = await self.kube.list(CORE_EVENT, "default", field_selector=f"involvedObject.name={self.node}")
