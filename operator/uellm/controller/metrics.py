@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from uellm.kube import LLMSERVICE
 from uellm.metrics.api_calls import ApiCalls
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.scaling.scaling import wanted_replicas
@@ -81,6 +82,8 @@ class ControllerState:
             ("uellm_controller_leader", "1 where this process holds the lease and works.", is_leader),
         )
         self._cache_ages_s = cache_ages_s
+        self._services: dict[tuple[str, str], _ServiceFigures] = {}
+        """As they were at the last scrape."""
 
     def describe(self) -> list[Metric]:
         """Nothing: what is there depends on the cluster."""
@@ -98,11 +101,53 @@ class ControllerState:
         for kind, age_s in self._cache_ages_s().items():
             ages.add_metric([kind], age_s)
         yield ages
-        yield from _of_services(self._cache.services())
+        yield from _of_services(self._figures_of_services())
         yield _of_gpus(self._cache)
 
+    def _figures_of_services(self) -> Mapping[tuple[str, str], _ServiceFigures]:
+        """By namespace and name. Only services that have changed since the last scrape are read."""
+        before, found = self._services, {}
+        for place, stored in sorted(self._cache.snapshot(LLMSERVICE).items()):
+            known = before.get(place)
+            if known is None or known.identity != stored.identity:
+                known = _figures(stored.identity, stored.object)
+            found[place] = known
+        self._services = found
+        return found
 
-def _of_services(services: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+
+class _ServiceFigures(NamedTuple):
+    """What is shown of a service."""
+
+    identity: tuple[Any, Any]
+    """Its uid and version."""
+    conditions: Sequence[tuple[str, float]]
+    replicas: int
+    ready_replicas: int
+    gpus_per_replica: int
+    error_ratio: float | None
+    """Of the prediction."""
+
+
+def _figures(identity: tuple[Any, Any], document: Mapping[str, Any]) -> _ServiceFigures:
+    status = document.get("status") or {}
+    conditions = [
+        (entry["type"], _VALUES.get(entry["status"], -1.0))
+        for entry in status.get("conditions") or ()
+        if entry["type"] in _CONDITIONS
+    ]
+    measured = status.get("measured")
+    return _ServiceFigures(
+        identity,
+        conditions,
+        wanted_replicas(document),
+        status.get("readyReplicas") or 0,
+        (status.get("plan") or {}).get("gpusPerReplica") or 0,
+        None if measured is None else (measured.get("errorPercent") or 0) / 100,
+    )
+
+
+def _of_services(services: Mapping[tuple[str, str], _ServiceFigures]) -> Iterator[Metric]:
     labels = ["namespace", "name"]
     held = GaugeMetricFamily(
         "uellm_service_condition",
@@ -119,16 +164,14 @@ def _of_services(services: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
         "Measured time of the engine's steps over the predicted one, less 1.",
         labels=labels,
     )
-    for document in services:
-        name, status = [document["metadata"]["namespace"], document["metadata"]["name"]], document.get("status") or {}
-        for entry in status.get("conditions") or ():
-            if entry["type"] in _CONDITIONS:
-                held.add_metric([*name, entry["type"]], _VALUES.get(entry["status"], -1.0))
-        wanted.add_metric(name, wanted_replicas(document))
-        ready.add_metric(name, status.get("readyReplicas") or 0)
-        gpus.add_metric(name, (status.get("plan") or {}).get("gpusPerReplica") or 0)
-        if (measured := status.get("measured")) is not None:
-            error.add_metric(name, (measured.get("errorPercent") or 0) / 100)
+    for name, figures in services.items():
+        for condition, value in figures.conditions:
+            held.add_metric([*name, condition], value)
+        wanted.add_metric(name, figures.replicas)
+        ready.add_metric(name, figures.ready_replicas)
+        gpus.add_metric(name, figures.gpus_per_replica)
+        if figures.error_ratio is not None:
+            error.add_metric(name, figures.error_ratio)
     yield from (held, wanted, ready, gpus, error)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 import time
 from asyncio import sleep
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -62,8 +63,8 @@ class _Known(NamedTuple):
 
     uid: str | None
     version: str | None
-    about: bytes
-    """Its labels and owners as text: as a dictionary, they would take several times as much memory."""
+    about: str
+    """Its labels and owners as text, which is kept once: the children of a service have both in common."""
 
 
 class Watch:
@@ -262,7 +263,7 @@ def _key(obj: Mapping[str, Any]) -> tuple[str, str]:
 
 def _known(metadata: Mapping[str, Any]) -> _Known:
     about = {name: metadata[name] for name in ("labels", "ownerReferences") if name in metadata}
-    return _Known(metadata.get("uid"), metadata.get("resourceVersion"), msgspec.json.encode(about))
+    return _Known(metadata.get("uid"), metadata.get("resourceVersion"), sys.intern(msgspec.json.encode(about).decode()))
 
 
 def _identity(namespace: str, name: str, known: _Known) -> dict[str, Any]:

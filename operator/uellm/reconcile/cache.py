@@ -7,10 +7,8 @@ of an object does not replace a newer one.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
-
-import msgspec
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from uellm.api.names import DOWNLOAD_LABEL, INSPECTION_LABEL, MEASURING_LABEL, SERVICE_LABEL
 from uellm.hardware import DRA_DRIVER
@@ -42,7 +40,6 @@ from uellm.reconcile.profiled_node import ProfiledNode, profiled_node, with_clai
 from uellm.reconcile.scaling.scaling import chosen_before
 from uellm.reconcile.stored import Object, Stored, stored
 
-T = TypeVar("T")
 CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
 _COUNTED = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE, POD, *DRA_KINDS)
 """Kinds whose changes may matter to plans."""
@@ -74,8 +71,6 @@ class Cache:
         self._helper_pods: dict[str, defaultdict[Key, dict[str, Stored]]]
         self._helper_pods = {label: defaultdict(dict) for label in _HELPER_LABELS}
         self._configmaps: defaultdict[Key, dict[str, Stored]] = defaultdict(dict)
-        self._parsed: dict[Key, tuple[bytes, Any]] = {}
-        """What services were parsed from and to; their status changes far more often."""
         self._claim_templates: defaultdict[Key, dict[str, Stored]] = defaultdict(dict)
         self._claim_index = ClaimIndex()
         self._profiled: dict[str, ProfiledNode] = {}
@@ -181,17 +176,6 @@ class Cache:
     def has_service(self, key: Key) -> bool:
         """Whether there is an LLMService."""
         return (key.namespace, key.name) in self._objects[LLMSERVICE]
-
-    def parsed_service(self, key: Key, parse: Callable[[Object], T]) -> T:
-        """A service that exists, parsed. It is parsed again only when its spec or its annotations have changed."""
-        document = self._objects[LLMSERVICE][key.namespace, key.name].object
-        metadata = document["metadata"]
-        source = msgspec.json.encode((metadata.get("uid"), metadata.get("annotations"), document["spec"]))
-        known = self._parsed.get(key)
-        if known is None or known[0] != source:
-            known = self._parsed[key] = (source, parse(document))
-        parsed: T = known[1]
-        return parsed
 
     def services(self) -> Iterator[Object]:
         """Every LLMService, in the order of namespace and name. One at a time, because each has to be read."""
@@ -344,8 +328,6 @@ class Cache:
         """Drop an object that is gone."""
         before = known.object
         self._drop(kind, place)
-        if kind == LLMSERVICE:
-            self._parsed.pop(Key(*place), None)
         self._count_versions(kind, place, before, None, None)
 
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:

@@ -286,7 +286,7 @@ def observe(cache: Cache, key: Key) -> Observed | None:
     document = cache.service(key)
     if document is None or "deletionTimestamp" in document["metadata"]:
         return None
-    service, invalid = cache.parsed_service(key, _read)
+    service, invalid = _read(document)
     pods = tuple(cache.pods(key))
     homes = {name: cache.node(name) for pod in pods if (name := pod["spec"].get("nodeName"))}
     return Observed(

@@ -1,7 +1,6 @@
 """Objects as the cache keeps them: whole, or as compressed text where there are many that are seldom looked at.
 
-As dictionaries the children of a service take 90 kB, compressed 12 kB. A service takes 28 kB, and 16 kB once equal
-texts are kept once: services of a cluster have conditions, node names and models in common.
+As dictionaries the children of a service take 90 kB, compressed 12 kB. The service itself takes 15 kB, compressed 3 kB.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from uellm.kube.kinds import (
     DEVICECLASS,
     GPUNODECLASS,
     GPUNODEPROFILE,
-    LLMSERVICE,
     NODE,
     POD,
     RESOURCECLAIM,
@@ -28,8 +26,8 @@ from uellm.kube.kinds import (
 
 Object = dict[str, Any]
 
-_WHOLE = frozenset({LLMSERVICE, POD, NODE, GPUNODEPROFILE, GPUNODECLASS, DEVICECLASS, RESOURCESLICE, RESOURCECLAIM})
-"""Kinds that are looked at for other services than the one at hand, all at once by the metrics, or that are small."""
+_WHOLE = frozenset({POD, NODE, GPUNODEPROFILE, GPUNODECLASS, DEVICECLASS, RESOURCESLICE, RESOURCECLAIM})
+"""Kinds that are looked at for other services than the one at hand, or that are small."""
 _LEVEL = 1
 """Higher ones save little more, and take longer."""
 

@@ -71,6 +71,22 @@ def test_a_services_metrics_are_its_conditions_and_replicas(metrics):
     assert value(metrics, "uellm_service_ready_replicas", **chat) == 2
 
 
+def test_a_service_that_changes_or_goes_is_shown_so_at_the_next_scrape():
+    cache, made, chat = Cache(), ControllerMetrics(), {"namespace": "team", "name": "chat"}
+    made.show(ControllerState(cache, queue_depth=int, plans_waiting=int, is_leader=bool, cache_ages_s=dict[str, float]))
+    document = service("chat", {"Ready": "False"})
+    cache.put(LLMSERVICE, document)
+    assert value(made, "uellm_service_condition", **chat, condition="Ready") == 0
+    changed = service("chat", {"Ready": "True"}, readyReplicas=3)
+    changed["metadata"]["resourceVersion"] = "2"
+    cache.put(LLMSERVICE, changed)
+    for _ in range(2):
+        assert value(made, "uellm_service_condition", **chat, condition="Ready") == 1
+        assert value(made, "uellm_service_ready_replicas", **chat) == 3
+    cache.remove(LLMSERVICE, changed)
+    assert value(made, "uellm_service_ready_replicas", **chat) is None
+
+
 def test_the_replicas_of_a_service_whose_number_the_operator_chooses_are_those_that_it_chose():
     cache, made = Cache(), ControllerMetrics()
     for name, more in {"serves": {}, "sleeps": {"suspend": True}}.items():

@@ -207,23 +207,3 @@ def test_a_pod_that_measures_makes_and_takes_no_room_and_is_found_by_its_node(ma
     assert cache.pods(KEY) == []
     assert versions(cache, lambda: cache.remove(POD, pod)) == (0, 0)
     assert cache.measuring_pods() == {}
-
-
-def test_a_service_is_parsed_again_only_when_its_spec_or_its_annotations_have_changed(make):
-    cache, parsed = Cache(), []
-
-    def parse(document):
-        parsed.append(document["metadata"]["resourceVersion"])
-        return len(parsed)
-
-    def seen(version, **changes):
-        document = make.service("a")
-        document["metadata"] |= {"resourceVersion": version, **changes.pop("metadata", {})}
-        cache.put(LLMSERVICE, {**document, **changes})
-        return cache.parsed_service(Key("ns", "a"), parse)
-
-    assert [seen("101"), seen("102", status={"replicas": 1})] == [1, 1]
-    assert seen("103", metadata={"annotations": {"uellm.io/x": "1"}}) == 2
-    assert seen("104", metadata={"annotations": {"uellm.io/x": "1"}}, spec={"replicas": 2}) == 3
-    cache.remove(LLMSERVICE, make.service("a"))
-    assert seen("105") == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from typing import Any
 
@@ -62,8 +63,13 @@ def sidecar_document(service: LLMService, told: ToldAdapters = NO_ADAPTERS) -> S
     )
 
 
+def _yaml(document: SidecarDocument) -> str:
+    return _yaml_of(json.dumps(document.to_dict()))
+
+
 # Every pass needs it, and writing YAML takes milliseconds.
 @lru_cache(maxsize=1024)
-def _yaml(document: SidecarDocument) -> str:
-    text: str = yaml.safe_dump(document.to_dict(), sort_keys=False)
+def _yaml_of(document: str) -> str:
+    """A document that is given as JSON, for that takes less memory than what it is parsed to."""
+    text: str = yaml.safe_dump(json.loads(document), sort_keys=False)
     return text

@@ -33,6 +33,8 @@ MOST_UNPROVEN = 8
 # How long a silent address is left alone, growing from the first to the second.
 FIRST_SILENCE_S = 5.0
 LONGEST_SILENCE_S = 300.0
+# A pass asks a pod several things. Between passes a connection is not worth its 18 kB.
+KEPT_S = 2.0
 # Addresses that are remembered as silent, and as answering.
 MOST_REMEMBERED = 10_000
 _LARGEST_BYTES = 256 * 1024
@@ -65,7 +67,9 @@ class SidecarClient:
     async def __aenter__(self) -> SidecarClient:
         # Pod addresses are not reachable through a proxy. How many requests are open is counted here.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
         )
         return self
 
