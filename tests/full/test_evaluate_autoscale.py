@@ -111,7 +111,14 @@ def test_the_command_compares_every_policy(tmp_path: Path, capsys: pytest.Captur
     assert main(["evaluate", "autoscale", *options, "--startup", "120", "--limit", "20000", "-o", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
 
-    assert [result["policy"] for result in document["results"]] == ["fixed", "clairvoyant", "hpa", "keda", "uellm"]
+    assert [result["policy"] for result in document["results"]] == [
+        "fixed",
+        "clairvoyant",
+        "curve",
+        "hpa",
+        "keda",
+        "uellm",
+    ]
     for result in document["results"]:
         assert result["startupSeconds"] == 120
         assert set(result["attainment"]) == {"all", "chat"}

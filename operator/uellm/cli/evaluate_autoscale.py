@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="P",
-        help=f"policies to compare (default: all): {', '.join(NAMES)}",
+        help=f"policies to compare (default: all): {', '.join(NAMES)}; `curve`: clairvoyant but for bursts",
     )
     parser.add_argument(
         "--max-replicas",

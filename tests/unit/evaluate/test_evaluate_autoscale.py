@@ -10,6 +10,7 @@ from uellm.autoscaling import LEARN_S, Autoscaler, Bounds, ReplicaEngine, ShareO
 from uellm.cli.evaluate_autoscale import beside_uellm
 from uellm.cli.main import main
 from uellm.errors import CannotBeDone
+from uellm.evaluate.autoscale.compare import Comparison
 from uellm.evaluate.autoscale.day import DAY_S, SHAPES, make_days
 from uellm.evaluate.autoscale.policies import Clairvoyant, Hpa, Keda, Ours, peak_replicas, summary, work_by_interval
 from uellm.evaluate.autoscale.pool import PoolFigures
@@ -50,6 +51,21 @@ def test_a_day_follows_its_curve() -> None:
     hours = np.bincount((days.load.arrival_s / 3600).astype(int), minlength=24)
 
     assert hours[9:12].mean() > 5 * hours[1:5].mean()
+
+
+def test_the_bursts_of_a_day_are_known_so_that_a_rule_can_be_told_all_else() -> None:
+    days = make_days(trace(3600, 0.5), CLASSES, days=1, shape="bursts", speed=1.0, seed=1, max_tokens=1000)
+    busy = days.bursts > 1.0
+    comparison = Comparison(days, ENGINE, 512, None, 0)
+
+    assert 3 <= busy.sum() <= 200
+    assert days.bursts[busy].min() >= 1.3
+    minutes = [work.reshape(1440, -1).mean(1) for work in (comparison.work, comparison.work_without_bursts)]
+    assert minutes[0] == pytest.approx(minutes[1] * days.bursts)
+    # Noise apart, what is left goes on as before the burst.
+    first = np.flatnonzero(busy)[0]
+    assert minutes[1][first : first + 3].mean() == pytest.approx(minutes[1][first - 3 : first].mean(), rel=0.15)
+    assert minutes[0][first : first + 3].mean() > 1.15 * minutes[0][first - 3 : first].mean()
 
 
 def test_the_same_seed_gives_the_same_days_and_another_seed_others() -> None:
@@ -188,7 +204,7 @@ def files(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--policy", "vpa"], "--policy: 'vpa' is none of fixed, clairvoyant, hpa, keda, uellm"),
+        (["--policy", "vpa"], "--policy: 'vpa' is none of fixed, clairvoyant, curve, hpa, keda, uellm"),
         (["--days", "0"], "--days: must be 1 or more"),
         (["--max-replicas", "0"], "--max-replicas: must be 1 or more"),
         (["--jobs", "0"], "--jobs: must be 1 or more"),

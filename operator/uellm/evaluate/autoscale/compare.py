@@ -26,8 +26,8 @@ from uellm.evaluate.autoscale.tuning import Result, Tuning, attained, hours
 from uellm.planner.cost.engine_file import EngineFile
 from uellm.planner.request import SloClass
 
-FIXED, CLAIRVOYANT, HPA, KEDA, OURS = "fixed", "clairvoyant", "hpa", "keda", "uellm"
-NAMES = (FIXED, CLAIRVOYANT, HPA, KEDA, OURS)
+FIXED, CLAIRVOYANT, CURVE, HPA, KEDA, OURS = "fixed", "clairvoyant", "curve", "hpa", "keda", "uellm"
+NAMES = (FIXED, CLAIRVOYANT, CURVE, HPA, KEDA, OURS)
 TOLERATED = 0.005
 """Attainment below that of the fixed number that counts as kept."""
 BASELINES = (HPA, KEDA)
@@ -65,6 +65,13 @@ class Comparison:
         each = self.replica.work_s(self.lengths)
         sizes = load.uncached / self.lengths.prompt_tokens, load.output / self.lengths.output_tokens
         return policies.work_by_interval(load.arrival_s, each * (sizes[0] + sizes[1]) / 2, DAY_S)
+
+    @property
+    def work_without_bursts(self) -> Any:
+        """The same as if the day had no bursts."""
+        work, bursts = self.work, self.days.bursts
+        minutes = np.arange(len(work)) * len(bursts) // len(work)
+        return work / bursts[minutes]
 
     @property
     def utilisation(self) -> float:
@@ -219,8 +226,9 @@ def _with_setting(
 ) -> tuple[dict[str, Any], ReplicaPolicy]:
     """A policy that aims at this share of what a saturated replica holds."""
     bounds, full = comparison.bounds, comparison.replica.saturated(comparison.lengths)
-    if name == CLAIRVOYANT:
-        policy: ReplicaPolicy = policies.Clairvoyant(comparison.work, share, startup_s, bounds)
+    if name in {CLAIRVOYANT, CURVE}:
+        known = comparison.work if name == CLAIRVOYANT else comparison.work_without_bursts
+        policy: ReplicaPolicy = policies.Clairvoyant(known, share, startup_s, bounds)
         return {"utilisation": round(share, 3)}, policy
     if name == HPA:
         target = max(0.5, share * full.sequences)

@@ -63,6 +63,8 @@ class Days:
     earlier_s: Any
     made: bool
     """Whether the days were resampled."""
+    bursts: Any
+    """How many times the load each minute of the judged day has because of bursts; 1 where none are known of."""
 
 
 def make_days(
@@ -76,18 +78,20 @@ def make_days(
     arrival_s = np.array([each.arrival_s for each in requests])
     arrival_s -= arrival_s[0]
     if made := arrival_s[-1] < DAY_S - 3600.0:
-        times_s, picked = _resampled(arrival_s, shape, days, speed, generator)
+        times_s, picked, bursts = _resampled(arrival_s, shape, days, speed, generator)
     else:
         times_s, picked = _repeated(arrival_s, speed, generator)
+        bursts = np.ones(MINUTES)
     begin_s = (days - 1) * DAY_S if made else max(0.0, math.floor((arrival_s[-1] + 3600.0) / DAY_S) - 1) * DAY_S
     judged = (times_s >= begin_s) & (times_s < begin_s + DAY_S)
     load = _load(requests, picked[judged], times_s[judged] - begin_s, classes, generator)
-    return Days(load, times_s[times_s < begin_s] - begin_s, made)
+    return Days(load, times_s[times_s < begin_s] - begin_s, made, bursts)
 
 
-def _resampled(arrival_s: Any, shape: str, days: int, speed: float, generator: Any) -> tuple[Any, Any]:
-    """Arrivals on the days' clock, and which request each is."""
-    rates = np.concatenate([_rates(shape, generator) for _ in range(days)]) * speed
+def _resampled(arrival_s: Any, shape: str, days: int, speed: float, generator: Any) -> tuple[Any, Any, Any]:
+    """Arrivals on the days' clock, which request each is, and the bursts of the last day."""
+    drawn = [_rates(shape, generator) for _ in range(days)]
+    rates = np.concatenate([curve * bursts for curve, bursts in drawn]) * speed
     played_s = np.concatenate([[0.0], np.cumsum(rates * 60.0)])
     clock_s = np.arange(len(played_s)) * 60.0
     blocks = _blocks(arrival_s)
@@ -100,7 +104,7 @@ def _resampled(arrival_s: Any, shape: str, days: int, speed: float, generator: A
             begin_s += length_s
     all_s = np.concatenate(times)
     kept = all_s < played_s[-1]
-    return np.interp(all_s[kept], played_s, clock_s), np.concatenate(picked)[kept]
+    return np.interp(all_s[kept], played_s, clock_s), np.concatenate(picked)[kept], drawn[-1][1]
 
 
 def _blocks(arrival_s: Any) -> list[tuple[int, int, float]]:
@@ -115,8 +119,8 @@ def _blocks(arrival_s: Any) -> list[tuple[int, int, float]]:
     ]
 
 
-def _rates(shape: str, generator: Any) -> Any:
-    """The load of each minute of one day, about 1."""
+def _rates(shape: str, generator: Any) -> tuple[Any, Any]:
+    """The load of each minute of one day, about 1, without its bursts; and by how much these multiply it."""
     hours = np.array(SHAPES[shape])
     hours = hours / hours.mean()
     minutes = np.arange(MINUTES) + generator.normal(0.0, SHIFT_MINUTES)
@@ -127,10 +131,11 @@ def _rates(shape: str, generator: Any) -> Any:
     for minute in range(MINUTES):
         noise = keep * noise + steps[minute]
         rates[minute] *= math.exp(noise)
+    bursts = np.ones(MINUTES)
     for _ in range(generator.poisson(BURSTS.get(shape, FEW_BURSTS))):
         begin, length = generator.integers(0, MINUTES), generator.integers(3, 11)
-        rates[begin : begin + length] *= generator.uniform(1.3, 1.8)
-    return rates
+        bursts[begin : begin + length] *= generator.uniform(1.3, 1.8)
+    return rates, bursts
 
 
 def _repeated(arrival_s: Any, speed: float, generator: Any) -> tuple[Any, Any]:

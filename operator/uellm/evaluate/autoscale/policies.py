@@ -40,7 +40,7 @@ class Fixed:
 
 
 class Clairvoyant:
-    """Knows the work of the whole day: what each moment needs, ordered ahead by the time to start."""
+    """Knows work of the whole day beforehand: what each moment needs, ordered ahead by the time to start."""
 
     def __init__(self, work: Any, utilisation: float, startup_s: float, bounds: Bounds) -> None:
         """`work` by interval, in seconds for each second; `utilisation` of each replica that is aimed at."""
