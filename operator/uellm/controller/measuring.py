@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from uellm.kube import AlreadyExists, Forbidden, Invalid, Kube, KubeError, NotFound
 from uellm.kube.kinds import NODE, POD
 from uellm.reconcile.cache import Cache
+from uellm.reconcile.each_service import EachService
 from uellm.reconcile.kueue import gates
 from uellm.reconcile.measuring.event import not_measured_event
 from uellm.reconcile.measuring.images import full_reference, images_on
@@ -50,6 +51,7 @@ class MeasuringKeeper:
         self._attempts: dict[str, MeasuringAttempt] = {}
         self._needs: dict[str, tuple[str, MeasuringNeed | None]] = {}
         """By node: the version of the profile, and what it says."""
+        self._nodes_by_service = EachService(cache, self._nodes_of)
 
     async def keep(self) -> None:
         """Run until cancelled."""
@@ -162,12 +164,13 @@ class MeasuringKeeper:
 
     def _is_wanted(self, node: str) -> bool:
         """Whether an engine of the administrator's image is planned on a node, so that the image is pulled anyway."""
-        for service in self._cache.services():
-            plan = (service.get("status") or {}).get("plan") or {}
-            own = (service["spec"].get("engine") or {}).get("image")
-            if node in (plan.get("nodes") or ()) and own in (None, self._settings.image):
-                return True
-        return False
+        return any(node in nodes for nodes in self._nodes_by_service.now().values())
+
+    def _nodes_of(self, service: Mapping[str, Any]) -> Sequence[str]:
+        """The nodes on which a service's plan brings that image."""
+        own = (service["spec"].get("engine") or {}).get("image")
+        plan = (service.get("status") or {}).get("plan") or {}
+        return tuple(plan.get("nodes") or ()) if own in (None, self._settings.image) else ()
 
     async def _tell(self, name: str, step: MeasuringStep, now: datetime) -> None:
         """A pass does not fail because an Event cannot be created."""

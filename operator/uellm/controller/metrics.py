@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from uellm.kube import LLMSERVICE
 from uellm.metrics.api_calls import ApiCalls
 from uellm.reconcile.cache import Cache
+from uellm.reconcile.each_service import EachService
 from uellm.reconcile.scaling.scaling import wanted_replicas
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -82,8 +82,7 @@ class ControllerState:
             ("uellm_controller_leader", "1 where this process holds the lease and works.", is_leader),
         )
         self._cache_ages_s = cache_ages_s
-        self._services: dict[tuple[str, str], _ServiceFigures] = {}
-        """As they were at the last scrape."""
+        self._services = EachService(cache, _figures)
 
     def describe(self) -> list[Metric]:
         """Nothing: what is there depends on the cluster."""
@@ -101,26 +100,13 @@ class ControllerState:
         for kind, age_s in self._cache_ages_s().items():
             ages.add_metric([kind], age_s)
         yield ages
-        yield from _of_services(self._figures_of_services())
+        yield from _of_services(self._services.now())
         yield _of_gpus(self._cache)
-
-    def _figures_of_services(self) -> Mapping[tuple[str, str], _ServiceFigures]:
-        """By namespace and name. Only services that have changed since the last scrape are read."""
-        before, found = self._services, {}
-        for place, stored in sorted(self._cache.snapshot(LLMSERVICE).items()):
-            known = before.get(place)
-            if known is None or known.identity != stored.identity:
-                known = _figures(stored.identity, stored.object)
-            found[place] = known
-        self._services = found
-        return found
 
 
 class _ServiceFigures(NamedTuple):
     """What is shown of a service."""
 
-    identity: tuple[Any, Any]
-    """Its uid and version."""
     conditions: Sequence[tuple[str, float]]
     replicas: int
     ready_replicas: int
@@ -129,7 +115,7 @@ class _ServiceFigures(NamedTuple):
     """Of the prediction."""
 
 
-def _figures(identity: tuple[Any, Any], document: Mapping[str, Any]) -> _ServiceFigures:
+def _figures(document: Mapping[str, Any]) -> _ServiceFigures:
     status = document.get("status") or {}
     conditions = [
         (entry["type"], _VALUES.get(entry["status"], -1.0))
@@ -138,7 +124,6 @@ def _figures(identity: tuple[Any, Any], document: Mapping[str, Any]) -> _Service
     ]
     measured = status.get("measured")
     return _ServiceFigures(
-        identity,
         conditions,
         wanted_replicas(document),
         status.get("readyReplicas") or 0,

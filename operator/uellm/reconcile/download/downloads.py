@@ -42,7 +42,7 @@ from uellm.reconcile.helper_pods.steps import (
 )
 from uellm.reconcile.inspection.model_state import GIVEN
 from uellm.reconcile.model_claim import NodeCache, is_on_nodes
-from uellm.reconcile.names import Key, deployment_name, key_of, weights_name
+from uellm.reconcile.names import Key, deployment_name, weights_name
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
 
@@ -239,10 +239,10 @@ class Downloads:
             return None
         known, found = self._applier.known, set[str]()
         replicasets = await self._applier.replicasets_in(observed.key.namespace)
-        for document in known.services():
-            key = key_of(document)
+        for key in known.service_keys():
             # Pods may still mount the claim of a service that has turned to another one.
-            if key.namespace != observed.key.namespace:
+            document = known.service(key) if key.namespace == observed.key.namespace else None
+            if document is None:
                 continue
             configmaps = {each["metadata"]["name"]: each for each in known.configmaps(key)}
             deployment = known.get(DEPLOYMENT, deployment_name(key.name), key.namespace)
