@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from unittest.mock import patch
 
 import pytest
@@ -252,3 +253,9 @@ async def test_everything_else_has_a_turn_after_each_piece() -> None:
     assert await in_turns(searched(JSON, body)) == field
     beside.cancel()
     assert turns >= pieces - 1
+
+
+def test_no_group_is_repeated_possessively_for_that_goes_wrong_before_python_3_11_5():
+    patterns = [each.pattern for each in vars(model_field_module).values() if isinstance(each, re.Pattern)]
+    assert patterns
+    assert not [each for each in patterns if re.search(rb"\)[*+?]\+", each)]
