@@ -1,4 +1,4 @@
-"""The number of replicas over a day: UELLM's rule beside a fixed number, tuned HPA and KEDA, and a clairvoyant one.
+"""The number of replicas over a day: UELLM's rule beside a fixed number, tuned HPA and KEDA, and clairvoyant ones.
 
     python bench/autoscale.py [--data DIR] [--json FILE] [--days-of NAME ...] [--seeds S ...] [--jobs N]
 

@@ -9,7 +9,7 @@
     first byte        one client, one short answer after the other: what the proxy adds to the p50 until the first byte
     .. of 2           the same with two replicas, so that the prompt is read and one is chosen
     .. to 4           the same for 4 clients. The engine answers at once and so the gateway's core is never idle: what
-                      is added is four times the processor time of a request, and its inverse the most requests a second
+                      is added is at least four times the processor time of a request
 
 The TARGET of a CPU time is a multiple of nginx's; that of the first byte is milliseconds on top of the p50 of the
 straight way. Ways take turns; a figure is the median over the rounds, a ratio or difference the median of those within

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -170,7 +171,7 @@ class MeasuringKeeper:
         """The nodes on which a service's plan brings that image."""
         own = (service["spec"].get("engine") or {}).get("image")
         plan = (service.get("status") or {}).get("plan") or {}
-        return tuple(plan.get("nodes") or ()) if own in (None, self._settings.image) else ()
+        return tuple(map(sys.intern, plan.get("nodes") or ())) if own in (None, self._settings.image) else ()
 
     async def _tell(self, name: str, step: MeasuringStep, now: datetime) -> None:
         """A pass does not fail because an Event cannot be created."""

@@ -9,6 +9,7 @@ import sys
 import weakref
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -30,6 +31,8 @@ _WHOLE = frozenset({POD, NODE, GPUNODEPROFILE, GPUNODECLASS, DEVICECLASS, RESOUR
 """Kinds that are looked at for other services than the one at hand, or that are small."""
 _LEVEL = 1
 """Higher ones save little more, and take longer."""
+_DEEPER = 100
+"""Calls by which whoever reads an object may be deeper than whoever stores it: the limit is on calls and nesting."""
 
 
 class Stored(Protocol):
@@ -90,7 +93,7 @@ class _Packed:
 
     def __init__(self, obj: Object) -> None:
         self.identity = identity_of(obj)
-        self._text = zlib.compress(msgspec.json.encode(obj), _LEVEL)
+        self._text = zlib.compress(_encoded(obj, _DEEPER), _LEVEL)
         self._reader: Any = _gone
 
     @property
@@ -102,9 +105,17 @@ class _Packed:
         return found
 
 
+def _encoded(obj: Object, deeper: int) -> bytes:
+    """The object as text, written so many calls deeper. Raises RecursionError."""
+    return _encoded(obj, deeper - 1) if deeper else msgspec.json.encode(obj)
+
+
 def stored(kind: Kind, obj: Object) -> Stored:
-    """The object in the form in which its kind is kept."""
-    return _Whole(obj) if kind in _WHOLE else _Packed(obj)
+    """The object in the form in which its kind is kept; whole, where it is nested too deeply to be read again."""
+    if kind not in _WHOLE:
+        with suppress(RecursionError):
+            return _Packed(obj)
+    return _Whole(obj)
 
 
 def identity_of(obj: Mapping[str, Any]) -> tuple[Any, Any]:
