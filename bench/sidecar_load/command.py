@@ -24,7 +24,7 @@ def run(name: str, description: str, measure: Measure, show: Callable[[dict[str,
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     found = measure(args.seconds, args.rounds)
-    # Builds of one version differ by a third and more: with and without profile-guided optimisation.
+    # Builds of one version differ in speed, with and without profile-guided optimisation.
     python = {"version": platform.python_version(), "compiler": platform.python_compiler(), "path": sys.executable}
     print("Python {version}, {compiler}, {path}".format(**python))
     show(found)

@@ -74,9 +74,15 @@ def _by_version(observed: Observed) -> Observed:
     versions = [[(name, _version_of(group[name])) for name in sorted(group)] for group in groups]
     text = msgspec.json.encode((_version_of(observed.document), versions))
     digest = hashlib.blake2b(text, digest_size=16).hexdigest()
-    # `service` and `invalid` follow from the document.
-    bare = replace(observed, document={"digest": digest}, service=None, invalid="")
-    return replace(bare, children={}, configmaps={}, claim_templates={})
+    return replace(
+        observed,
+        document={"digest": digest},
+        service=None,  # follows from the document, as does `invalid`
+        invalid="",
+        children={},
+        configmaps={},
+        claim_templates={},
+    )
 
 
 def _version_of(obj: Object) -> Any:
