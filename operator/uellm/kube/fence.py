@@ -1,7 +1,7 @@
 """Keeps a client from writing at a time when another process may write.
 
-The question is asked twice: before a request is queued, and again when it has got its connection, just before its first
-byte is sent. A process that was stopped in between, and goes on minutes later, must not send what it had prepared.
+The question is asked before a request is queued, when it has got its connection, and just before its bytes are sent. A
+process that was stopped in between, and goes on minutes later, must not send what it had prepared.
 """
 
 from __future__ import annotations
@@ -38,16 +38,19 @@ def check(method: str, writable_for: WritableFor) -> None:
 
 
 def trace_config(writable_for: WritableFor) -> aiohttp.TraceConfig:
-    """Checks every request of a session once it has a connection."""
+    """Checks every request of a session once it has a connection, and once its body is to be sent.
+
+    aiohttp sends the headers with the body, from a task of its own: others run between these two.
+    """
 
     async def on_start(_: aiohttp.ClientSession, context: SimpleNamespace, started: Any) -> None:
         context.method = started.method
 
-    async def on_connection(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
+    async def check_again(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
         check(context.method, writable_for)
 
     trace = aiohttp.TraceConfig()
     trace.on_request_start.append(on_start)
-    trace.on_connection_reuseconn.append(on_connection)
-    trace.on_connection_create_end.append(on_connection)
+    for moment in (trace.on_connection_reuseconn, trace.on_connection_create_end, trace.on_request_chunk_sent):
+        moment.append(check_again)
     return trace

@@ -159,6 +159,8 @@ class Transport:
         except TimeoutError as error:
             raise Unavailable(0, "Timeout", f"{request}: no answer in time from {self.host}") from error
         except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error.__cause__, fence.Fenced):
+                raise error.__cause__ from error
             raise Unavailable(0, "Unreachable", f"{request}: {self.host} cannot be reached: {error}") from error
 
     async def _authorized(self, request: _Request) -> aiohttp.ClientResponse:

@@ -52,13 +52,14 @@ async def test_reads_go_on_after_the_time(server, fenced, scripts):
 
 
 @pytest.mark.parametrize("connections", [0, 1], ids=["a new connection", "a kept connection"])
-async def test_a_write_that_got_its_connection_too_late_is_not_sent(server, kubeconfig, scripts, connections):
+@pytest.mark.parametrize("granted", [2, 3], ids=["stopped while it was queued", "stopped before its body was written"])
+async def test_a_write_whose_time_ends_before_it_is_sent_is_not_sent(server, kubeconfig, scripts, connections, granted):
     asked = []
 
     def runs_out() -> float:
         asked.append(1)
-        # The first two are before it is queued; the process is stopped after them.
-        return 60.0 if len(asked) <= 2 else 0.0
+        # It is asked twice before a write is queued, and a third time when the write has its connection.
+        return 60.0 if len(asked) <= granted else 0.0
 
     server.script = [scripts.says(MAP)]
     async with await Kube.connect(kubeconfig=kubeconfig, writable_for=runs_out) as kube:
