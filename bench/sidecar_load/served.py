@@ -16,6 +16,7 @@ from pathlib import Path
 
 from uellm.http import EngineAddress
 from uellm.http.loop import run
+from uellm.proxying.log_writer import LogWriter
 from uellm.proxying.process import Address
 from uellm.sidecar.process import Sidecar, SidecarOptions, serve
 from uellm.sidecar.scheduling import Options as Scheduling
@@ -36,7 +37,7 @@ def main(mode: str, engine: str) -> None:
         sidecar.proxy.bodies.limit_bytes = ROOM_BYTES
         print(sidecar.port, flush=True)
 
-    access = logging.StreamHandler(open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process runs
+    access = LogWriter(open(os.devnull, "w"), "stdout")  # noqa: SIM115 - for as long as the process runs
     access.setFormatter(logging.Formatter("%(message)s"))
     ACCESS_LOG.addHandler(access)
     ACCESS_LOG.setLevel(logging.INFO)

@@ -99,8 +99,11 @@ class Schedule(Generic[K]):
         self._put_back(key)
 
     def failed(self, key: K, now_s: float, *, at_least_s: float = 0.0) -> float:
-        """The work on a key has failed. Returns the seconds after which it is due again."""
-        self._failures[key] = self._failures.get(key, 0) + 1
+        """The work on a key has failed. Returns the seconds after which it is due again.
+
+        Where it was marked to go ahead of others meanwhile, a person has changed it, and the backoff begins anew.
+        """
+        self._failures[key] = 1 if key in self._first else self._failures.get(key, 0) + 1
         delay_s = max(at_least_s, backoff_s(self._failures[key], self._jitter()))
         # Marks made meanwhile must not shorten the backoff.
         self._due_s.pop(key, None)

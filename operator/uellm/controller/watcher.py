@@ -40,6 +40,9 @@ class Watcher:
         self._waiting = waiting
         self._clock = clock
         self._heard_s: dict[Kind, float] = {}
+        self._generations: dict[Key, Any] = {}
+        """Of each service, as the last event had it. The cache may have learned of a change before, from the answer to
+        a write of our own."""
 
     def on_event(self, kind: Kind, event: str | None, obj: Mapping[str, Any]) -> None:
         """One event. `event` is DELETED, or anything else for an object that exists."""
@@ -131,12 +134,15 @@ class Watcher:
 
     def _on_service(self, event: str | None, obj: Mapping[str, Any]) -> None:
         key = key_of(obj)
-        before = self._cache.service(key)
+        cached = self._cache.service(key)
+        before = self._generations.pop(key, None if cached is None else _generation(cached))
         self._store(LLMSERVICE, event, obj)
         after = self._cache.service(key)
+        if after is not None:
+            self._generations[key] = _generation(obj)
         # A pass may have found that it is gone, and dropped it from the cache, before this event came.
         gone = event == DELETED and after is None
-        changed = gone or (before is not None and (after is None or _generation(after) != _generation(before)))
+        changed = gone or (before is not None and before != _generation(obj))
         # What a person has just changed waits for no resync and no cold start.
         self._mark(key, FIRST if changed else 0.0)
         if changed:

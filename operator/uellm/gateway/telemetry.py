@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from uellm.gateway.catalog import ServiceKey
 from uellm.proxying.faults import Faults
-from uellm.proxying.log_writer import DroppedLines
+from uellm.proxying.log_writer import DroppedLines, log_line
 from uellm.proxying.metrics import Counter, Gauge, Histogram, Metric
 from uellm.proxying.record import RequestRecord, milliseconds
 
@@ -99,8 +99,7 @@ class GatewayMetrics:
             if record.sent_s is not None:
                 self.own.observe(record.sent_s - (record.held_s or 0.0))
         with self.faults.guard("log", record.id):
-            if ACCESS_LOG.isEnabledFor(logging.INFO):
-                ACCESS_LOG.info("%s", record.to_json())
+            log_line(ACCESS_LOG, record.to_json)
 
     def count_retry(self, key: ServiceKey, reason: str) -> None:
         """Count a request that is sent to a further replica."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
+from time import sleep
 from typing import TextIO
 
 from uellm.proxying.metrics import Counter
@@ -19,6 +20,8 @@ MOST_LINES = 10_000
 """Lines that may wait to be written: some megabytes. Further ones are dropped and counted."""
 MOST_TOGETHER = 100
 """Lines that are written in one go."""
+PAUSE_S = 0.005
+"""Between two writes: to wake the thread for each line would cost the event loop more than the line."""
 LAST_S = 2.0
 """How long the last lines may take at the end of the process."""
 
@@ -63,6 +66,8 @@ class LogWriter(logging.Handler):
         while (together := self._next()) is not None:
             with suppress(OSError):  # nobody will ever read them: the pipe is closed, or the disk is full
                 _write(self._stream.fileno(), together)
+            if not self._ended:
+                sleep(PAUSE_S)
 
     def _next(self) -> bytes | None:
         """The lines that wait, or the next one; None: there will be none."""
@@ -73,6 +78,12 @@ class LogWriter(logging.Handler):
         if lines[-1] is None and len(lines) > 1:
             self._lines.put(None)
         return b"".join(filter(None, lines)) or None
+
+
+def log_line(log: logging.Logger, line: Callable[[], str]) -> None:
+    """Log a line, if the log is on. `Logger.info` would also look up the place in the source, for as much again."""
+    if log.isEnabledFor(logging.INFO):
+        log.handle(logging.LogRecord(log.name, logging.INFO, "", 0, line(), None, None))
 
 
 class DroppedLines(Counter):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -294,18 +294,17 @@ class Applier:
             logger.warning("no Events about pod %s: %s", metadata["name"], error)
             return ()
 
-    async def workloads(self, pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """Kueue's Workloads for a pod; none where they cannot be read: a pass can do without an explanation."""
+    async def workloads(self, pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
+        """Kueue's Workloads for a pod. None where they cannot be read: a pass can do without an explanation."""
         metadata = pod["metadata"]
-        for kind in (WORKLOAD, FORMER_WORKLOAD):
-            try:
-                async with self._explained():
-                    return await self._kube.list(kind, metadata["namespace"], **workload_selector(pod))
-            except NotFound:
-                continue
-            except KubeError as error:
-                logger.warning("no Workload of pod %s: %s", metadata["name"], error)
-                break
+        try:
+            async with self._explained():
+                for kind in (WORKLOAD, FORMER_WORKLOAD):
+                    with suppress(NotFound):
+                        return await self._kube.list(kind, metadata["namespace"], **workload_selector(pod))
+        except KubeError as error:
+            logger.warning("no Workload of pod %s: %s", metadata["name"], error)
+            return None
         return ()
 
     @asynccontextmanager
@@ -315,7 +314,7 @@ class Applier:
             async with asyncio.timeout(EXPLAINED_WITHIN_S), self._explanations.slot():
                 yield
         except TimeoutError as error:
-            raise Unavailable(0, "Timeout", f"not answered within {EXPLAINED_WITHIN_S:g} s") from error
+            raise Unavailable(0, "Timeout", f"not read within {EXPLAINED_WITHIN_S:g} s") from error
 
     async def record_events(self, observed: Observed, notes: Iterable[Condition], now: datetime) -> None:
         """Log what changed, and create Events for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -106,6 +107,8 @@ class Reconciler:
         self._applier = applier
         self._kubelet_events = KubeletEvents(applier.pod_events)
         self._queue_words = QueueWords(applier.workloads)
+        self._asked: set[Key] = set()
+        """Services about whose pods sidecars and API server were asked since the start."""
         self._images = images
         self._inspections = inspections
         self._downloads = downloads
@@ -121,13 +124,16 @@ class Reconciler:
             self._revisions.forget(key)
             self._kubelet_events.forget(key)
             self._queue_words.forget(key)
+            self._asked.discard(key)
             self._inspections.forget(key)
             self._downloads.forget(key)
             self._settled.forget(key)
             self._scalings.forget(key)
             self._surges.forget(key)
             return None
-        ask_in_s = ASK_SOON_S if _is_told_to_grow(observed) else await self._ask(observed)
+        # What a new operator does not know yet would vanish from the status.
+        grows_at_once = key in self._asked and _is_told_to_grow(observed)
+        ask_in_s = ASK_SOON_S if grows_at_once else await self._ask(observed)
         now = self._clock()
         observed = dataclasses.replace(
             observed,
@@ -167,10 +173,12 @@ class Reconciler:
         report_in_s = await self._collectors.placements.refresh(observed.engines)
         scales = bounds_of(observed.document["spec"]) is not None
         measure_in_s = await self._collectors.measurements.refresh(observed.engines, EVERY_S if scales else math.inf)
-        now = self._clock()
-        queue_in_s = await self._queue_words.refresh(observed.key, observed.pods, now)
         helpers = (*observed.inspection_pods, *observed.download_pods)
-        events_in_s = await self._kubelet_events.refresh(observed.key, (*observed.pods, *helpers), now)
+        queue_in_s, events_in_s = await asyncio.gather(
+            self._queue_words.refresh(observed.key, observed.pods, self._clock),
+            self._kubelet_events.refresh(observed.key, (*observed.pods, *helpers), self._clock),
+        )
+        self._asked.add(observed.key)
         return min(filter(None, (report_in_s, measure_in_s, queue_in_s, events_in_s)), default=None)
 
     async def _still_settled(self, observed: Observed, planned: Planned, now: datetime) -> float | None:

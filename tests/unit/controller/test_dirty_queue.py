@@ -81,6 +81,18 @@ def test_marks_that_came_during_a_failing_pass_wait_for_the_backoff(schedule):
     assert schedule.take(0.5) == "a"
 
 
+def test_a_change_by_a_person_during_a_failing_pass_begins_the_backoff_anew(schedule):
+    now = 0.0
+    for _ in range(5):
+        schedule.mark("a", now)
+        schedule.take(now)
+        now += schedule.failed("a", now)
+    schedule.mark("a", now)
+    schedule.take(now)
+    schedule.mark("a", now, first=True)
+    assert schedule.failed("a", now) == 0.5
+
+
 def test_an_event_ends_a_backoff_early(schedule):
     schedule.mark("a", 0)
     schedule.take(0)

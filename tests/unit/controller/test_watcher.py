@@ -81,6 +81,19 @@ def test_a_service_that_somebody_changed_goes_ahead_of_all_others(world):
     assert world.heard(LLMSERVICE, "MODIFIED", service(A, generation=2, version=2))[0] == (A, FIRST)
 
 
+def test_a_change_that_the_answer_to_our_own_write_told_before_its_event_goes_first_all_the_same(world):
+    world.heard(LLMSERVICE, "ADDED", service(A))
+    world.cache.put(LLMSERVICE, service(A, generation=2, version=3))  # the status was written, and the answer is kept
+    assert world.heard(LLMSERVICE, "MODIFIED", service(A, generation=2, version=2)) == [(A, FIRST)]
+    assert world.heard(LLMSERVICE, "MODIFIED", service(A, generation=2, version=3)) == [(A, 0.0)]
+
+
+def test_a_service_made_anew_under_the_same_name_has_no_past(world):
+    world.heard(LLMSERVICE, "MODIFIED", service(A, generation=5, version=2))
+    world.heard(LLMSERVICE, "DELETED", service(A, generation=5, version=2))
+    assert world.heard(LLMSERVICE, "ADDED", service(A, version=4)) == [(A, 0.0)]
+
+
 def test_a_status_change_marks_no_other_service(world):
     world.waiting = [B]
     assert world.heard(LLMSERVICE, "MODIFIED", service(A, version=2)) == [(A, 0.0)]

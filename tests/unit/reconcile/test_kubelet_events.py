@@ -37,7 +37,7 @@ def asked():
 
 async def test_a_pod_that_has_just_been_bound_is_given_time(make, asked):
     events, _, pods = asked
-    assert await events.refresh(KEY, [bound(make)], BOUND + timedelta(seconds=5)) == PATIENCE_S - 5
+    assert await events.refresh(KEY, [bound(make)], lambda: BOUND + timedelta(seconds=5)) == PATIENCE_S - 5
     assert pods == []
 
 
@@ -45,7 +45,7 @@ async def test_a_pod_that_does_not_start_reports_the_kubelets_message(make, aske
     events, answers, _ = asked
     answers.append(event("FailedMount", MOUNT))
     pod, now = bound(make), BOUND + timedelta(seconds=PATIENCE_S)
-    assert await events.refresh(KEY, [pod], now) == ASK_EVERY_S
+    assert await events.refresh(KEY, [pod], lambda: now) == ASK_EVERY_S
     state = engine_readiness(make.deployment(), [pod], 1, None, events.of(KEY))
     assert (state.reason, state.stalled) == ("PodNotStarting", False)
     assert state.message == f"pod a cannot be started on node node-1: FailedMount: {MOUNT}"
@@ -55,11 +55,11 @@ async def test_its_events_are_read_from_time_to_time_and_kept_after_they_expire(
     events, answers, pods = asked
     answers.append(event("FailedMount", MOUNT))
     now = BOUND + timedelta(seconds=PATIENCE_S)
-    await events.refresh(KEY, [bound(make)], now)
-    await events.refresh(KEY, [bound(make)], now + timedelta(seconds=ASK_EVERY_S - 1))
+    await events.refresh(KEY, [bound(make)], lambda: now)
+    await events.refresh(KEY, [bound(make)], lambda: now + timedelta(seconds=ASK_EVERY_S - 1))
     assert pods == ["a"]
     answers.clear()
-    await events.refresh(KEY, [bound(make)], now + timedelta(seconds=ASK_EVERY_S))
+    await events.refresh(KEY, [bound(make)], lambda: now + timedelta(seconds=ASK_EVERY_S))
     assert pods == ["a", "a"]
     assert events.of(KEY) == {"uid-a": f"FailedMount: {MOUNT}"}
 
@@ -68,9 +68,9 @@ async def test_the_events_of_a_started_pod_are_neither_read_nor_kept(make, asked
     events, answers, pods = asked
     answers.append(event("FailedMount", MOUNT))
     now = BOUND + timedelta(seconds=PATIENCE_S)
-    await events.refresh(KEY, [bound(make)], now)
+    await events.refresh(KEY, [bound(make)], lambda: now)
     started = bound(make, initContainerStatuses=[{"name": "launcher", "state": {"running": {}}}])
-    assert await events.refresh(KEY, [started], now + timedelta(seconds=60)) is None
+    assert await events.refresh(KEY, [started], lambda: now + timedelta(seconds=60)) is None
     assert (events.of(KEY), pods) == ({}, ["a"])
 
 
@@ -96,11 +96,11 @@ async def test_the_pull_of_the_engines_image_is_told_while_it_lasts(make, asked)
     events, answers, _ = asked
     answers.append(event("FailedMount", MOUNT))
     now = BOUND + timedelta(seconds=PATIENCE_S)
-    await events.refresh(KEY, [bound(make)], now)
+    await events.refresh(KEY, [bound(make)], lambda: now)
     pulling = event("Pulling", 'Pulling image "vllm/vllm-openai:v0.32.0"', at="2026-05-01T12:00:40Z", kind="Normal")
     answers.append(pulling)
     pod = engine_waits(make)
-    assert await events.refresh(KEY, [pod], now + timedelta(seconds=ASK_EVERY_S)) == ASK_EVERY_S
+    assert await events.refresh(KEY, [pod], lambda: now + timedelta(seconds=ASK_EVERY_S)) == ASK_EVERY_S
     state = engine_readiness(make.deployment(), [pod], 1, None, events.of(KEY), events.pulls_of(KEY))
     assert (state.reason, state.message) == (
         "EngineStarting",
@@ -109,14 +109,14 @@ async def test_the_pull_of_the_engines_image_is_told_while_it_lasts(make, asked)
     )
     pulled = 'Successfully pulled image "vllm/vllm-openai:v0.32.0" in 3m20s'
     answers.append(event("Pulled", pulled, at="2026-05-01T12:04:00Z", kind="Normal"))
-    await events.refresh(KEY, [pod], now + timedelta(seconds=2 * ASK_EVERY_S))
+    await events.refresh(KEY, [pod], lambda: now + timedelta(seconds=2 * ASK_EVERY_S))
     assert events.pulls_of(KEY) == {}
 
 
 @pytest.mark.parametrize("reason", ["ImagePullBackOff", "CreateContainerConfigError"])
 async def test_a_container_whose_status_says_why_it_waits_needs_no_events(make, asked, reason):
     events, _, pods = asked
-    assert await events.refresh(KEY, [engine_waits(make, reason)], BOUND + timedelta(seconds=60)) is None
+    assert await events.refresh(KEY, [engine_waits(make, reason)], lambda: BOUND + timedelta(seconds=60)) is None
     assert pods == []
 
 

@@ -153,15 +153,36 @@ async def test_workloads_are_read_for_pods_that_kueue_holds_back_now_and_then(ma
 
     words = QueueWords(fetch)
     mine, other, bound = gated(make, "a"), gated(make, "b", names=[{"name": "example.com/approval"}]), make.pod("c")
-    assert await words.refresh(KEY, [mine, other, bound], NOW) == ASK_EVERY_S
-    assert await words.refresh(KEY, [mine, other, bound], NOW + timedelta(seconds=5)) == ASK_EVERY_S - 5
+    assert await words.refresh(KEY, [mine, other, bound], lambda: NOW) == ASK_EVERY_S
+    assert await words.refresh(KEY, [mine, other, bound], lambda: NOW + timedelta(seconds=5)) == ASK_EVERY_S - 5
     assert asked == ["a"]
     assert words.of(KEY) == {"uid-a": NO_QUOTA}
-    await words.refresh(KEY, [mine], NOW + timedelta(seconds=ASK_EVERY_S))
+    await words.refresh(KEY, [mine], lambda: NOW + timedelta(seconds=ASK_EVERY_S))
     assert asked == ["a", "a"]
     del mine["spec"]["schedulingGates"]
-    assert await words.refresh(KEY, [mine], NOW) is None
+    assert await words.refresh(KEY, [mine], lambda: NOW) is None
     assert words.of(KEY) == {}
+
+
+async def test_what_kueue_said_stays_where_it_cannot_be_read_again(make):
+    answers = [[workload(QuotaReserved=("False", NO_QUOTA))], None]
+
+    async def fetch(_):
+        return answers.pop(0)
+
+    words, pod = QueueWords(fetch), gated(make, "a")
+    await words.refresh(KEY, [pod], lambda: NOW)
+    await words.refresh(KEY, [pod], lambda: NOW + timedelta(seconds=ASK_EVERY_S))
+    assert (answers, words.of(KEY)) == ([], {"uid-a": NO_QUOTA})
+
+
+async def test_the_next_question_counts_from_the_answer(make):
+    times = [NOW, NOW + timedelta(seconds=9)]
+
+    async def fetch(_):
+        return []
+
+    assert await QueueWords(fetch).refresh(KEY, [gated(make, "a")], lambda: times.pop(0)) == ASK_EVERY_S
 
 
 def test_the_time_in_a_queue_is_no_part_of_the_time_to_start(make):

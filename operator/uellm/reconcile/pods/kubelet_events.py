@@ -49,13 +49,14 @@ class KubeletEvents:
         self._fetch = fetch
         self._known: dict[Key, dict[str, _Answer]] = {}
 
-    async def refresh(self, key: Key, pods: Sequence[Object], now: datetime) -> float | None:
+    async def refresh(self, key: Key, pods: Sequence[Object], clock: Callable[[], datetime]) -> float | None:
         """Ask about a service's pods that do not start. Returns in how many seconds to ask again, or None."""
-        before = self._known.get(key, {})
+        before, now = self._known.get(key, {}), clock()
         waiting = {pod["metadata"]["uid"]: pod for pod in living(pods) if _waits_for_its_kubelet(pod)}
         due = [uid for uid, pod in waiting.items() if _due_in_s(pod, before.get(uid), now) <= 0]
-        answers = await asyncio.gather(*(self._ask(waiting[uid], before.get(uid), now) for uid in due))
+        answers = await asyncio.gather(*(self._ask(waiting[uid], before.get(uid), clock) for uid in due))
         known = {uid: before[uid] for uid in waiting if uid in before} | dict(zip(due, answers, strict=True))
+        now = clock()  # they may have come late
         # With its first container, volumes and network are there.
         self._known[key] = known = {
             uid: answer._replace(warning="") if _has_started(waiting[uid]) else answer for uid, answer in known.items()
@@ -76,14 +77,14 @@ class KubeletEvents:
         """The service is gone."""
         self._known.pop(key, None)
 
-    async def _ask(self, pod: Object, before: _Answer | None, now: datetime) -> _Answer:
+    async def _ask(self, pod: Object, before: _Answer | None, clock: Callable[[], datetime]) -> _Answer:
         events = await self._fetch(pod)
         # Events live for an hour, and the pod may wait longer.
         warning = last_warning(events) or (before.warning if before is not None else "")
         pull = image_pull(events)
         if pull is None:
             pull = before.pull if before is not None else ""
-        return _Answer(now, warning, pull)
+        return _Answer(clock(), warning, pull)
 
 
 def _waits_for_its_kubelet(pod: Object) -> bool:

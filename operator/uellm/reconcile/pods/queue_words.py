@@ -16,8 +16,8 @@ from uellm.reconcile.kueue import gates, words_about
 from uellm.reconcile.names import Key
 
 Object = Mapping[str, Any]
-Fetch = Callable[[Object], Awaitable[Sequence[Object]]]
-"""Pod -> the Workloads that are for it."""
+Fetch = Callable[[Object], Awaitable[Sequence[Object] | None]]
+"""Pod -> the Workloads that are for it; None where they could not be read."""
 
 ASK_EVERY_S = 15.0
 _GATES = "kueue.x-k8s.io/"
@@ -36,16 +36,14 @@ class QueueWords:
         self._fetch = fetch
         self._known: dict[Key, dict[str, _QueueAnswer]] = {}
 
-    async def refresh(self, key: Key, pods: Sequence[Object], now: datetime) -> float | None:
+    async def refresh(self, key: Key, pods: Sequence[Object], clock: Callable[[], datetime]) -> float | None:
         """Ask about a service's pods that Kueue holds back. Returns in how many seconds to ask again, or None."""
-        before = self._known.get(key, {})
+        before, now = self._known.get(key, {}), clock()
         waiting = {pod["metadata"]["uid"]: pod for pod in pods if any(each.startswith(_GATES) for each in gates(pod))}
         due = [uid for uid in waiting if _due_in_s(before.get(uid), now) <= 0]
         found = await asyncio.gather(*(self._fetch(waiting[uid]) for uid in due))
-        fresh = {
-            uid: _QueueAnswer(now, clip(words_about(each), _MESSAGE_LENGTH))
-            for uid, each in zip(due, found, strict=True)
-        }
+        now = clock()  # they may have come late
+        fresh = {uid: _answer(each, before.get(uid), now) for uid, each in zip(due, found, strict=True)}
         self._known[key] = known = {uid: before[uid] for uid in waiting if uid in before} | fresh
         if not known:
             del self._known[key]
@@ -58,6 +56,12 @@ class QueueWords:
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self._known.pop(key, None)
+
+
+def _answer(workloads: Sequence[Object] | None, before: _QueueAnswer | None, now: datetime) -> _QueueAnswer:
+    if workloads is None:
+        return _QueueAnswer(now, "" if before is None else before.words)
+    return _QueueAnswer(now, clip(words_about(workloads), _MESSAGE_LENGTH))
 
 
 def _due_in_s(answer: _QueueAnswer | None, now: datetime) -> float:

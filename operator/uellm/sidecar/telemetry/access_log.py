@@ -89,11 +89,3 @@ class Record(RequestRecord):
                 "bytesOut": self.bytes_out,
             }
         )
-
-
-def write(record: Record) -> None:
-    """Write the line of a request that ended."""
-    if ACCESS_LOG.isEnabledFor(logging.INFO):
-        # `Logger.info` would also look up the place in the source, which costs as much as all the rest.
-        line = logging.LogRecord(ACCESS_LOG.name, logging.INFO, "", 0, record.to_json(), None, None)
-        ACCESS_LOG.handle(line)

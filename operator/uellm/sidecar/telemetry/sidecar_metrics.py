@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from uellm.proxying.faults import Faults
-from uellm.proxying.log_writer import DroppedLines
+from uellm.proxying.log_writer import DroppedLines, log_line
 from uellm.proxying.metrics import (
     FINE_SECONDS_BUCKETS,
     Counter,
@@ -17,7 +17,7 @@ from uellm.proxying.metrics import (
     NamedFigures,
 )
 from uellm.proxying.outcome import RequestOutcome
-from uellm.sidecar.telemetry.access_log import ACCESS_LOG, Record, write
+from uellm.sidecar.telemetry.access_log import ACCESS_LOG, Record
 from uellm.sidecar.telemetry.attainment import CLIENTS_OWN, Attainment, missed
 from uellm.sidecar.telemetry.help_texts import COUNTERS
 
@@ -147,7 +147,7 @@ class SidecarMetrics:
             except Exception as error:
                 self.faults.count("attainment", error, record.id)
         try:
-            write(record)
+            log_line(ACCESS_LOG, record.to_json)
         except Exception as error:
             self.faults.count("log", error, record.id)
 
