@@ -177,3 +177,12 @@ seccompProfile: {type: RuntimeDefault}
 {{ include "uellm.simulatedNodes" . }}
 {{- end }}
 {{- end -}}
+
+{{- /* A container's security context with which root may write what belongs to others, unless it has no capabilities set. */ -}}
+{{- define "uellm.ownersOfAll" -}}
+{{- $context := deepCopy . }}
+{{- with $context.capabilities }}
+{{- $_ := set $context "capabilities" (mergeOverwrite (dict "add" (list "DAC_OVERRIDE" "FOWNER")) .) }}
+{{- end }}
+{{- toYaml $context }}
+{{- end }}

@@ -28,3 +28,8 @@ extenders:
 {{- define "uellm.probeCommand" -}}
 {{- list "python3" "-c" (printf "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8888/%s', timeout=8)" .) | toJson -}}
 {{- end -}}
+
+{{- /* A path that kube-scheduler answers: before 1.31 it has neither /livez nor /readyz. Of (root, path). */ -}}
+{{- define "uellm.schedulerProbe" -}}
+{{- ternary "/healthz" (index . 1) (semverCompare "<1.31.0-0" (index . 0).Capabilities.KubeVersion.Version) }}
+{{- end }}

@@ -33,7 +33,7 @@ from uellm.profiler.offered import KubeletOffer
 from uellm.profiler.outside_memory import OutsideMemory
 from uellm.profiler.podresources import Held, Kubelet, KubeletSilent, Listed
 from uellm.profiler.process import in_daemon_thread, now
-from uellm.profiler.sample import SIMULATED, DriverChanged, Sample, Source, SourceError
+from uellm.profiler.sample import SIMULATED, DriverChanged, NoGPUs, Sample, Source, SourceError
 from uellm.profiler.status import Seen, Status, changes, compose, device_states, facts, lost, pod_uids_of, sample_of
 from uellm.profiler.store import Store
 
@@ -285,7 +285,8 @@ class Keeper:
 
     def _in_trouble(self, error: SourceError) -> None:
         self._trouble = error
-        self._metrics.source_fails(True)
+        # A node that never had GPUs lacks none.
+        self._metrics.source_fails(bool(self._before) or not isinstance(error, NoGPUs))
         self._say("source", str(error))
         self._wake.set()
 

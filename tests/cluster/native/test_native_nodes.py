@@ -20,9 +20,8 @@ def test_pods_run_on_both_nodes_with_a_sidecar_each(web: Any) -> None:
 
 
 def test_a_service_leads_to_the_pods_of_both_nodes_from_either(web: Any) -> None:
-    ask = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do /bin/busybox wget -q -O - http://10.96.0.80/; done"
-    for pod in web.pods().values():
-        assert set(web.sh(pod, ask).split()) == {"node-1", "node-2"}
+    # A kubelet that another test has restarted calls its pods unready for a moment.
+    web.until(web.serves)
 
 
 def test_the_api_server_is_at_its_service_address(web: Any) -> None:

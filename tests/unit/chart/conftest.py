@@ -54,19 +54,22 @@ def render(helm: Callable[..., subprocess.CompletedProcess[str]], tmp_path_facto
     directory = tmp_path_factory.mktemp("values")
 
     @functools.cache
-    def output(values: str, simulated: bool) -> str:
+    def output(values: str, simulated: bool, kube_version: str) -> str:
         file = directory / "values.yaml"
         file.write_text(values)
         simulation = ["--values", str(CHART / "values-simulated.yaml")] if simulated else []
         done = helm(
-            *("template", "uellm", str(CHART), "--namespace", "uellm-system", "--kube-version", "v1.34.2-gke.100"),
+            *("template", "uellm", str(CHART), "--namespace", "uellm-system", "--kube-version", kube_version),
             *simulation,
             *("--values", str(file)),
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def rendered(values: dict[str, Any] | None = None, *, simulated: bool = False) -> list[dict[str, Any]]:
-        return [document for document in yaml.load_all(output(json.dumps(values or {}), simulated), YAML) if document]
+    def rendered(
+        values: dict[str, Any] | None = None, *, simulated: bool = False, kube_version: str = "v1.34.2-gke.100"
+    ) -> list[dict[str, Any]]:
+        text = output(json.dumps(values or {}), simulated, kube_version)
+        return [document for document in yaml.load_all(text, YAML) if document]
 
     return rendered

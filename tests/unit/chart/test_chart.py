@@ -320,3 +320,12 @@ def test_what_the_server_would_add_inside_of_lists_is_written_out_so_that_gitops
     relabelings = [each for endpoint in endpoints for each in endpoint.get("relabelings", ())]
     assert relabelings
     assert all("action" in each for each in relabelings)
+
+
+def test_what_helm_prints_to_serve_a_model_can_be_pasted(helm: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    printed = helm("install", "uellm", str(CHART), "--namespace", "uellm-system", "--dry-run=client").stdout
+    command = printed.partition("Serve a model:\n")[2].partition("kubectl get llmservices")[0]
+    pasted = f"kubectl() {{ cat; }}\n{command}echo after"
+    said = subprocess.run(["bash", "-c", pasted], capture_output=True, text=True, check=True)
+    assert (said.stderr, said.stdout.endswith("\nafter\n")) == ("", True)
+    assert yaml.safe_load(said.stdout.removesuffix("after\n"))["kind"] == "LLMService"

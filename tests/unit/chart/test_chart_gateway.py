@@ -142,3 +142,9 @@ def test_a_gateway_is_held_to_its_annotation_unless_that_is_turned_off(render: R
 
     assert policies({}) == ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]
     assert policies({"gateway": {"ownAnnotationOnly": False}}) == []
+
+
+def test_the_host_of_an_ingress_may_be_a_wildcard(render: Render) -> None:
+    ingress = {"enabled": True, "host": "*.example.com", "tlsSecretName": "tls"}
+    spec = named(render({"gateway": {"ingress": ingress}}), "Ingress", "uellm-gateway")["spec"]
+    assert (spec["rules"][0]["host"], spec["tls"][0]["hosts"]) == ("*.example.com", ["*.example.com"])

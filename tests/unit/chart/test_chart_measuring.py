@@ -77,6 +77,13 @@ def test_the_profilers_pod_makes_the_directory_of_the_node_that_engines_keep_mod
     (container,) = spec["initContainers"]
     assert container["volumeMounts"] == [{"name": "models", "mountPath": "/models"}]
     assert container["command"][-1] == "500Gi"
+    # An administrator may have given the directory to another user, whom root without these cannot stand in for.
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["DAC_OVERRIDE", "FOWNER"]}
+    privileged = {"privileged": True, "allowPrivilegeEscalation": None, "capabilities": None}
+    (container,) = profiler_of(
+        render({"modelCache": {"path": "/mnt/models"}, "profiler": {"securityContext": privileged}})
+    )[0]["spec"]["initContainers"]
+    assert container["securityContext"] == {"privileged": True, "readOnlyRootFilesystem": True}
     (operator,) = (each for each in of_kind(objects, "Deployment") if each["metadata"]["name"] == "uellm-operator")
     args = operator["spec"]["template"]["spec"]["containers"][0]["args"]
     assert "--node-cache=/mnt/models" in args

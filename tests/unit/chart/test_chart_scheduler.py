@@ -58,7 +58,18 @@ def test_several_schedulers_elect_a_leader(render: Render) -> None:
     assert scheduler_configuration(alone)["leaderElection"]["leaderElect"] is False
     assert named(alone, "Deployment", "uellm-scheduler")["spec"]["strategy"] == {"type": "Recreate"}
     assert scheduler_configuration(several)["leaderElection"]["leaderElect"] is True
-    assert "strategy" not in named(several, "Deployment", "uellm-scheduler")["spec"]
+    # What Kubernetes would fill in could not be removed again by an upgrade to one replica on the server's side.
+    strategy = named(several, "Deployment", "uellm-scheduler")["spec"]["strategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+@pytest.mark.parametrize(
+    ("version", "paths"), [("v1.30.14", ["/healthz", "/healthz"]), ("v1.31.0-rc.1", ["/livez", "/readyz"])]
+)
+def test_the_scheduler_is_asked_by_paths_that_its_version_has(render: Render, version: str, paths: list[str]) -> None:
+    pods = named(render(kube_version=version), "Deployment", "uellm-scheduler")["spec"]["template"]["spec"]
+    probed = pods["containers"][0]
+    assert [probed[each]["httpGet"]["path"] for each in ("livenessProbe", "readinessProbe")] == paths
 
 
 def test_a_changed_configuration_restarts_the_scheduler(render: Render) -> None:

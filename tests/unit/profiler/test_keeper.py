@@ -279,11 +279,12 @@ async def test_an_unknown_node_is_logged_once_and_waited_for(cluster, keep, pod_
     await cluster.until(lambda: bool(cluster.writes))
 
 
-async def test_a_node_without_gpus_gets_no_profile(cluster, keep, pod_resources):
+async def test_a_node_without_gpus_gets_no_profile_and_lacks_none(cluster, keep, metrics, pod_resources):
     source = FakeSource(NoGPUs("NoDriver", "no driver"))
     keep(source)
     async with no_writes(cluster, pod_resources):
         pass
+    assert metrics.registry.get_sample_value("uellm_profiler_source_failing", {"node": "node-1"}) == 0
     source.answer = SAMPLE  # the driver's DaemonSet is done
     await cluster.until(lambda: len(cluster.uuids()) == 2)
 
