@@ -458,12 +458,13 @@ def test_services_outlive_an_upgrade_and_an_uninstallation(run: Run) -> None:
     run("kubectl", "create", "-f", "-", given=SERVICE)
     before = run("kubectl", "get", "llm/llama", "-o", "jsonpath={.metadata.uid} {.metadata.generation}")
     values = ["--values", str(CHART / "values-simulated.yaml")]
+    run("kubectl", "create", "secret", "generic", "pull", "-n", PROFILER_NAMESPACE)
     run("helm", "upgrade", "uellm", str(CHART), "-n", NAMESPACE, *values, "--set", "images.tag=next")
     run("helm", "uninstall", "uellm", "-n", NAMESPACE)
     assert run("kubectl", "get", "deployments", "-n", NAMESPACE, "-o", "name") == ""
     assert run("kubectl", "get", "llm/llama", "-o", "jsonpath={.metadata.uid} {.metadata.generation}") == before
-    # CRDs that the earlier release kept do not block it.
-    run("kubectl", "wait", "--for=delete", f"namespace/{PROFILER_NAMESPACE}", "--timeout=60s")
+    assert "pull" in run("kubectl", "get", "secrets", "-n", PROFILER_NAMESPACE, "-o", "name")
+    # CRDs and namespace that the earlier release kept do not block it.
     run("helm", "install", "uellm", str(CHART), "-n", NAMESPACE, *values)
     assert run("kubectl", "get", "llm/llama", "-o", "jsonpath={.metadata.uid} {.metadata.generation}") == before
 
@@ -472,7 +473,6 @@ def test_a_release_of_another_name_and_namespace_takes_over_what_the_former_one_
     run("kubectl", "create", "-f", "-", given={**SERVICE, "metadata": {"name": "kept", "namespace": "default"}})
     before = run("kubectl", "get", "llm/kept", "-o", "jsonpath={.metadata.uid} {.metadata.generation}")
     run("helm", "uninstall", "uellm", "-n", NAMESPACE)
-    run("kubectl", "wait", "--for=delete", f"namespace/{PROFILER_NAMESPACE}", "--timeout=60s")
     install = ["helm", "install", "renamed", str(CHART), "-n", "renamed-system", "--create-namespace"]
     with pytest.raises(AssertionError, match="invalid ownership metadata"):
         run(*install)
@@ -489,6 +489,25 @@ def test_the_priority_of_pods_that_measure_may_change_with_an_upgrade(run: Run) 
     for priority, name in (("-500", "uellm-measuring-500"), ("-1000", "uellm-measuring")):
         run(*upgrade, "--set", f"measuring.priority={priority}")
         assert run("kubectl", "get", f"priorityclass/{name}", "-o", "jsonpath={.value}") == priority
+
+
+def test_the_scheduler_gets_a_second_replica_and_loses_it_again(run: Run) -> None:
+    upgrade = (
+        "helm",
+        "upgrade",
+        "uellm",
+        str(CHART),
+        "-n",
+        NAMESPACE,
+        "--reset-then-reuse-values",
+        "--server-side=true",
+    )
+    for replicas, strategy in ((1, "Recreate"), (2, "RollingUpdate"), (1, "Recreate")):
+        run(*upgrade, "--set", f"scheduler.replicas={replicas}", "--force-conflicts")
+        path = "jsonpath={.spec.replicas} {.spec.strategy.type}"
+        assert (
+            run("kubectl", "get", "deployment/uellm-scheduler", "-n", NAMESPACE, "-o", path) == f"{replicas} {strategy}"
+        )
 
 
 def test_a_second_gateway_is_installed_beside_the_release_with_the_operator(run: Run) -> None:
