@@ -492,22 +492,11 @@ def test_the_priority_of_pods_that_measure_may_change_with_an_upgrade(run: Run) 
 
 
 def test_the_scheduler_gets_a_second_replica_and_loses_it_again(run: Run) -> None:
-    upgrade = (
-        "helm",
-        "upgrade",
-        "uellm",
-        str(CHART),
-        "-n",
-        NAMESPACE,
-        "--reset-then-reuse-values",
-        "--server-side=true",
-    )
+    upgrade = ("helm", "upgrade", "uellm", str(CHART), "-n", NAMESPACE, "--reset-then-reuse-values")
+    get = ("kubectl", "get", "deployment/uellm-scheduler", "-n", NAMESPACE, "-o")
     for replicas, strategy in ((1, "Recreate"), (2, "RollingUpdate"), (1, "Recreate")):
-        run(*upgrade, "--set", f"scheduler.replicas={replicas}", "--force-conflicts")
-        path = "jsonpath={.spec.replicas} {.spec.strategy.type}"
-        assert (
-            run("kubectl", "get", "deployment/uellm-scheduler", "-n", NAMESPACE, "-o", path) == f"{replicas} {strategy}"
-        )
+        run(*upgrade, "--server-side=true", "--force-conflicts", "--set", f"scheduler.replicas={replicas}")
+        assert run(*get, "jsonpath={.spec.replicas} {.spec.strategy.type}") == f"{replicas} {strategy}"
 
 
 def test_a_second_gateway_is_installed_beside_the_release_with_the_operator(run: Run) -> None:
