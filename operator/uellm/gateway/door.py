@@ -13,7 +13,7 @@ from uellm.gateway.replicas import Replica
 from uellm.gateway.response_routes import ResponseRoutes
 from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
 from uellm.gateway.view import FleetView
-from uellm.http import Reply, Request, pairs
+from uellm.http import Pairs, Reply, Request, pairs
 from uellm.proxying.browsers import AllowedOrigins, is_preflight
 from uellm.proxying.drain import Drain
 from uellm.proxying.handler import RequestHandler
@@ -86,14 +86,20 @@ class Door(RequestHandler[GatewayRecord]):
         await self._read_body(request, record)
         kept = await self._responses.of_path(request, response_id)
         record.service = kept.match.service.key
-        await self._forward(request, reply, record, kept.match, kept.replica)
+        await self._forward(request, reply, record, kept.match, kept.replica, kept.withheld)
 
     async def _forward(
-        self, request: Request, reply: Reply, record: GatewayRecord, match: Match, pinned: Replica | None
+        self,
+        request: Request,
+        reply: Reply,
+        record: GatewayRecord,
+        match: Match,
+        pinned: Replica | None,
+        withheld: Pairs = (),
     ) -> None:
         reply.close |= self.drain.draining
         own, shown = pairs(self._own_headers(record)), pairs(self._for_pages(request))
-        await self._forwarding.forward(request, reply, record, match, own, shown, pinned=pinned)
+        await self._forwarding.forward(request, reply, record, match, own, shown, pinned=pinned, withheld=withheld)
 
     def _check_complete(self) -> None:
         if not self._view.complete:

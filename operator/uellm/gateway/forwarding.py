@@ -107,11 +107,12 @@ class Forwarding:
         shown: Pairs = (),
         *,
         pinned: Replica | None = None,
+        withheld: Pairs = (),
     ) -> None:
         """Send `request.body` to a replica and relay the answer. Raises Refusal.
 
         Both have the additional headers `own`; the answer has `shown` as well, in place of the replica's. `pinned`: the
-        only replica that can answer it.
+        only replica that can answer it. `withheld`: headers of the client that do not go there.
         """
         service = match.service
         replicas = self._fleet.replicas(service.key)
@@ -123,7 +124,7 @@ class Forwarding:
         routed = routed_request(route, request.body, chosen, replicas.ratio, record.arrival_s, match.adapter)
         # Without a uid it is from a file, where it may have any name.
         meant = [(MEANT_FOR.encode(), str(service.key).encode())] if service.uid else []
-        headers = [*end_to_end(request.headers, (*_SENT, *own)), *own, *meant]
+        headers = [*end_to_end(request.headers, (*_SENT, *own, *withheld)), *own, *meant]
         attempt = ForwardedRequest(request, record, match, replicas, routed, headers, [], pinned)
         replica, upstream = await self._send(attempt)
         try:

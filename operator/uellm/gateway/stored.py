@@ -29,6 +29,8 @@ class Holder(NamedTuple):
 
     service: ServiceKey
     replica: str
+    named: bool = True
+    """A request named the service: it may have the keys of those who ask for the response."""
 
 
 class AskedReplica(NamedTuple):
@@ -51,8 +53,10 @@ class StoredResponses:
         return len(self._holders)
 
     def remember(self, response_id: str, holder: Holder) -> None:
-        """A replica has made this response, or has it."""
-        self._holders[response_id] = holder
+        """A replica has made this response, or has it. No other service takes over what a named one has."""
+        known = self._holders.get(response_id)
+        if known is None or known.service == holder.service or holder.named > known.named:
+            self._holders[response_id] = holder
         self._holders.move_to_end(response_id)
         if len(self._holders) > self._most:
             self._holders.popitem(last=False)
@@ -64,14 +68,17 @@ class StoredResponses:
             self._holders.move_to_end(response_id)
         return found
 
-    async def search(self, response_id: str, asked: Iterable[AskedReplica]) -> AskedReplica | None:
-        """Ask all of these at once; the first that has it. None: none does, or none of the first `MOST_ASKED`."""
+    async def search(self, response_id: str, asked: Iterable[AskedReplica], *, named: bool) -> AskedReplica | None:
+        """Ask all of these at once; the first that has it. None: none does, or none of the first `MOST_ASKED`.
+
+        `named`: the request names their service.
+        """
         async with self._searches:
             asking = [asyncio.create_task(_has(each, response_id)) for each in islice(asked, MOST_ASKED)]
             try:
                 for first in asyncio.as_completed(asking):
                     if (found := await first) is not None:
-                        self.remember(response_id, Holder(found.service, found.replica.name))
+                        self.remember(response_id, Holder(found.service, found.replica.name, named))
                         return found
             finally:
                 for task in asking:

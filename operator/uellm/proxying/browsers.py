@@ -16,6 +16,8 @@ from uellm.http import Headers, Pairs, pairs
 
 EVERY_ORIGIN = "*"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+")
+_READABLE = "Retry-After, retry-after-ms, x-should-retry, x-uellm-outcome, X-Request-Id"
+"""Headers of ours that a page may read: its client's library obeys them."""
 PREFLIGHT_S = 600
 """How long a browser may remember the answer to a preflight request."""
 
@@ -46,7 +48,7 @@ class AllowedOrigins:
             return {}
         headers = {
             "Access-Control-Allow-Origin": EVERY_ORIGIN if every and not self.credentials else origin,
-            "Access-Control-Expose-Headers": "Retry-After, x-uellm-outcome, X-Request-Id",
+            "Access-Control-Expose-Headers": _READABLE,
         }
         if self.credentials:
             headers["Access-Control-Allow-Credentials"] = "true"

@@ -13,7 +13,8 @@ STALE_S = 1.0
 
 AVOIDED_S = 2.0
 """How long a replica at which a request failed is avoided, if there is another. It doubles with each failure in a row,
-so that a replica which fails at once, and so seems idle, does not get every request."""
+so that a replica which fails at once, and so seems idle, does not get every request. Requests that were there together
+fail together, which is one failure."""
 
 MOST_DOUBLINGS = 5
 
@@ -59,7 +60,11 @@ class ReplicaBooks:
         """Prompt tokens of all outstanding requests."""
         self._since: list[Sent] = []
         self._failures = 0
-        self._avoid_until_s = self._avoided_before_s = 0.0
+        self._failed_s = float("-inf")
+        """When the last failure was seen."""
+        self._avoid_until_s = 0.0
+        self._before_failure = (0, self._failed_s, 0.0)
+        """The three figures above, as they were before the last failure."""
 
     def report(self, load: ReplicaLoad, now_s: float) -> None:
         """Take over a report."""
@@ -122,14 +127,18 @@ class ReplicaBooks:
         self.prompt_tokens -= request.prompt_tokens
         self.kv_tokens -= request.prompt_tokens
         silent = unanswered and now_s - sent.sent_s >= SILENT_S and self.fresh(now_s) is None
+        was_sent_after_failure = sent.sent_s >= self._failed_s
         if failed or silent:
-            self._avoided_before_s = self._avoid_until_s
-            self._avoid_until_s = now_s + AVOIDED_S * 2.0 ** min(self._failures, MOST_DOUBLINGS)
-            self._failures += 1
+            self._before_failure = self._failures, self._failed_s, self._avoid_until_s
+            if was_sent_after_failure:
+                self._avoid_until_s = now_s + AVOIDED_S * 2.0 ** min(self._failures, MOST_DOUBLINGS)
+                self._failed_s = now_s
+                self._failures += 1
         elif not unanswered:
             self._failures = 0
+            if was_sent_after_failure:
+                self._avoid_until_s = 0.0
 
     def forgive(self) -> None:
         """Take the last failure back."""
-        self._failures = max(self._failures - 1, 0)
-        self._avoid_until_s = self._avoided_before_s
+        self._failures, self._failed_s, self._avoid_until_s = self._before_failure

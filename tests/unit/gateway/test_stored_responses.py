@@ -191,6 +191,27 @@ async def test_a_key_is_sent_only_to_a_service_that_the_request_names(launch, fo
     assert (await about(other, "GET", public["id"]))[1]["served_by"] == keyless.name
 
 
+async def test_a_service_that_claims_every_response_gets_no_key_of_those_who_did_not_name_it(launch, four) -> None:
+    one, other = await launch(), await launch()
+    mine, claiming, _, _ = four
+
+    async def claims(request, received) -> web.Response:
+        return web.json_response({"id": request.path.split("/")[-1], "served_by": "claiming"})
+
+    claiming.engine.script = claims
+    for harness in (one, other):
+        harness.serve("mine", mine.port, uid="1", keys_secret="keys")
+        harness.serve("claiming", claiming.port, uid="2")
+    _, first = await create(one, "mine")
+    for _ in range(2):  # found by a search, and then remembered
+        assert (await about(other, "GET", first["id"]))[1]["served_by"] == "claiming"
+    assert len(claiming.engine.received) == 3
+    assert not any("Authorization" in each.headers for each in claiming.engine.received)
+    assert (await about(other, "GET", f"{first['id']}?model=mine"))[1]["served_by"] == mine.name
+    assert (await about(other, "GET", first["id"]))[1]["served_by"] == mine.name, "a request has named it"
+    assert len(claiming.engine.received) == 3
+
+
 async def test_the_id_of_another_service_moves_no_request_there(harness, four) -> None:
     mine, also, theirs, _ = four
     harness.serve("mine", mine.port, also.port)

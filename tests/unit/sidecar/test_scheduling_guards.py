@@ -69,6 +69,19 @@ def test_with_stale_metrics_the_answers_show_progress():
     assert core.dispatchable(0.1) == [second]
 
 
+@pytest.mark.parametrize("tokens", [0, None], ids=["embeddings", "transcripts"])
+def test_with_stale_metrics_answers_without_tokens_show_progress_as_well(tokens):
+    core = scheduler(replace(READY, stale=True), tpot_guard=False)
+    submitted(core, *(Ticket(CHAT, 0.0, 10) for _ in range(30)))
+    rounds = []
+    for number in range(4):
+        granted = core.dispatchable(0.1 * number)
+        rounds.append(len(granted))
+        for ticket in granted:
+            core.on_finish(ticket, 0.1 * number + 0.05, tokens)
+    assert rounds == [1, 2, 4, 8]
+
+
 def test_without_the_gate_every_request_goes_to_the_engine():
     core = scheduler(gate=False, tpot_guard=False)
     waiting = submitted(core, *(Ticket(CHAT, 0.0, 600) for _ in range(5)))

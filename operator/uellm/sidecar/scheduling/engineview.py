@@ -271,7 +271,7 @@ class EngineView:
         self._pace = None
 
     def _filled_alone(self, tokens: int, now_s: float) -> None:
-        """Measure step times by prompts while no answer runs. For embeddings this is the only measurement."""
+        """Measure step times by prompts while no answer runs."""
         moment = self._moment
         if moment is not None and now_s - moment.ended_s < SAME_MOMENT_S:
             moment.tokens += tokens

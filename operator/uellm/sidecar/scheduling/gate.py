@@ -35,7 +35,8 @@ class Gate:
         self.speedup = 1.0
         """How many times faster than the estimate the engine is assumed to be."""
         self._unseen_tokens = 0
-        """Prompt tokens that the engine may have while its metrics are stale. Each first token raises the limit."""
+        """Prompt tokens that the engine may have while its metrics are stale. Each prompt that it finishes raises the
+        limit."""
         self.closed = False
         """Whether the estimate held prompts back at the last decision."""
 
@@ -71,6 +72,11 @@ class Gate:
             self.speedup = min(self.speedup * SPEEDUP_GROWTH, MAX_SPEEDUP)
         elif self.speedup > 1.0 and view.unfilled_tokens > MOST_STEPS * view.chunk_tokens + on_the_way:
             self.speedup = max(1.0, SPEEDUP_DECAY * self.speedup)
+
+    def on_answer_without_tokens(self, ticket: Ticket) -> None:
+        """The engine has finished a prompt whose answer has no token, such as an embedding."""
+        if self._view.state.stale:
+            self._unseen_tokens += ticket.uncached_tokens
 
     def _excess_tokens(self, now_s: float) -> float:
         """Prompt tokens beyond a full step at the time when a request sent now would arrive."""

@@ -259,6 +259,8 @@ class Scheduler:
         if ticket.state is State.RUNNING:
             if tokens is not None:
                 self._count_at_the_end(ticket, tokens, events, now_s)
+            if ticket.first_token_s is None:
+                self._gate.on_answer_without_tokens(ticket)
             predicted = ticket.length.p50 * ticket.sequences
             if ticket.tokens:
                 self._view.answers.add(ticket.tokens, predicted)
