@@ -28,6 +28,7 @@ class PlanningWorld:
         self.cache = Cache()
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.requests = []
+        self.revisions_asked = []
         self.broken = None
         self.rendered = []
         self.renders_itself = True
@@ -44,9 +45,11 @@ class PlanningWorld:
             self._changed.notify_all()
         await asyncio.sleep(0)  # other tasks get a turn, as with a real worker
         await self.gate.wait()
-        choice = question.choice(self._evaluation(question.request, question.incumbent))
+        self.revisions_asked.append(question.revise)
+        evaluation = self._evaluation(question.request, question.incumbent)
+        choice = question.choice(evaluation)
         rendered = choice.plan and self.renders_itself and self._rendered(choice.plan, question.request)
-        return PlanningAnswer(choice, rendered or None)
+        return PlanningAnswer(choice, rendered or None, found=evaluation.plan is not None)
 
     async def asked(self, times):
         """Wait until the planner was asked so often."""

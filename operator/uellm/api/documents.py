@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from uellm.api.base import Model
 from uellm.api.gpunodeclass import GPUNodeClass
 from uellm.api.gpunodeprofile import GPUNodeProfile
 from uellm.api.llmservice import LLMService
+from uellm.documents import read_text
 from uellm.errors import BadInput
 
 PASSED_ON = frozenset({"metadata", "config", "template"})
@@ -63,10 +63,7 @@ def parse(model: type[T], document: Mapping[str, Any], *, at: str = "") -> T:
 
 def read_documents(path: str | Path) -> list[dict[str, Any]]:
     """All documents of a YAML or JSON file (`-`: standard input), Lists replaced by their items. Raises BadInput."""
-    try:
-        text = sys.stdin.read() if str(path) == "-" else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(str(path), f"cannot be read: {error}") from error
+    text = read_text(str(path))
     try:
         documents = list(yaml.load_all(text, Loader=LOADER))
     except yaml.YAMLError as error:

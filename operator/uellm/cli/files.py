@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from uellm.documents import read_text
 from uellm.errors import BadInput
-
-
-def read_text(name: str) -> str:
-    """A file's text; `-` is standard input. Raises BadInput naming the file."""
-    try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise BadInput(name, f"cannot be read: {reason}") from error
 
 
 def read_yaml(name: str) -> Any:

@@ -28,6 +28,7 @@ from uellm.planner.request import LeftOut, NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.kueue import may_displace
 from uellm.reconcile.node_class import node_class
+from uellm.reconcile.planning.allocation import as_allocatable, waits_for_nodes
 from uellm.reconcile.planning.node_classes import doubts, would_join
 from uellm.reconcile.planning.request import architecture_of, check_environment, plan_request
 
@@ -100,12 +101,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _planned(request: PlanRequest, offered: Offered) -> tuple[Plan, PlanRequest]:
     """The plan and what it answers: on free GPUs, else as the operator plans pods that may displace others."""
+    free = as_allocatable(request, claims=offered.claims)
     try:
-        return make_plan(request), request
+        return make_plan(free), free
     except PlanError as error:
         if not offered.hardware or error.reason not in HELPED_BY_GPUS:
             raise
-        whole = replace(request, nodes=offered.hardware)
+        whole = as_allocatable(replace(request, nodes=offered.hardware), claims=offered.claims)
         plan = make_plan(whole)
         print(
             "uellm plan: no free GPUs hold it: planned as if every GPU were free, because its pods may wait in a queue "
@@ -145,7 +147,7 @@ def _offered(args: argparse.Namespace, service: LLMService) -> Offered:
 
 
 def _joining(classes: list[dict[str, Any]], service: LLMService) -> tuple[tuple[LeftOut, ...], tuple[NodeOffer, ...]]:
-    read = [node_class(document) for document in classes]
+    read = [node_class(document) for document in classes] if waits_for_nodes(service) else []
     offers, left_out = would_join(read, doubts(read, ()), service)
     return left_out, offers
 

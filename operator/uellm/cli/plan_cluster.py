@@ -24,6 +24,8 @@ class Offered(NamedTuple):
     """Classes of nodes that may join."""
     hardware: tuple[NodeOffer, ...] = ()
     """The nodes as if every GPU were free, where the service's pods may get GPUs that others hold."""
+    claims: bool = True
+    """Pods can claim GPUs by DRA. A file of profiles does not tell: then they can, where the service asks for it."""
 
 
 def offered_by_cluster(service: LLMService, *, kubeconfig: str | None, context: str | None) -> Offered:
@@ -56,6 +58,7 @@ async def _ask(service: LLMService, kubeconfig: str | None, context: str | None)
     from uellm.reconcile.cache import Cache
     from uellm.reconcile.kueue import may_displace
     from uellm.reconcile.names import Key
+    from uellm.reconcile.planning.allocation import may_claim, waits_for_nodes
     from uellm.reconcile.planning.eligible_nodes import reachable, verdicts
     from uellm.reconcile.planning.ledger import claims_of_others, hardware_offers, offers
     from uellm.reconcile.planning.node_classes import doubts, with_nodes, would_join
@@ -71,12 +74,12 @@ async def _ask(service: LLMService, kubeconfig: str | None, context: str | None)
     everyone = offers(nodes, claims_of_others(cache, key), cache.pods(key))
     judged = verdicts((node.facts for node in nodes), cache.node, service.spec.template.to_dict())
     offered, left_out = reachable(everyone, judged)
-    doubted = doubts(cache.node_classes(), with_nodes(nodes, cache.node))
-    classes, unusable = would_join(cache.node_classes(), doubted, service)
+    known = cache.node_classes() if waits_for_nodes(service) else ()
+    classes, unusable = would_join(known, doubts(known, with_nodes(nodes, cache.node)), service)
     runs = any(pod["spec"].get("nodeName") for pod in cache.pods(key))
     document = {"metadata": service.metadata, "spec": {"template": service.spec.template.to_dict()}}
     hardware = reachable(hardware_offers(nodes), judged)[0] if may_displace(document) and not runs else ()
-    return Offered(offered, (*left_out, *unusable), classes, hardware)
+    return Offered(offered, (*left_out, *unusable), classes, hardware, may_claim(offered, cache.dra))
 
 
 async def _read_claims(kube: Kube, cache: Cache, service: LLMService) -> None:

@@ -6,7 +6,10 @@ and many commands never connect.
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +59,7 @@ def namespace(kubeconfig: str | None = None, context: str | None = None) -> str:
         named = found["contexts"].get_with_name(context or found.safe_get("current-context"), safe=True)
         return "" if named is None else str(named["context"].safe_get("namespace") or "")
     except _unusable() as error:
-        raise BadInput(paths, f"not a kubeconfig that can be used ({error})") from error
+        raise _not_usable(paths, error) from error
 
 
 def in_cluster() -> bool:
@@ -69,11 +72,43 @@ async def _load_file(configuration: Any, kubeconfig: str | None, context: str | 
 
     paths = _kubeconfig_paths(kubeconfig)
     try:
-        await config.load_kube_config(  # type: ignore[no-untyped-call]
-            paths, context=context, client_configuration=configuration, persist_config=False
-        )
+        with _complaints() as complaints:
+            await config.load_kube_config(  # type: ignore[no-untyped-call]
+                paths, context=context, client_configuration=configuration, persist_config=False
+            )
     except _unusable() as error:
-        raise BadInput(paths, f"not a kubeconfig that can be used ({error})") from error
+        raise _not_usable(paths, error) from error
+    if complaints and not configuration.api_key and not configuration.cert_file:
+        why = _in_one_line("; ".join(complaints))
+        raise CannotBeDone(
+            f"{paths}: the exec plugin of its user gave no credentials ({why}): install it, or log in anew"
+        )
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """What the package logs of an exec plugin that fails: it goes on without credentials, and raises nothing."""
+    found: list[str] = []
+
+    def take(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR:
+            found.append(record.getMessage())
+        return record.levelno < logging.ERROR
+
+    logger = logging.getLogger("kubernetes.aio.config.kube_config")
+    logger.addFilter(take)
+    try:
+        yield found
+    finally:
+        logger.removeFilter(take)
+
+
+def _not_usable(paths: str, error: Exception) -> BadInput:
+    return BadInput(paths, f"not a kubeconfig that can be used ({_in_one_line(str(error))})")
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _unusable() -> tuple[type[Exception], ...]:

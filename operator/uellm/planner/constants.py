@@ -48,6 +48,11 @@ CPU_KV_CACHE_BYTES = 256 << 20
 PROMPTS_PER_CLIENT = 10
 REQUESTS_AT_A_RATE = 500
 OUTPUT_SPREAD = 1 / 9
+# Bounds of what is described (prediction/point.py): of counts and tokens, of rates and bytes, and of the steps that are
+# replayed, which take up to a minute or two.
+MOST_COUNTED = 10**9
+MOST_RATE = 1e24
+MOST_REPLAYED_STEPS = 10**7
 
 # Chunks to choose from, in tokens a step. A step within this share of the TPOT target leaves room for what a mean
 # hides: longer contexts, and requests that wait a step (llm-d's and Sarathi's guards keep a similar margin).

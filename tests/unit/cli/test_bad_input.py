@@ -93,9 +93,19 @@ def test_yaml_that_contains_itself_or_is_nested_without_end_is_one_line(text, tm
 
 
 def test_the_service_may_come_from_standard_input(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("kind: Pod\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"kind: Pod\n")))
     assert main(["plan", "-f", "-", "--profiles", "/nowhere"]) == 2
     assert one_line(capsys) == "uellm plan: -: must hold one LLMService; it holds 0\n"
+
+
+@pytest.mark.parametrize("argv", [("plan", "-f", "-", "--profiles", "/nowhere"), ("predict", "-")])
+def test_standard_input_that_is_no_text_or_is_closed_is_one_line(argv, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(LATIN), errors="surrogateescape"))
+    assert main([*argv]) == 2
+    assert one_line(capsys) == f"uellm {argv[0]}: -: cannot be read: is not UTF-8 text\n"
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main([*argv]) == 2
+    assert one_line(capsys) == f"uellm {argv[0]}: -: cannot be read: standard input is closed\n"
 
 
 def test_a_hub_that_is_no_web_address_is_named(monkeypatch, capsys):

@@ -123,3 +123,31 @@ def test_the_table_has_a_line_for_each_point_and_the_reasons_below(
     assert header.split()[:3] == ["ID", "TTFT", "ms"]
     assert line.startswith("a ")
     assert reason.startswith("b: gpu: 'none' is not known")
+
+
+@pytest.mark.parametrize(
+    "field", ["concurrency", "inputTokens", "outputTokens", "prompts", "requestsPerSecond", "decodeBatch", "maxNumSeqs"]
+)
+@pytest.mark.parametrize("value", [10**30, 10**400, float("inf")])
+def test_a_number_without_measure_is_refused(predict, field: str, value: float) -> None:
+    assert one(predict, **{field: value}) == {"error": f"{field}: must be at most 1e+09"}
+
+
+@pytest.mark.parametrize(("value", "words"), [(10**400, "at most 1e+24"), (1e-300, "1 or more, and is 1e-300")])
+def test_so_is_a_gpu_without_measure(predict, value: float, words: str) -> None:
+    gpu = {"bf16FlopsPerSecond": 1e15, "memoryBytesPerSecond": 3e12, "memoryBytes": 80e9}
+    for field in gpu:
+        assert one(predict, gpu=gpu | {field: value}) == {"error": f"gpu.{field}: must be {words}"}
+
+
+@pytest.mark.parametrize(
+    "load", [{"concurrency": 10**8}, {"prompts": 10**8}, {"inputTokens": 10**9, "concurrency": 500}]
+)
+def test_a_load_of_more_steps_than_can_be_replayed_is_refused(predict, load: dict[str, Any]) -> None:
+    assert "at most 10000000 are replayed: set prompts" in one(predict, **load)["error"]
+
+
+def test_so_is_one_at_a_rate(predict) -> None:
+    point = {key: value for key, value in POINT.items() if key != "concurrency"}
+    found = predict({**point, "requestsPerSecond": 1.0, "prompts": 10**8})["a"]
+    assert "at most 10000000 are replayed: set prompts" in found["error"]

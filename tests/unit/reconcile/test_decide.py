@@ -9,6 +9,7 @@ from uellm.api import parse_service
 from uellm.api.attainment_report import ClassMeasurement
 from uellm.api.names import GROUP_INDEX_LABEL, GROUP_LABEL, WORKER_INDEX_LABEL
 from uellm.planner.result import Predicted
+from uellm.reconcile.download.download_state import NOT_BEGUN, NOT_NEEDED, downloading, refused, undecided
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.choose import Choice
@@ -164,6 +165,26 @@ def test_a_service_is_not_ready_while_its_sidecars_are_not_told_of_an_adapter(ma
     seen = dataclasses.replace(seen, service=parse_service(document))
     found = conditions(decided(seen, choice or Choice(make.plan())))
     assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", reason)
+
+
+@pytest.mark.parametrize(
+    ("download", "reason", "stalled"),
+    [
+        (refused("VolumeFull", "3 GB are missing"), "VolumeFull", "True"),
+        (undecided("DownloadFailed", "evicted"), "DownloadFailed", "False"),
+        (downloading("models", "37 %"), "ModelDownloading", "False"),
+        (NOT_BEGUN, "AdaptersLoading", "False"),
+        (NOT_NEEDED, "AdaptersLoading", "False"),
+    ],
+)
+def test_ready_says_what_the_copy_of_an_adapter_waits_for(make, observed, download, reason, stalled):
+    seen = observed(deployment=make.deployment(ready=1), pods=[make.pod()], download=download)
+    adapters = [{"name": "sql", "uri": "hf://a/sql"}]
+    document = make.service(model={"uri": "hf://a/b", "cache": {"claimName": "models"}, "adapters": adapters})
+    seen = dataclasses.replace(seen, service=parse_service(document))
+    found = conditions(decided(seen, Choice(make.plan())))
+    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", reason)
+    assert found["Stalled"]["status"] == stalled
 
 
 def test_what_is_about_to_be_rolled_out_is_not_ready(make, observed):

@@ -120,6 +120,16 @@ def test_a_file_is_read_on_the_innermost_volume_that_holds_it(make):
     assert question(make, "file:///data/innermost", template=on_disk()).volumes == (VOLUMES[0],)
 
 
+@pytest.mark.parametrize("name", [["disk"], {"disk": ""}, 1, None])
+def test_what_has_no_proper_name_is_left_to_the_api_server(make, name):
+    template = on_disk()
+    template["volumes"] = [{"name": name, "emptyDir": {}}, *VOLUMES]
+    engine = {"name": "engine", "env": [{"name": name, "value": "1"}]}
+    engine["volumeMounts"] = [{"name": name, "mountPath": "/data/inner"}, *MOUNTS[:1]]
+    template["containers"] = [{"name": name}, engine]
+    assert question(make, "file:///data/inner/llama", template=template).volumes == (VOLUMES[0],)
+
+
 @pytest.mark.parametrize("path", ["/models/llama", "/missing/llama", "/database"])
 def test_a_file_on_no_volume_cannot_be_read_before_the_engine_starts(make, path):
     message = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from uellm.errors import BadInput
 from uellm.hardware.products import BY_NAME, PRODUCTS, Product, nearest, product_of
 from uellm.models import Architecture, read_architecture
+from uellm.planner import constants as c
 
 LOADS = ("concurrency", "requestsPerSecond", "decodeBatch")
 GPU_FIELDS = ("bf16FlopsPerSecond", "memoryBytesPerSecond", "memoryBytes")
@@ -86,8 +86,8 @@ def _gpu(given: Any) -> Product:
         return found
     if not isinstance(given, Mapping):
         raise BadInput("gpu", f"must be the name of a product, or an object of {', '.join(GPU_FIELDS)}")
-    flops, memory, size = (_needed(given, name, "gpu.") for name in GPU_FIELDS)
-    fp8 = _number(given, "fp8FlopsPerSecond", "gpu.", zero=True)
+    flops, memory, size = (_needed(given, name, "gpu.", least=1, most=c.MOST_RATE) for name in GPU_FIELDS)
+    fp8 = _number(given, "fp8FlopsPerSecond", "gpu.", zero=True, most=c.MOST_RATE)
     alike = PRODUCTS if fp8 is None else [each for each in PRODUCTS if bool(each.fp8_flops_per_s) == bool(fp8)]
     like = nearest(flops, memory, int(size), alike)
     return replace(
@@ -100,28 +100,38 @@ def _gpu(given: Any) -> Product:
     )
 
 
-def _number(data: Mapping[str, Any], name: str, prefix: str = "", *, zero: bool = False) -> float | None:
+def _number(
+    data: Mapping[str, Any],
+    name: str,
+    prefix: str = "",
+    *,
+    zero: bool = False,
+    least: float = 0,
+    most: float = c.MOST_COUNTED,
+) -> float | None:
     value = data.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise BadInput(f"{prefix}{name}", f"must be a number above 0, and is {value!r}")
     if not value and not zero:
         raise BadInput(f"{prefix}{name}", "must be above 0")
+    if value > most:
+        raise BadInput(f"{prefix}{name}", f"must be at most {most:g}")
+    if value < least:
+        raise BadInput(f"{prefix}{name}", f"must be {least:g} or more, and is {value:g}")
     return float(value)
 
 
-def _needed(data: Mapping[str, Any], name: str, prefix: str = "") -> float:
-    value = _number(data, name, prefix)
+def _needed(
+    data: Mapping[str, Any], name: str, prefix: str = "", *, least: float = 0, most: float = c.MOST_COUNTED
+) -> float:
+    value = _number(data, name, prefix, least=least, most=most)
     if value is None:
         raise BadInput(f"{prefix}{name}", "is missing")
     return value
 
 
 def _count(data: Mapping[str, Any], name: str) -> int | None:
-    value = _number(data, name)
-    if value is None:
-        return None
-    if value < 1:
-        raise BadInput(name, f"must be 1 or more, and is {value:g}")
-    return round(value)
+    value = _number(data, name, least=1)
+    return None if value is None else round(value)

@@ -72,17 +72,31 @@ def predict_point(point: Point, efficiency: Efficiency | None = None) -> Outcome
 def closed_loop(point: Point, memory: Memory | None = None) -> LoopSteps:
     """The steps of a point with clients that wait for their answers."""
     assert point.concurrency is not None
-    requests = point.prompts or c.PROMPTS_PER_CLIENT * point.concurrency
-    load = ClosedLoop(point.concurrency, requests, *_tokens(point))
-    return replay(load, _limits(point, memory or memory_of(point)))
+    limits = _limits(point, memory or memory_of(point))
+    requests = _replayable(point, point.prompts or c.PROMPTS_PER_CLIENT * point.concurrency, limits)
+    return replay(ClosedLoop(point.concurrency, requests, *_tokens(point)), limits)
 
 
 def _served(point: Point, memory: Memory, pipeline: Pipeline) -> Served:
     before_s = pipeline.costs.before_engine_s
     if point.requests_per_s is None or point.concurrency is not None:
         return closed_loop(point, memory).served(pipeline.round_s, before_s)
-    load = OpenLoop(point.requests_per_s, point.prompts, *_tokens(point))
-    return open_loop(load, _limits(point, memory), pipeline.round_s, before_s)
+    limits = _limits(point, memory)
+    requests = _replayable(point, point.prompts or c.REQUESTS_AT_A_RATE, limits)
+    load = OpenLoop(point.requests_per_s, requests, *_tokens(point))
+    return open_loop(load, limits, pipeline.round_s, before_s)
+
+
+def _replayable(point: Point, requests: int, limits: Limits) -> int:
+    """The number of requests. Raises CannotBeDone where a replay of so many would take hours."""
+    tokens, _ = _tokens(point)
+    steps = requests * math.ceil(tokens / limits.chunk)
+    if steps > c.MOST_REPLAYED_STEPS:
+        raise CannotBeDone(
+            f"{requests} requests with prompts of {tokens} tokens take up to {steps} steps, and at most "
+            f"{c.MOST_REPLAYED_STEPS} are replayed: set prompts, the number of requests in all, to fewer"
+        )
+    return requests
 
 
 def _limits(point: Point, memory: Memory) -> Limits:

@@ -24,8 +24,8 @@ def hub_environment(service: LLMService) -> tuple[Entry, ...]:
     if token := service.spec.model.token_secret_ref:
         found["HF_TOKEN"] = {"valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}}
     found |= {each.name: {"value": each.value} for each in service.spec.engine.env}
-    for each in entries(_engine(service), "env"):
-        found[str(each.get("name"))] = {name: each[name] for name in ("value", "valueFrom") if name in each}
+    for each in _named(_engine(service), "env"):
+        found[each["name"]] = {name: each[name] for name in ("value", "valueFrom") if name in each}
     return tuple({"name": name, **entry} for name, entry in sorted(found.items()) if name in VARIABLES)
 
 
@@ -37,11 +37,11 @@ def certificates(service: LLMService) -> tuple[tuple[Entry, ...], tuple[Entry, .
 
 def mounted(service: LLMService, paths: Iterable[str]) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
     """Of the template's volumes those that hold these paths in the engine's container, read-only."""
-    volumes = {each.get("name"): each for each in entries(service.spec.template.spec or {}, "volumes")}
+    volumes = {each["name"]: each for each in _named(service.spec.template.spec or {}, "volumes")}
     mounts: dict[str, Entry] = {}
     for path in paths:
-        held = entries(_engine(service), "volumeMounts")
-        holding = [each for each in held if _holds(each, path) and each.get("name") in volumes]
+        held = _named(_engine(service), "volumeMounts")
+        holding = [each for each in held if _holds(each, path) and each["name"] in volumes]
         if holding:
             innermost = max(holding, key=lambda each: len(each["mountPath"]))
             mounts[innermost["mountPath"]] = {**innermost, "readOnly": True}
@@ -53,6 +53,11 @@ def entries(owner: Mapping[str, Any], field: str) -> list[Entry]:
     """A list of the user's pod template. What is malformed is left to the API server, which names the field."""
     entries = owner.get(field)
     return [dict(each) for each in entries if isinstance(each, Mapping)] if isinstance(entries, list) else []
+
+
+def _named(owner: Mapping[str, Any], field: str) -> list[Entry]:
+    """Those of them that have a name: another one cannot be referred to."""
+    return [each for each in entries(owner, field) if isinstance(each.get("name"), str)]
 
 
 def _holds(mount: Mapping[str, Any], path: str) -> bool:

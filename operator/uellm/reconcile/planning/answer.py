@@ -61,10 +61,13 @@ class PlanningAnswer:
     choice: Choice
     rendered: RenderedPlan | None = None
     """The chosen plan for its pods; None where no plan was chosen, or where it is yet to be rendered."""
+    found: bool = True
+    """A fresh plan was found, whichever was chosen."""
 
 
 def answer(question: PlanningQuestion) -> PlanningAnswer:
     """Plan, choose and render."""
     evaluation = evaluate(question.request, question.incumbent, question.hardware, revise=question.revise)
     choice = question.choice(evaluation)
-    return PlanningAnswer(choice, None if choice.plan is None else render(choice.plan, question.request))
+    rendered = None if choice.plan is None else render(choice.plan, question.request)
+    return PlanningAnswer(choice, rendered, found=evaluation.plan is not None)

@@ -29,6 +29,7 @@ from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.answer import PlanningQuestion
 from uellm.reconcile.planning.choose import Choice
 from uellm.reconcile.planning.deferral import Deferral
+from uellm.reconcile.planning.edits import Edits
 from uellm.reconcile.planning.improve import may_improve
 from uellm.reconcile.planning.promises import Promises
 from uellm.reconcile.planning.records import IMPROVE_EVERY_S, LastPass, Planned, Rendering, Standing
@@ -77,6 +78,7 @@ class Planning:
         self._standing: dict[Key, Standing] = {}
         self._renderings: dict[Key, Rendering] = {}
         self._known: dict[Key, LastPass] = {}
+        self._edits = Edits()
         self._on_planned = on_planned
         self._deferral = Deferral(on_planned)
         self._searches: dict[Key, asyncio.Task[None]] = {}
@@ -98,6 +100,7 @@ class Planning:
         """
         if (error := self._errors.pop(observed.key, None)) is not None:
             raise error
+        self._edits.look(observed)
         standing = self._standing.get(observed.key)
         self.promises.runs(observed, None if standing is None else standing.choice.plan)
         known = self._known.get(observed.key)
@@ -250,6 +253,7 @@ class Planning:
         """The service is gone."""
         self.withdraw(key)
         self._renderings.pop(key, None)
+        self._edits.forget(key)
         self._turns.forget(key)
         self._deferral.forget(key)
         self._asked.pop(key, None)
@@ -294,7 +298,7 @@ class Planning:
         incumbent, stranded = observed.incumbent, is_stranded(observed, now)
         placed = incumbent is not None and all_placed(observed)
         hardware = None if incumbent is None or placed else self.promises.hardware(observed)
-        improve, revise = may_improve(observed, now), observed.status.get("observedGeneration") != observed.generation
+        improve = may_improve(observed, now)
         question = PlanningQuestion(
             request,
             incumbent,
@@ -302,7 +306,7 @@ class Planning:
             observed.spec_changed,
             stranded,
             improve,
-            revise,
+            self._edits.is_open(observed.key),
             unprofiled=any(self._cache.profiled_node(name) is None for name in homes(observed)),
         )
         start_s = time.monotonic()
@@ -319,6 +323,8 @@ class Planning:
             return None
         if version != self.promises.version and self.promises.room_is_gone(observed, request, choice.plan):
             return None
+        if answer.found:
+            self._edits.answered(observed, choice.plan)
         standing = Standing(observed.spec_digest, request, stranded, improve, placed, choice, now)
         self._enter(observed, standing)
         if choice.plan is not None and rendered is not None:

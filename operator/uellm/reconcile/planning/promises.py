@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
 
-from uellm.hardware import AUTO, DEVICE_PLUGIN, DRA
 from uellm.kube.kinds import DEPLOYMENT, LEADERWORKERSET
 from uellm.models import Architecture
-from uellm.planner.nodes.pools import drivers_known
 from uellm.planner.request import LeftOut, NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
@@ -17,6 +14,7 @@ from uellm.reconcile.engine_image import STOCK_ENGINE_IMAGE
 from uellm.reconcile.kueue import may_displace
 from uellm.reconcile.names import Key, deployment_name, key_of, revision_label
 from uellm.reconcile.observe import Observed
+from uellm.reconcile.planning.allocation import as_allocatable, may_claim, waits_for_nodes
 from uellm.reconcile.planning.choose import Choice
 from uellm.reconcile.planning.eligible_nodes import IneligibleNode, reachable, selectable, verdicts
 from uellm.reconcile.planning.ledger import (
@@ -43,8 +41,6 @@ from uellm.step_basis import Correction
 
 _WORKLOADS = (DEPLOYMENT, LEADERWORKERSET)
 _HELPED_BY_GPUS = ("NoFit", "NeedsExactDevices")
-_UNPUBLISHED = "no DRA driver publishes its GPUs"
-_CLAIMS_ONLY = "GPUs there can only be claimed: set spec.placement.allocation to DRA or Auto"
 
 
 class Promises:
@@ -149,8 +145,7 @@ class Promises:
         nodes, left_out = reachable(offers, self._judged(observed))
         # A service whose pods all have nodes does not wait for one, so a new class does not matter.
         on_nodes = observed.incumbent is not None and not observed.incumbent.node_classes
-        # What a driver will publish on a node that joins is not known, so none is waited for to claim its GPUs.
-        alone = observed.service.spec.placement.allocation == DRA or (on_nodes and all_placed(observed))
+        alone = not waits_for_nodes(observed.service) or (on_nodes and all_placed(observed))
         classes, unusable = ((), ()) if alone else self._classes(observed)
         request = plan_request(
             observed.service,
@@ -163,15 +158,7 @@ class Promises:
             engine_image=self._engine_image,
             slots=None if observed.spec_changed or observed.incumbent is None else observed.incumbent.adapters,
         )
-        published = drivers_known(offer.node for offer in nodes)
-        if request.allocation == AUTO and not (published and observed.dra.obstacle() is None):
-            request = dataclasses.replace(request, allocation=DEVICE_PLUGIN)
-        if request.allocation == DEVICE_PLUGIN:
-            return _without_claims_only(request)
-        if request.allocation == DRA and not published:
-            shut = (NodeOffer(offer.node, (), closed=_UNPUBLISHED) for offer in nodes)
-            return dataclasses.replace(request, nodes=tuple(shut))
-        return request
+        return as_allocatable(request, claims=may_claim(nodes, observed.dra))
 
     def may_take(self, observed: Observed, choice: Choice) -> bool:
         """Whether GPUs that others hold may help: it fits on no free ones, and its pods may displace others."""
@@ -304,13 +291,3 @@ def _is_carried_out(plan: Plan, observed: Observed) -> bool:
 def _may_be_on_taken(observed: Observed) -> bool:
     """Whether it can be planned on GPUs that others hold: not while its own pods run where an earlier plan put them."""
     return may_displace(observed.document) and (observed.incumbent is None or not all_placed(observed))
-
-
-def _without_claims_only(request: PlanRequest) -> PlanRequest:
-    """The request of a service whose pods claim nothing, without the nodes that have nothing else to offer."""
-    shut = [offer for offer in request.nodes if offer.node.devices and all(d.claims_only for d in offer.node.devices)]
-    if not shut:
-        return request
-    left = LeftOut(", ".join(offer.node.name for offer in shut), _CLAIMS_ONLY)
-    others = tuple(offer for offer in request.nodes if offer not in shut)
-    return dataclasses.replace(request, nodes=others, left_out=(*request.left_out, left))

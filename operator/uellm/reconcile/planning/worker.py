@@ -157,7 +157,7 @@ class Workers:
 
 
 def _no_fresh_plan(question: PlanningQuestion, failure: Obstacle) -> PlanningAnswer:
-    return PlanningAnswer(question.choice(Evaluation(None, failure)))
+    return PlanningAnswer(question.choice(Evaluation(None, failure)), found=False)
 
 
 def _end_with_parent() -> None:

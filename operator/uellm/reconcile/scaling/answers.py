@@ -6,7 +6,7 @@ from uellm.reconcile.kueue import gates
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.groups import replica_of
-from uellm.reconcile.scaling.scaling import Scaling
+from uellm.reconcile.scaling.scaling import INVALID_SPEC, Scaling
 from uellm.text import counted
 
 MOST_STARTUPS = 3
@@ -23,6 +23,12 @@ def held(before: int, took_s: float | None, why: str) -> Scaling:
     """The same number, because the load is not known."""
     message = f"{counted(before, 'replica')} as before, because {why}"
     return Scaling(before, "NotReported", message, took_s)
+
+
+def unread(before: int, took_s: float | None) -> Scaling:
+    """The same number, because the spec cannot be read: what serves stays until somebody has mended it."""
+    message = f"{counted(before, 'replica')} as before, because the spec is invalid: see the condition Ready"
+    return Scaling(before, INVALID_SPEC, message, took_s)
 
 
 def without_ready(

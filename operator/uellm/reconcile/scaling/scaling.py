@@ -10,6 +10,7 @@ from uellm.reconcile.names import Key
 
 TYPE = "Scaling"
 NO_GATEWAY = "NoGateway"
+INVALID_SPEC = "InvalidSpec"
 _NOT_LOOKED_AT = "spec.replicas is not looked at"
 
 
@@ -25,7 +26,8 @@ class Scaling(NamedTuple):
     @property
     def condition(self) -> Condition:
         """The condition Scaling; False where the number cannot follow the load."""
-        holds = {"ScalingLimited": "False", NO_GATEWAY: "False", "NotReported": "Unknown"}.get(self.reason, "True")
+        failing = {"ScalingLimited": "False", NO_GATEWAY: "False", INVALID_SPEC: "False", "NotReported": "Unknown"}
+        holds = failing.get(self.reason, "True")
         return Condition(TYPE, holds, self.reason, f"{self.message}; {_NOT_LOOKED_AT}")
 
     def to_dict(self) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from uellm.reconcile.observe import Observed
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.measurements import TimedLoad
 from uellm.reconcile.pods.pod_state import is_ready
-from uellm.reconcile.scaling.answers import MOST_STARTUPS, as_needed, held, waiting_for_room, without_ready
+from uellm.reconcile.scaling.answers import MOST_STARTUPS, as_needed, held, unread, waiting_for_room, without_ready
 from uellm.reconcile.scaling.load import interval, measured_step, startup_s
-from uellm.reconcile.scaling.scaling import Scaling, chosen_before, within, without_gateway
+from uellm.reconcile.scaling.scaling import Scaling, bounds_of, chosen_before, within, without_gateway
 from uellm.reconcile.scaling.starts import Starts
 from uellm.reconcile.scaling.wishes import Wishes
 from uellm.step_time import StepTime
@@ -103,6 +103,8 @@ class Scalings:
 
     def advance(self, observed: Observed, loads: Mapping[str, TimedLoad], now: datetime) -> Scaling | None:
         """The number of replicas; None where the operator does not choose it."""
+        if observed.service is None and (bounds := bounds_of(observed.document["spec"])) is not None:
+            return unread(_before(observed, bounds), _known_startup_s(observed))
         autoscaling = None if observed.service is None else observed.service.spec.autoscaling
         if observed.service is None or autoscaling is None:
             self.forget(observed.key)
@@ -221,8 +223,10 @@ def _startup_s(
     observed: Observed, started: Sequence[Mapping[str, Any]], service: LLMService, now: datetime
 ) -> float | None:
     measured = startup_s(started, now, service.spec.engine.startup_timeout_s)
-    if measured is not None:
-        return measured
+    return measured if measured is not None else _known_startup_s(observed)
+
+
+def _known_startup_s(observed: Observed) -> float | None:
     known = (observed.status.get("autoscaling") or {}).get("startupSeconds")
     return float(known) if known is not None else None
 

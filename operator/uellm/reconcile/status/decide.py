@@ -209,7 +209,9 @@ def _untold_adapters(observed: Observed, choice: Choice) -> Obstacle | None:
     if service is None or observed.replicas == 0 or are_told(service, observed.told_adapters):
         return None
     default = Obstacle("AdaptersLoading", "the sidecars are being told of the adapters")
-    return observed.model.obstacle or choice.failure or default
+    # One that has not begun says nothing of itself.
+    copy = observed.download.obstacle if observed.download.condition is not None else None
+    return observed.model.obstacle or choice.failure or copy or default
 
 
 def _without_pods(observed: Observed) -> EngineReadiness:

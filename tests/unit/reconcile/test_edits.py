@@ -1,0 +1,128 @@
+"""A changed spec reaches the prediction of the plan in force, whenever there is a plan to judge it by."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from dataclasses import replace
+from datetime import timedelta
+
+from helpers.children import CONFIG
+from helpers.sizes import GIB
+from uellm.api import parse_service
+from uellm.kube.kinds import LLMSERVICE, NODE
+from uellm.planner.request import NodeOffer
+from uellm.reconcile.names import Key
+from uellm.reconcile.planning.answer import PlanningQuestion, answer
+from uellm.reconcile.planning.ledger import offers
+from uellm.reconcile.planning.plan_status import plan_status
+from uellm.reconcile.planning.planning import Planning
+from uellm.reconcile.planning.records import IMPROVE_EVERY_S
+from uellm.reconcile.planning.request import architecture_of, plan_request
+from uellm.reconcile.profiled_node import profiled_node
+
+KEY = Key("ns", "one")
+
+
+class Service:
+    """A service that serves by the first plan, on node a; its status is what the last pass wrote."""
+
+    def __init__(self, world) -> None:
+        self.world = world
+        world.node("a", None, None)
+        self.document = world.service("one")
+
+    async def look(self):
+        """A pass, and the status that it writes."""
+        self.world.put(LLMSERVICE, self.document)
+        planned = await self.world.planned("one")
+        if planned is not None:
+            self.written(planned.choice.plan)
+        return planned
+
+    def written(self, plan) -> None:
+        generation = self.document["metadata"]["generation"]
+        self.document["status"] = {"observedGeneration": generation, "plan": plan_status(plan)}
+        self.world.put(LLMSERVICE, self.document)
+
+    def edit(self, rate: str) -> None:
+        self.document = copy.deepcopy(self.document)
+        self.document["spec"]["workload"] = {"requestsPerSecond": rate}
+        self.document["metadata"]["generation"] += 1
+
+    def cordon(self, *, closed: bool) -> None:
+        metadata = {"name": "a", "uid": "a", "labels": {"uellm.io/gpu.count": "2"}}
+        self.world.put(NODE, {"metadata": metadata, "spec": {"unschedulable": closed}})
+        self.world.now += timedelta(seconds=IMPROVE_EVERY_S)
+
+
+async def test_a_change_is_asked_for_until_a_search_finds_a_plan(world):
+    service = Service(world)
+    await service.look()
+    world.deployed("one")
+    service.cordon(closed=True)
+    service.edit("8")
+    for _ in range(2):
+        assert (await service.look()).choice.plan is not None
+    service.cordon(closed=False)
+    for _ in range(2):
+        await service.look()
+    assert world.revisions_asked == [True, True, True]
+
+
+async def test_a_change_that_was_answered_is_not_asked_for_again(world):
+    service = Service(world)
+    await service.look()
+    service.edit("8")
+    await service.look()
+    assert world.revisions_asked[-1]
+    await service.look()
+    world.node("a", None, None, memoryBytes=1001)
+    await service.look()
+    assert len(world.revisions_asked) == 3
+    assert not world.revisions_asked[-1]
+
+
+async def test_an_answer_that_never_reached_the_status_is_asked_for_again(world):
+    service = Service(world)
+    await service.look()
+    service.edit("8")
+    before = copy.deepcopy(service.document["status"])
+    await service.look()
+    service.document["status"] = before | {"observedGeneration": service.document["metadata"]["generation"]}
+    service.document["status"]["plan"]["reason"] = "another"
+    await service.look()
+    assert world.revisions_asked[-1]
+
+
+async def test_a_change_is_asked_for_although_the_status_has_it_before_its_search_begins(world):
+    told: asyncio.Queue[Key] = asyncio.Queue()
+    world.planning = Planning(world.cache, world, on_planned=told.put_nowait)
+    service = Service(world)
+    await service.look()
+    await told.get()
+    plan = (await service.look()).choice.plan
+    service.edit("8")
+    world.deployed("one")
+    world.gate.clear()
+    world.service("other")
+    await world.planned("other")  # the search of it takes the only turn
+    await world.asked(2)
+    await service.look()
+    service.written(plan)
+    await service.look()
+    world.gate.set()
+    assert {await told.get(), await told.get()} == {KEY, Key("ns", "other")}
+    assert world.revisions_asked[-1]
+
+
+def test_an_answer_says_whether_a_fresh_plan_was_found(make):
+    service = parse_service(make.service(model={"uri": "hf://org/model", "config": CONFIG}))
+    node = profiled_node(make.profile("node-1", (None, None), memoryBytes=24 * GIB))
+    opened = plan_request(service, architecture_of(service), offers([node], [], []))
+    closed = replace(opened, nodes=(NodeOffer(node.facts, (), closed="cordoned"),))
+    first = answer(PlanningQuestion(opened))
+    assert first.found
+    again = answer(PlanningQuestion(closed, first.choice.plan, revise=True))
+    assert again.choice.plan == first.choice.plan
+    assert not again.found
