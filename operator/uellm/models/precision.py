@@ -9,7 +9,7 @@ from typing import Any
 from uellm.errors import BadInput
 from uellm.models.exempt import Exempt, read_exempt
 from uellm.models.kernels import Kernel
-from uellm.models.schemes import METHODS, ROUTED_ALONE, SAME, Layouts
+from uellm.models.schemes import METHODS, ROUTED_ALONE, SAME, TOOLS_NAMES, Layouts
 from uellm.models.shown import shown
 from uellm.models.storage import SECTION, Storage
 from uellm.models.weights import WeightMatrix
@@ -18,7 +18,7 @@ DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 ALIASES = {"float": "float32", "half": "float16", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 QUANTIZATIONS = ("auto", "none", *METHODS)
-IN_FLIGHT = ("fp8", "bitsandbytes", "experts_int8")  # the engine makes these while it loads a 16-bit checkpoint
+IN_FLIGHT = ("fp8", "experts_int8")  # the engine makes these while it loads a 16-bit checkpoint
 REFUSED = {
     "gguf": "is a format of llama.cpp, which the engine does not serve here: take the model's safetensors",
     "exl2": "is a format of ExLlama, which the engine does not serve",
@@ -26,6 +26,8 @@ REFUSED = {
     "aqlm": "is not served by the engine: take another quantisation of the model",
     "marlin": "is not served by the engine any more: take a GPTQ or AWQ checkpoint",
     "quip": "is not served by the engine: take another quantisation of the model",
+    "bitsandbytes": "is not served by the engine any more: take the model in 16 bits, or in FP8, AWQ or GPTQ",
+    **{name: f"is no name that the engine takes: write {own}" for name, own in TOOLS_NAMES.items() if name not in SAME},
 }
 """Methods that checkpoints name and the engine refuses."""
 
@@ -172,7 +174,9 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
 
 
 def _method(section: Mapping[str, Any], asked: str, measured: bool) -> str:
-    asked = SAME.get(asked, asked)
+    asked = TOOLS_NAMES.get(asked, SAME.get(asked, asked))
+    if asked in REFUSED:
+        raise BadInput("quantization", f"{asked} {REFUSED[asked]}")
     if asked not in QUANTIZATIONS:
         raise BadInput("quantization", f"{shown(asked)} has no known size here: use one of {', '.join(QUANTIZATIONS)}")
     written = _written(section)

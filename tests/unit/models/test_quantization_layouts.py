@@ -47,11 +47,9 @@ def test_static_fp8_has_a_scale_of_weights_and_one_of_inputs() -> None:
     assert layer({"quant_method": "fp8", "activation_scheme": "static"}) == SQUARES + WIDES + MATRICES * 8
 
 
-def test_gptq_keeps_the_group_of_each_column_where_their_order_matters() -> None:
+def test_gptq_has_a_16_bit_scale_and_a_zero_point_a_group() -> None:
     plain = (SQUARES + WIDES) * (0.5 + 2.5 / 128)
-    columns = 6 * HIDDEN + FFN
     assert layer({"quant_method": "gptq", "bits": 4, "group_size": 128}) == plain
-    assert layer({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True}) == plain + 4 * columns
 
 
 def test_one_group_a_column_is_one_scale_a_row() -> None:
@@ -66,16 +64,12 @@ def test_gptq_may_quantise_the_head() -> None:
     assert head.lm_head_bytes == 1024 * HIDDEN * (0.5 + 2.5 / 128)
 
 
-def test_bitsandbytes_has_a_float32_maximum_for_64_weights_or_a_row() -> None:
-    four = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    eight = {"quant_method": "bitsandbytes", "load_in_8bit": True}
-    assert layer(four) == (SQUARES + WIDES) * (0.5 + 4 / 64)
-    assert layer(eight) == SQUARES + WIDES + 4 * (4 * HIDDEN + 2 * FFN + HIDDEN)
+def test_fbgemm_has_a_float32_scale_a_row() -> None:
+    assert layer({"quant_method": "fbgemm_fp8"}) == SQUARES + WIDES + 4 * (4 * HIDDEN + 2 * FFN + HIDDEN)
 
 
-def test_bitsandbytes_and_fp8_can_be_made_while_loading() -> None:
-    for method in ("bitsandbytes", "fp8"):
-        assert read_architecture(CONFIG, quantization=method).quantization == method
+def test_fp8_can_be_made_while_loading() -> None:
+    assert read_architecture(CONFIG, quantization="fp8").quantization == "fp8"
 
 
 @pytest.mark.parametrize(
