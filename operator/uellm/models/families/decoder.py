@@ -133,8 +133,12 @@ def _linear(config: Config, hidden: int) -> LayerPart:
     return recurrent.lightning(config, hidden, of.query, of.width)
 
 
+def _is_mamba2(config: Config) -> bool:
+    return any(config.value(name) for name in names.STATE_HEADS[:3]) or bool(config.value("n_groups"))
+
+
 def _mamba(config: Config, traits: Traits, hidden: int) -> LayerPart:
-    if any(config.value(name) for name in names.STATE_HEADS[:3]) or config.value("n_groups"):
+    if _is_mamba2(config):
         return recurrent.mamba2(config, hidden, norm=config.value("mamba_rms_norm") is not False)
     # Jamba's layers have an MLP behind them; Mamba alone has no norms inside.
     return recurrent.mamba1(config, hidden, norms=not traits.without_mlp)
@@ -181,13 +185,11 @@ def _widths(
     counts = {each.query for each in _all_heads(config, hidden, kinds)} if not attention.is_latent(config) else set()
     if len(counts) > 1:
         found["heads of every layer"] = math.gcd(*counts)
-    if any(kind.mixer == LINEAR for kind in kinds) and config.value("linear_num_value_heads"):
-        found["linear_num_key_heads"] = config.size("linear_num_key_heads")
-        found["linear_num_value_heads"] = config.size("linear_num_value_heads")
-    if any(kind.mixer in (MAMBA, HYBRID) for kind in kinds):
-        name = next((name for name in names.STATE_HEADS[:3] if config.value(name)), None)
-        if name:
-            found[name] = config.size(name)
+    mixers = {kind.mixer for kind in kinds}
+    if LINEAR in mixers:
+        found |= recurrent.linear_widths(config)
+    if mixers & {MAMBA, HYBRID} and _is_mamba2(config):
+        found |= recurrent.mamba2_widths(config)
     return tuple(found.items())
 
 
