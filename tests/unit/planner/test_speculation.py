@@ -270,7 +270,16 @@ def test_a_head_of_another_width_is_refused(build):
 
 def test_a_model_without_layers_that_predict_drafts_by_none(build):
     model = read_architecture(SMALLEST_LLAMA)
-    assert "LlamaForCausalLM has no layers of its own that draft by mtp: name a `model` that does" in refused(
+    assert "LlamaForCausalLM has no layers of its own that draft by mtp in vLLM: name a `model` that does" in refused(
+        build, *args(method="mtp", num_speculative_tokens=1), model=model
+    )
+
+
+@pytest.mark.parametrize("name", ["MiniMaxM2ForCausalLM", "BailingMoeV2ForCausalLM"])
+def test_layers_that_predict_and_that_the_engine_has_no_class_for_draft_by_none(build, name):
+    model = replace(read_architecture(PREDICTING), name=name)
+    assert model.predicting_bytes
+    assert f"{name} has no layers of its own that draft by mtp in vLLM" in refused(
         build, *args(method="mtp", num_speculative_tokens=1), model=model
     )
 

@@ -21,11 +21,11 @@ from uellm.planner.vllm.speculation import (
 )
 
 PREDICTING = (
-    *("Deepseek", "GlmMoeDsa", "PanguUltraMoE", "KimiK3", "MiMo", "Glm4Moe", "GlmOcr", "Ernie4_5", "NemotronH"),
-    *("Qwen3Next", "Qwen3_5", "Qwen4Exp", "BailingMoe", "Exaone", "InternS2", "LongCatFlash", "LongcatFlash", "Step3p"),
-    *("HYV", "Inkling", "MiniMaxM3", "Glm5Next", "Dots3Note"),
+    *("DeepseekV3", "DeepseekV4", "GlmMoeDsa", "PanguUltraMoE", "KimiK3", "MiMo", "Glm4Moe", "GlmOcr", "Ernie4_5_Moe"),
+    *("NemotronH", "Qwen3Next", "Qwen3_5", "Qwen4Exp", "BailingMoeV2_5", "BailingMoeV3", "Exaone4_5", "ExaoneMo"),
+    *("InternS2", "LongCatFlash", "LongcatFlash", "Step3p", "HYV", "Inkling", "MiniMaxM3", "Glm5Next", "Dots3Note"),
 )
-"""Beginnings of the classes whose checkpoints may hold layers for multi-token prediction (hf_config_override)."""
+"""Beginnings of the classes for whose layers for multi-token prediction vLLM has a class (hf_config_override)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +154,8 @@ def _problem(found: Speculation, model: Architecture, draft: Architecture | None
 
 def _own_problem(found: Speculation, model: Architecture) -> str:
     layers = model.predicting_layers
-    if not model.predicting_bytes and not model.name.startswith(PREDICTING):
-        return f"{model.name} has no layers of its own that draft by {found.method}: name a `model` that does"
+    if not model.name.startswith(PREDICTING):
+        return f"{model.name} has no layers of its own that draft by {found.method} in vLLM: name a `model` that does"
     if found.method != "dspark" and layers and found.tokens > layers and found.tokens % layers:
         return f"num_speculative_tokens {found.tokens} must be a multiple of the {layers} layers that draft"
     return ""
