@@ -102,6 +102,8 @@ class Architecture:
     """Whether an indexer picks the tokens that latent attention attends to (DeepSeek V3.2 and later, GLM-5)."""
     int8_products: bool = False
     """Whether matrices outside routed experts are multiplied in INT8: weights and inputs are integers."""
+    fp8_products_only: bool = False
+    """Whether matrices outside routed experts are multiplied in FP8 on every GPU, and so need one that can."""
     measured: bool = False
     """Whether bytes come from the checkpoint's headers or the engine; otherwise they are computed from config.json."""
     source: str = "config"

@@ -43,6 +43,8 @@ class Storage:
     """Further data per matrix."""
     int8_inputs: bool = False
     """Whether the engine multiplies it with inputs in INT8, as integers."""
+    fp8_inputs_only: bool = False
+    """Whether the engine multiplies it with inputs in FP8 alone, and does not unpack it to 16 bits for older GPUs."""
 
     @property
     def kernel(self) -> Kernel:
@@ -140,9 +142,10 @@ def quark(rule: Any, where: str) -> Storage | None:
         return Storage(bits, _group(weight, where), scale_bytes=1 if kind.startswith("fp") else GROUP_SCALE_BYTES)
     inputs = rule.get("input_tensors")
     integers = kind == "int8" and isinstance(inputs, Mapping) and inputs.get("dtype") == "int8"
+    floats = kind == "fp8_e4m3"  # vLLM's QuarkW8A8Fp8
     if scheme == "per_channel":
-        return Storage(bits, scale_bytes=BLOCK_SCALE_BYTES, int8_inputs=integers)
-    return Storage(bits, matrix_bytes=2 * BLOCK_SCALE_BYTES, int8_inputs=integers)
+        return Storage(bits, scale_bytes=BLOCK_SCALE_BYTES, int8_inputs=integers, fp8_inputs_only=floats)
+    return Storage(bits, matrix_bytes=2 * BLOCK_SCALE_BYTES, int8_inputs=integers, fp8_inputs_only=floats)
 
 
 def torchao(rule: Any) -> Storage | None:

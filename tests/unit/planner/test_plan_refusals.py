@@ -74,6 +74,19 @@ def test_a_quantization_that_the_gpu_cannot_run_is_refused(build) -> None:
     assert "V100 has compute capability 7.0, and quantization fp8 needs 7.5 in vLLM" in str(failure(own))
 
 
+def test_fp8_of_quark_needs_a_gpu_that_multiplies_in_fp8_and_other_formats_of_quark_do_not(build) -> None:
+    ampere = a_gpu(build, "a", "A100", "8.0")
+
+    def quark(weight: dict) -> dict:
+        section = {"quant_method": "quark", "global_quant_config": {"weight": weight}}
+        return {**build.config, "quantization_config": section}
+
+    fp8 = build.request(ampere, config=quark({"dtype": "fp8_e4m3", "qscheme": "per_tensor"}))
+    assert "A100 has compute capability 8.0, and quantization quark needs 8.9 in vLLM" in str(failure(fp8))
+    mxfp4 = build.request(ampere, config=quark({"dtype": "fp4", "qscheme": "per_group", "group_size": 32}))
+    assert plan(mxfp4).nodes == ("a",)
+
+
 def a_gpu(build, node: str, product: str, capability: str):
     return build.node(node, [replace(build.gpu(node, 0), product=product, compute_capability=capability)])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from uellm.hardware import Device
+from uellm.models import Architecture
 from uellm.planner.refusals.devices import (
     Bfloat16Unsupported,
     CapabilityTooLow,
@@ -40,6 +41,7 @@ LEAST_FOR_QUANTIZATION = {
     "awq_marlin": (7, 5),
     "gptq_marlin": (7, 5),
     "mxfp4": (8, 0),
+    "mxfp8": (8, 0),
     "experts_int8": (8, 0),
     "modelopt": (8, 0),
     "torchao": (7, 5),
@@ -50,7 +52,7 @@ SPARSE_ATTENTION_MAJORS = (9, 10, 12)
 # vLLM takes CUTLASS for INT8 on every GPU, and CUTLASS has no such kernel from Blackwell on; Triton has.
 INT8_BELOW = (10, 0)
 LINEAR_BACKEND = "--linear-backend"
-# Below this, FP8 weights are unpacked to 16 bits for every product. That saves memory, but no time.
+# Below this, FP8 weights are unpacked to 16 bits for every product. That saves memory, but no time. Quark's are not.
 NATIVE_FP8 = (8, 9)
 # Models that vLLM refuses to compute in float16 (vllm/config/model.py, _FLOAT16_NOT_SUPPORTED_MODELS).
 NO_FLOAT16 = ("Gemma2", "Gemma3", "Glm4")
@@ -79,7 +81,7 @@ def device_refusal(device: Device, request: PlanRequest) -> DeviceRefusal | None
 def least_capability(request: PlanRequest) -> tuple[int, int]:
     """The least compute capability of a GPU that `device_refusal` does not refuse."""
     model = request.architecture
-    least = [_least_built(request), LEAST_FOR_QUANTIZATION.get(model.quantization, LEAST_CAPABILITY)]
+    least = [_least_built(request), _least_for_quantization(model)]
     if _needs_sparse_kernel(request):
         least.append((min(SPARSE_ATTENTION_MAJORS), 0))
     if model.dtype == "bfloat16" and (request.engine.dtype != "auto" or model.name.startswith(NO_FLOAT16)):
@@ -94,6 +96,10 @@ def capability_bound(request: PlanRequest) -> tuple[int, int] | None:
 
 def _least_built(request: PlanRequest) -> tuple[int, int]:
     return LEAST_CAPABILITY if request.engine.own_image else LEAST_FOR_IMAGE
+
+
+def _least_for_quantization(model: Architecture) -> tuple[int, int]:
+    return NATIVE_FP8 if model.fp8_products_only else LEAST_FOR_QUANTIZATION.get(model.quantization, LEAST_CAPABILITY)
 
 
 def _needs_sparse_kernel(request: PlanRequest) -> bool:
@@ -124,8 +130,8 @@ def _kernel_refusal(name: str, own: tuple[int, int], request: PlanRequest) -> De
 def _number_refusal(name: str, own: tuple[int, int], request: PlanRequest) -> DeviceRefusal | None:
     """Of the formats of weights and activations."""
     model = request.architecture
-    least = LEAST_FOR_QUANTIZATION.get(model.quantization)
-    if least is not None and own < least:
+    least = _least_for_quantization(model)
+    if own < least:
         return QuantizationUnsupported(name, own, least, model.quantization)
     if model.dtype == "bfloat16" and own < LEAST_FOR_BFLOAT16:
         if request.engine.dtype != "auto":
