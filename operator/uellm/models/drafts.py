@@ -16,7 +16,7 @@ from uellm.errors import BadInput
 from uellm.models.architecture import Architecture
 from uellm.models.classes import group_of, is_served
 from uellm.models.fields import Config
-from uellm.models.measured import EMBEDDINGS, LM_HEADS, loaded_bytes
+from uellm.models.measured import is_embedding, is_lm_head, loaded_bytes
 from uellm.models.reading import read_architecture
 from uellm.models.safetensors import Tensor
 from uellm.models.shown import check_bounds
@@ -151,9 +151,9 @@ def _measured(head: Architecture, tensors: Mapping[str, Tensor]) -> Architecture
 
 
 def _place(name: str) -> str:
-    if name.endswith(EMBEDDINGS):
+    if is_embedding(name):
         return "embedding"
-    if any(head in name for head in LM_HEADS) or name.endswith("d2t"):
+    if is_lm_head(name) or name.endswith("d2t"):
         return "head"
     return "projection" if name.startswith(_PROJECTIONS) else "layers"
 
