@@ -75,6 +75,14 @@ def test_qwen2_moe_has_a_shared_expert_that_every_token_uses() -> None:
     assert model.layer_expert_bytes[0] == 2 * 16 * 3 * 64 * 32
 
 
+def test_numbers_of_experts_may_be_listed_by_layer() -> None:
+    listed = read(
+        "hunyuan_v1_moe", **MOE | {"moe_topk": [2] * 8, "num_experts_per_tok": None, "num_shared_expert": [1] * 8}
+    )
+    plain = read("hunyuan_v1_moe", **MOE, num_shared_expert=1)
+    assert (listed.experts_per_token, listed.layer_weight_bytes) == (2, plain.layer_weight_bytes)
+
+
 def test_mixtral_counts_the_chosen_experts_alone_as_active() -> None:
     model = read("mixtral", num_local_experts=8, num_experts_per_tok=2)
     assert model.parameters - model.active_parameters == 8 * 6 * 3 * 64 * 96
