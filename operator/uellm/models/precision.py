@@ -19,6 +19,8 @@ ALIASES = {"float": "float32", "half": "float16", "fp16": "float16", "bf16": "bf
 
 QUANTIZATIONS = ("auto", "none", *METHODS)
 IN_FLIGHT = ("fp8", "experts_int8")  # the engine makes these while it loads a 16-bit checkpoint
+ANY_DTYPE = ("none", "compressed-tensors", "torchao")
+BFLOAT16_ALONE = ("mxfp4", "mxfp8")  # of checkpoints
 REFUSED = {
     "gguf": "is a format of llama.cpp, which the engine does not serve here: take the model's safetensors",
     "exl2": "is a format of ExLlama, which the engine does not serve",
@@ -91,6 +93,7 @@ def read_precision(config: Mapping[str, Any], dtype: str, quantization: str, *, 
     chosen, notes = _dtype(config, dtype)
     section = _section(config)
     method = _method(section, quantization, measured)
+    _check_dtype(chosen, method, section)
     if method == "none":
         return Precision(chosen, method, (), Exempt(), differs=bool(section), notes=notes)
     kv = kv_is_fp8(section, method)
@@ -171,6 +174,17 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
     if name == "float32":
         return "bfloat16", ("config.json says float32, and vLLM serves it in bfloat16; dtype float32 keeps it",)
     return name, ()
+
+
+def _check_dtype(dtype: str, method: str, section: Mapping[str, Any]) -> None:
+    """Refuse a dtype that the engine does not compute the method in (its get_supported_act_dtypes)."""
+    if method in ANY_DTYPE or method not in METHODS:
+        return
+    served = ["bfloat16", "float16"]
+    if section and (method in BFLOAT16_ALONE or str(section.get("quant_algo")).upper() == "MXFP8"):
+        served = ["bfloat16"]
+    if dtype not in served:
+        raise BadInput("dtype", f"{dtype} is refused by the engine for {method}: set {' or '.join(served)}")
 
 
 def _method(section: Mapping[str, Any], asked: str, measured: bool) -> str:

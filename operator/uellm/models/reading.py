@@ -8,9 +8,10 @@ from typing import Any
 
 from uellm.errors import BadInput
 from uellm.models.architecture import Architecture
+from uellm.models.classes import breaks_in_float16
 from uellm.models.finding import FAMILY_FIELD, find_text_model
 from uellm.models.measured import with_tensors
-from uellm.models.precision import read_precision
+from uellm.models.precision import ALIASES, read_precision
 from uellm.models.safetensors import Tensor
 from uellm.models.shown import check_bounds
 from uellm.models.sizing import architecture
@@ -43,6 +44,8 @@ def read_architecture(
     merged = {**text.fields, **{key: value for key, value in config.items() if value is not None}}
     tower, tower_notes = read_tower(text.wrapper, text.plan.hidden_size)
     notes = tower_notes + text.notes
+    if ALIASES.get(dtype, dtype) == "float16" and breaks_in_float16(text.name):
+        raise BadInput("dtype", f"float16 is refused by the engine for {text.name}: set bfloat16 or float32")
     precision = read_precision(merged, dtype, quantization, measured=tensors is not None)
     if tensors is not None and precision.differs:
         notes += (f"the checkpoint's own bytes do not hold for quantization {precision.quantization}: reckoned",)

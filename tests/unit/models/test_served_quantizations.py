@@ -50,6 +50,40 @@ def test_columns_in_one_group_are_not_ordered_so_that_the_engine_takes_them() ->
     )
 
 
+@pytest.mark.parametrize(
+    ("section", "dtype", "served"),
+    [
+        (GPTQ, "float32", "bfloat16 or float16"),
+        ({"quant_method": "awq", "bits": 4}, "float32", "bfloat16 or float16"),
+        ({"quant_method": "fp8"}, "float32", "bfloat16 or float16"),
+        ({"quant_method": "quark", "global_quant_config": None}, "float32", "bfloat16 or float16"),
+        ({"quant_method": "mxfp4"}, "float16", "bfloat16"),
+        ({"quant_method": "mxfp8"}, "half", "bfloat16"),
+        ({"quant_method": "modelopt", "quant_algo": "MXFP8"}, "float16", "bfloat16"),
+    ],
+)
+def test_a_dtype_that_the_engine_does_not_compute_the_method_in_is_refused(
+    section: dict, dtype: str, served: str
+) -> None:
+    config = {**SMALLEST_LLAMA, "torch_dtype": "bfloat16", "quantization_config": section}
+    assert read_architecture(config).dtype == "bfloat16"
+    with pytest.raises(BadInput, match=rf"^dtype: float\d\d is refused by the engine for \S+: set {served}$"):
+        read_architecture(config, dtype=dtype)
+
+
+def test_float32_is_no_matter_to_compressed_tensors() -> None:
+    group = {"targets": ["Linear"], "weights": {"num_bits": 8, "strategy": "channel"}}
+    section = {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
+    config = {**SMALLEST_LLAMA, "quantization_config": section}
+    assert read_architecture(config, dtype="float32").dtype == "float32"
+
+
+@pytest.mark.parametrize("name", ["Gemma2ForCausalLM", "Gemma3ForCausalLM", "Glm4ForCausalLM"])
+def test_a_class_that_float16_breaks_is_refused_in_it(name: str) -> None:
+    with pytest.raises(BadInput, match=f"dtype: float16 is refused by the engine for {name}: set bfloat16 or float32"):
+        read_architecture({**SMALLEST_LLAMA, "architectures": [name]}, dtype="half")
+
+
 def test_bitsandbytes_is_not_made_while_loading_either() -> None:
     with pytest.raises(BadInput, match="quantization: bitsandbytes is not served by the engine any more: take"):
         read_architecture(SMALLEST_LLAMA, quantization="bitsandbytes")

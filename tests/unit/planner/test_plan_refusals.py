@@ -61,6 +61,12 @@ def test_a_model_that_float16_breaks_is_not_served_in_it(build) -> None:
     assert "vLLM would compute Gemma2ForCausalLM in float32" in str(error)
 
 
+@pytest.mark.parametrize("name", ["Gemma3nForCausalLM", "Glm4MoeForCausalLM", "Glm4vForConditionalGeneration"])
+def test_a_model_that_is_only_named_like_one_that_float16_breaks_is_served_in_it(build, name) -> None:
+    model = replace(read_architecture(build.config), name=name)
+    assert plan(replace(build.request(turing(build)), architecture=model)).nodes == ("a",)
+
+
 def test_gpus_older_than_vllm_supports_are_refused(build) -> None:
     old = build.node("a", [build.gpu("a", 0, "L4", compute_capability="6.1")])
     assert "compute capability 6.1, and vLLM needs 7.5" in str(failure(build.request(old)))

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from uellm.hardware import Device
 from uellm.models import Architecture
+from uellm.models.classes import breaks_in_float16
 from uellm.planner.refusals.devices import (
     Bfloat16Unsupported,
     CapabilityTooLow,
@@ -54,8 +55,6 @@ INT8_BELOW = (10, 0)
 LINEAR_BACKEND = "--linear-backend"
 # Below this, FP8 weights are unpacked to 16 bits for every product. That saves memory, but no time. Quark's are not.
 NATIVE_FP8 = (8, 9)
-# Models that vLLM refuses to compute in float16 (vllm/config/model.py, _FLOAT16_NOT_SUPPORTED_MODELS).
-NO_FLOAT16 = ("Gemma2", "Gemma3", "Glm4")
 # A profile says to how many pods a GPU is lent. One that was written by hand may name the shares themselves:
 # NVIDIA's plugin names those of a time-sliced GPU `<uuid>::<n>`, and its resource `....shared`.
 SHARE_MARK = "::"
@@ -84,7 +83,7 @@ def least_capability(request: PlanRequest) -> tuple[int, int]:
     least = [_least_built(request), _least_for_quantization(model)]
     if _needs_sparse_kernel(request):
         least.append((min(SPARSE_ATTENTION_MAJORS), 0))
-    if model.dtype == "bfloat16" and (request.engine.dtype != "auto" or model.name.startswith(NO_FLOAT16)):
+    if model.dtype == "bfloat16" and (request.engine.dtype != "auto" or breaks_in_float16(model.name)):
         least.append(LEAST_FOR_BFLOAT16)
     return max(least)
 
@@ -136,7 +135,7 @@ def _number_refusal(name: str, own: tuple[int, int], request: PlanRequest) -> De
     if model.dtype == "bfloat16" and own < LEAST_FOR_BFLOAT16:
         if request.engine.dtype != "auto":
             return Bfloat16Unsupported(name, own, LEAST_FOR_BFLOAT16)
-        if model.name.startswith(NO_FLOAT16):
+        if breaks_in_float16(model.name):
             return Float32Needed(name, own, model.name)
     return None
 
