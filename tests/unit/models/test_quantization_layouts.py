@@ -68,8 +68,28 @@ def test_fbgemm_has_a_float32_scale_a_row() -> None:
     assert layer({"quant_method": "fbgemm_fp8"}) == SQUARES + WIDES + 4 * (4 * HIDDEN + 2 * FFN + HIDDEN)
 
 
-def test_fp8_can_be_made_while_loading() -> None:
-    assert read_architecture(CONFIG, quantization="fp8").quantization == "fp8"
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("fp8", SQUARES + WIDES + 4 * MATRICES),
+        ("fp8_per_tensor", SQUARES + WIDES + 4 * MATRICES),
+        ("fp8_per_block", SQUARES + WIDES + 4 * (SQUARES + WIDES) // (128 * 128)),
+        ("fp8_per_channel", SQUARES + WIDES + 4 * (5 * HIDDEN + 2 * FFN)),
+        ("mxfp8", (SQUARES + WIDES) * (1 + 1 / 32)),
+        ("mxfp4", (SQUARES + WIDES) * (0.5 + 1 / 32)),
+        ("int8_per_channel_weight_only", 2 * (SQUARES + WIDES)),  # of experts alone
+    ],
+)
+def test_what_the_engine_makes_while_loading_is_sized_by_its_name(method: str, expected: float) -> None:
+    model = read_architecture(CONFIG, quantization=method)
+    assert (model.quantization, model.layer_weight_bytes[0] - NORMS) == (method, expected)
+
+
+def test_blocks_that_the_engine_makes_itself_limit_no_split() -> None:
+    narrow = {**CONFIG, "intermediate_size": 192}
+    assert read_architecture(narrow, quantization="fp8_per_block").split_limits == ()
+    section = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    assert read_architecture({**narrow, "quantization_config": section}).split_limits
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,12 @@ def test_bitsandbytes_is_not_made_while_loading_either() -> None:
         read_architecture(SMALLEST_LLAMA, quantization="bitsandbytes")
 
 
+def test_a_quantised_checkpoint_is_not_served_without_its_quantisation() -> None:
+    with pytest.raises(BadInput, match=r"quantization: is none, but .* made with gptq.* leave it at auto"):
+        read_architecture({**SMALLEST_LLAMA, "quantization_config": GPTQ}, quantization="none")
+    assert read_architecture(SMALLEST_LLAMA, quantization="none").quantization == "none"
+
+
 def test_a_tools_name_of_the_checkpoints_method_is_understood() -> None:
     config = {**SMALLEST_LLAMA, "quantization_config": GPTQ}
     assert read_architecture(config, quantization="gptqmodel").quantization == "gptq"

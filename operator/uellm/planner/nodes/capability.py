@@ -148,7 +148,7 @@ def remarks(devices: list[Device], request: PlanRequest) -> list[str]:
         notes.append(f"{old} cannot compute in bfloat16: vLLM computes in float16 there, with the same sizes")
     notes += _trusted_image(devices, request)
     slow = _products(devices, NATIVE_FP8)
-    if slow and model.quantization == "fp8":
+    if slow and model.quantization in ("fp8", "fp8_per_tensor", "fp8_per_block"):
         notes.append(
             f"{slow} cannot multiply in FP8 (it needs compute capability {version(NATIVE_FP8)}): vLLM keeps the "
             "weights in FP8 and computes in 16 bits"
