@@ -180,6 +180,7 @@ def _without_attention(
         name=method,
         layer_weight_bytes=(numbers * made.weight_dtype_bytes,),
         layer_kv_bytes_per_token=(0,),
+        layer_fixed_kv_bytes=(0,),
         layer_flops_per_token=(2.0 * numbers,),
         layer_attention_flops_per_token=(0.0,),
         token_embedding_bytes=0,

@@ -40,6 +40,7 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         quantization=precision.quantization,
         layer_weight_bytes=tuple(whole for whole, _ in sizes),
         layer_kv_bytes_per_token=tuple(layer.kv_numbers * kv_width + layer.index_bytes for layer in layers),
+        layer_fixed_kv_bytes=tuple(layer.index_bytes for layer in layers),
         token_embedding_bytes=plan.token_embedding * width,
         embedding_bytes=(plan.token_embedding + plan.other_embedding) * width,
         final_norm_bytes=plan.final_norm * width,

@@ -10,6 +10,8 @@ from uellm.models import Architecture
 from uellm.models.classes import is_tapped, is_tapped_across_stages
 from uellm.models.drafts import WITHOUT_ATTENTION
 from uellm.planner.units import size
+from uellm.planner.vllm import cache_dtype
+from uellm.planner.vllm.cache_dtype import relative_width
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.speculation import (
     DRAFT_MODEL,
@@ -39,7 +41,7 @@ class Drafting:
     model: Architecture | None
     """The draft, which is on the GPUs of the last stage; None: none, or one that is not known."""
     kv_width: Fraction = Fraction(1)
-    """Bytes per number in the draft's KV cache, relative to its own."""
+    """Bytes of the draft's KV cache, relative to its own."""
     is_own: bool = True
     """False for layers of the model's own checkpoint."""
     keeps_logits: bool = False
@@ -65,18 +67,10 @@ def drafting_of(model: Architecture, user: UserArgs) -> Drafting | None:
     return Drafting(tokens, passes, draft, _kv_width(model, draft, found, user), bool(found.model), kept)
 
 
-def cache_width(model: Architecture, asked: str) -> Fraction:
-    """Bytes per number in the KV cache, relative to the model's own, where the engine is asked for a data type."""
-    if asked.startswith("fp8"):
-        return Fraction(1, model.kv_dtype_bytes)
-    # A checkpoint may declare FP8; the flag then asks for the wider cache of its data type.
-    return Fraction(model.weight_dtype_bytes, model.kv_dtype_bytes) if asked == model.dtype else Fraction(1)
-
-
 def _kv_width(model: Architecture, draft: Architecture, found: Speculation, user: UserArgs) -> Fraction:
-    asked = found.text("kv_cache_dtype") or user.text("--kv-cache-dtype") or "auto"
+    asked = found.text("kv_cache_dtype") or user.text(cache_dtype.FLAG) or "auto"
     # What the model's checkpoint declares holds for the whole cache.
-    return Fraction(model.kv_dtype_bytes, draft.kv_dtype_bytes) if asked == "auto" else cache_width(draft, asked)
+    return Fraction(model.kv_dtype_bytes, draft.kv_dtype_bytes) if asked == "auto" else relative_width(draft, asked)
 
 
 def _predictor(model: Architecture) -> Architecture | None:
@@ -91,6 +85,7 @@ def _predictor(model: Architecture) -> Architecture | None:
         layers=layers,
         layer_weight_bytes=(model.predicting_bytes // layers,) * layers,
         layer_kv_bytes_per_token=(model.layer_kv_bytes_per_token[widest],) * layers,
+        layer_fixed_kv_bytes=(model.layer_fixed_kv_bytes[widest],) * layers if model.layer_fixed_kv_bytes else (),
         layer_flops_per_token=(model.layer_flops_per_token[last] + 4.0 * model.hidden_size**2,) * layers,
         layer_attention_flops_per_token=(model.layer_attention_flops_per_token[widest],) * layers,
         layer_window_tokens=(model.layer_window_tokens[widest],) * layers,
