@@ -83,6 +83,17 @@ def test_numbers_of_experts_may_be_listed_by_layer() -> None:
     assert (listed.experts_per_token, listed.layer_weight_bytes) == (2, plain.layer_weight_bytes)
 
 
+def test_molmo_counts_gate_and_up_as_one_width_and_rows_as_embedding_size() -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 192, "vocab_size": 512, "embedding_size": 512, "qkv_bias": True}
+    config = {**SMALL, **sizes, "architectures": ["MolmoForCausalLM"], "model_type": "molmo"}
+    molmo, qwen = read_architecture(config), read("qwen2", **(sizes | {"intermediate_size": 96}))
+    assert molmo.layer_weight_bytes == qwen.layer_weight_bytes
+    assert molmo.token_embedding_bytes == molmo.lm_head_bytes == 2 * 512 * 64
+    assert molmo.embedding_bytes == 2 * (512 + 128) * 64
+    assert not molmo.exact
+    assert "the image encoder is left out: config.json does not describe it" in molmo.notes
+
+
 def test_mixtral_counts_the_chosen_experts_alone_as_active() -> None:
     model = read("mixtral", num_local_experts=8, num_experts_per_tok=2)
     assert model.parameters - model.active_parameters == 8 * 6 * 3 * 64 * 96

@@ -55,7 +55,7 @@ def read_decoder(config: Config, traits: Traits, *, head: bool = True, classes: 
         final_norm=norm * traits.final_norm + _last_connection(config, traits, hidden),
         tied=tied and head,
         max_position_embeddings=config.longest(),
-        embedding_width=config.count("embedding_size"),
+        embedding_width=_embedding_width(config, hidden),
         other_embedding=tables * hidden + norm * traits.embedding_norm,
         head_bias=traits.head_bias and head,
         classifier=_classifier(traits, hidden, classes),
@@ -165,6 +165,12 @@ def _all_heads(config: Config, hidden: int, kinds: list[LayerPlan]) -> list[Head
 def _classifier(traits: Traits, hidden: int, classes: int) -> int:
     """Numbers of a classifier's head; encoders have a dense layer before it, and biases."""
     return classes * hidden + (hidden * hidden + hidden + classes) * (traits.encoder and classes > 0)
+
+
+def _embedding_width(config: Config, hidden: int) -> int:
+    """The width of a narrower embedding; 0: that of the layers. Molmo's embedding_size is a number of rows."""
+    width = config.count("embedding_size")
+    return width if width < hidden else 0
 
 
 def _norm(traits: Traits, hidden: int) -> int:
