@@ -16,7 +16,7 @@ from uellm.models.safetensors import Tensor
 from uellm.models.shown import check_bounds
 from uellm.models.sizing import architecture
 from uellm.models.tasks import POOLING_TASKS, Task, is_bidirectional, tasks_of
-from uellm.models.towers import read_tower
+from uellm.models.towers import read_tower, unread_tower
 from uellm.models.towers.encoders import read_encoder
 
 
@@ -43,6 +43,8 @@ def read_architecture(
     # Where a wrapper has a text model inside, dtype and quantisation may stand at either level.
     merged = {**text.fields, **{key: value for key, value in config.items() if value is not None}}
     tower, tower_notes = read_tower(text.wrapper, text.plan.hidden_size)
+    if not tower and not tower_notes:
+        tower_notes = unread_tower(text.name)
     notes = tower_notes + text.notes
     if ALIASES.get(dtype, dtype) == "float16" and breaks_in_float16(text.name):
         raise BadInput("dtype", f"float16 is refused by the engine for {text.name}: set bfloat16 or float32")

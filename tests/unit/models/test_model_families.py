@@ -91,7 +91,7 @@ def test_molmo_counts_gate_and_up_as_one_width_and_rows_as_embedding_size() -> N
     assert molmo.token_embedding_bytes == molmo.lm_head_bytes == 2 * 512 * 64
     assert molmo.embedding_bytes == 2 * (512 + 128) * 64
     assert not molmo.exact
-    assert "the image encoder is left out: config.json does not describe it" in molmo.notes
+    assert any("the encoders of MolmoForCausalLM are not counted" in note for note in molmo.notes)
 
 
 def test_mixtral_counts_the_chosen_experts_alone_as_active() -> None:
@@ -190,6 +190,31 @@ def test_a_tower_that_leaves_out_sizes_has_those_of_its_own_class() -> None:
     sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "patch_size": 16}
     whole = {"model_type": "siglip_vision_model", **sizes, "image_size": 224}
     assert short.tower_bytes == read_architecture({"text_config": inner, "vision_config": whole}).tower_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("Ovis", {"model_type": "ovis", "llm_config": {**SMALL, "model_type": "qwen2"}}),
+        (
+            "Gemma3ForConditionalGeneration",
+            {"model_type": "gemma3", "text_config": SMALL | {"model_type": "gemma3_text"}},
+        ),
+    ],
+)
+def test_encoders_of_which_the_config_says_nothing_are_noted(name: str, fields: dict) -> None:
+    model = read_architecture({**SMALL, "architectures": [name], **fields})
+    assert not model.exact
+    assert any(f"the encoders of {name} are not counted" in note for note in model.notes)
+
+
+def test_encoders_that_the_engine_builds_without_a_config_are_counted() -> None:
+    images = {"architectures": ["Phi3VForCausalLM"], "model_type": "phi3_v", "img_processor": {"layer_idx": -2}}
+    both = {"architectures": ["Phi4MMForCausalLM"], "model_type": "phi4mm"}
+    for config, least, most in ((images, 285e6, 300e6), (both, 850e6, 950e6)):
+        model = read_architecture({**SMALL, **config})
+        assert least < model.tower_bytes / 2 < most
+        assert not any("not counted" in note for note in model.notes)
 
 
 def test_an_unknown_tower_with_width_and_depth_is_reckoned_and_said() -> None:

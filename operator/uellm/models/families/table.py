@@ -80,7 +80,6 @@ TABLE: dict[str, Traits] = {
         other_embedding=("additional_vocab_size",),
         layer_path="model.transformer.blocks",
         defaults={"additional_vocab_size": 128},
-        note="the image encoder is left out: config.json does not describe it",
     ),
     "laguna": Traits(mlp_bias=False, query_key_norm="width", corrected=True, head_gate="gating"),
     **dict.fromkeys(
@@ -352,6 +351,7 @@ SAME = {
     "hunyuan": "hunyuan_v1_moe",
     "hunyuan_vl_text": "hunyuan_v1_dense",
     "muse_glimmer": "muse_glimmer_text",
+    "phi3_v": "phi3",
 }
 
 
