@@ -49,6 +49,8 @@ def read_architecture(
     if ALIASES.get(dtype, dtype) == "float16" and breaks_in_float16(text.name):
         raise BadInput("dtype", f"float16 is refused by the engine for {text.name}: set bfloat16 or float32")
     precision = read_precision(merged, dtype, quantization, measured=tensors is not None)
+    if precision.dtype == "float16" and breaks_in_float16(text.name):
+        precision = replace(precision, dtype="bfloat16")  # what `auto` makes of it
     if tensors is not None and precision.differs:
         notes += (f"the checkpoint's own bytes do not hold for quantization {precision.quantization}: reckoned",)
     model = replace(

@@ -84,6 +84,11 @@ def test_a_class_that_float16_breaks_is_refused_in_it(name: str) -> None:
         read_architecture({**SMALLEST_LLAMA, "architectures": [name]}, dtype="half")
 
 
+def test_a_class_that_float16_breaks_is_computed_in_bfloat16_whatever_its_config_says() -> None:
+    config = {**SMALLEST_LLAMA, "architectures": ["Gemma2ForCausalLM"], "torch_dtype": "float16"}
+    assert read_architecture(config).dtype == "bfloat16"
+
+
 def test_bitsandbytes_is_not_made_while_loading_either() -> None:
     with pytest.raises(BadInput, match="quantization: bitsandbytes is not served by the engine any more: take"):
         read_architecture(SMALLEST_LLAMA, quantization="bitsandbytes")

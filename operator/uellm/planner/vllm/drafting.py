@@ -16,6 +16,7 @@ from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.speculation import (
     DRAFT_MODEL,
     FLAG,
+    MTP,
     TAP_STATES,
     WITHOUT_WEIGHTS,
     Speculation,
@@ -28,6 +29,9 @@ PREDICTING = (
     *("InternS2", "LongCatFlash", "LongcatFlash", "Step3p", "HYV", "Inkling", "MiniMaxM3", "Glm5Next", "Dots3Note"),
 )
 """Beginnings of the classes for whose layers for multi-token prediction vLLM has a class (hf_config_override)."""
+
+OWN_DSPARK, DSPARK_ALONE = "DeepseekV4", "DeepseekV41"
+"""Beginnings of the classes whose checkpoints hold a draft for DSpark, and of those that hold no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,9 @@ def _problem(found: Speculation, model: Architecture, draft: Architecture | None
 
 def _own_problem(found: Speculation, model: Architecture) -> str:
     layers = model.predicting_layers
-    if not model.name.startswith(PREDICTING):
+    if found.method == MTP and model.name.startswith(DSPARK_ALONE):
+        return f"the layers of {model.name} draft by dspark alone: take that method"
+    if not model.name.startswith(PREDICTING if found.method == MTP else OWN_DSPARK):
         return f"{model.name} has no layers of its own that draft by {found.method} in vLLM: name a `model` that does"
     if found.method != "dspark" and layers and found.tokens > layers and found.tokens % layers:
         return f"num_speculative_tokens {found.tokens} must be a multiple of the {layers} layers that draft"
