@@ -20,6 +20,7 @@ from uellm.api.base import RULES_KEY
 from uellm.api.crd import DEFINITIONS, Definition, render
 from uellm.cli.main import COMMANDS
 from uellm.models.classes import ENGINE
+from uellm.models.online import ONLINE
 from uellm.models.precision import REFUSED as METHOD_REFUSALS
 from uellm.models.schemes import METHODS
 from uellm.models.support import APPROXIMATE, EXACT, REFUSED, supported_classes
@@ -69,6 +70,7 @@ def models_page() -> str:
     rows = [(f"`{each.name}`", each.verdict, ", ".join(each.tasks), each.why) for each in supported_classes()]
     counts = {verdict: sum(row[1] == verdict for row in rows) for verdict in (EXACT, APPROXIMATE, REFUSED)}
     encoders = ", ".join(f"`{kind}`" for kind in sorted(TOWERS))
+    made = ", ".join(f"`{name}`" for name in ONLINE)
     methods = ", ".join(f"`{name}`" for name in sorted(METHODS))
     refused = [(f"`{name}`", reason) for name, reason in sorted(METHOD_REFUSALS.items())]
     return "\n\n".join(
@@ -87,6 +89,7 @@ def models_page() -> str:
             f"Exact by model_type: {encoders}. Any other is reckoned as a plain transformer of its sizes.",
             "## Quantisations",
             f"Sized by `quant_method`: {methods}.",
+            f"Made by the engine from 16-bit weights, by `spec.model.quantization`: {made}.",
             table(("refused", "why"), refused),
         ]
     )

@@ -88,7 +88,7 @@ def test_a_step_reads_more_with_more_tokens_and_never_more_than_there_is(config:
         assert more <= model.layer_weight_bytes[index] * (1 + 1e-12)
 
 
-@given(configs(), st.sampled_from(["fp8", "bitsandbytes"]))
+@given(configs(), st.sampled_from(["fp8", "experts_int8"]))
 @MANY
 def test_quantising_changes_the_matrices_alone(config: dict[str, Any], method: str) -> None:
     plain, small = read_architecture(config), read_architecture(config, quantization=method)
@@ -124,9 +124,9 @@ JUNK = st.one_of(
 )
 SECTION_FIELDS = (
     *("bits", "group_size", "weight_block_size", "ignore", "modules_to_not_convert", "dynamic", "config_groups"),
-    *("quant_algo", "load_in_8bit", "desc_act", "lm_head", "activation_scheme"),
+    *("quant_algo", "sym", "desc_act", "lm_head", "activation_scheme"),
 )
-METHODS = ("fp8", "awq", "gptq", "bitsandbytes", "mxfp4", "fbgemm_fp8", "modelopt", "compressed-tensors")
+METHODS = ("fp8", "awq", "gptq", "mxfp4", "fbgemm_fp8", "modelopt", "compressed-tensors")
 OTHER_FIELDS = (
     *("head_dim", "layer_types", "sliding_window", "mlp_only_layers", "moe_layers", "no_rope_layers", "rope_scaling"),
     *("attention_bias", "torch_dtype", "architectures", "model_type", "text_config", "vision_config"),

@@ -92,7 +92,7 @@ class ModelSource(Model):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Type of weights and activations; `auto` means that of config.json."""
     quantization: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$", max_length=32)] = "auto"
-    """Quantization of the weights, by vLLM's name for it. `auto` means that of config.json, `none` means none."""
+    """Quantization of the weights, by vLLM's name for it. `auto` means that of config.json, `none` that it has none."""
     task: Literal["Generate", "Embed", "Score", "Transcribe"] | None = None
     """What the model is served for: text, vectors, scores and classes, or transcripts of speech. Where not set, what
     the model is for by its class and the files of its repository. A class with `tpot` must not be set for `Embed` and

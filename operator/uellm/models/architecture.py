@@ -100,8 +100,12 @@ class Architecture:
     """Of images, where what it computes on grows with them; None: it has none, or of images of one size."""
     sparse_attention: bool = False
     """Whether an indexer picks the tokens that latent attention attends to (DeepSeek V3.2 and later, GLM-5)."""
+    layer_fixed_kv_bytes: tuple[int, ...] = ()
+    """The part of layer_kv_bytes_per_token that is packed in bytes of its own, whatever data type the cache has."""
     int8_products: bool = False
     """Whether matrices outside routed experts are multiplied in INT8: weights and inputs are integers."""
+    fp8_products_only: bool = False
+    """Whether matrices outside routed experts are multiplied in FP8 on every GPU, and so need one that can."""
     measured: bool = False
     """Whether bytes come from the checkpoint's headers or the engine; otherwise they are computed from config.json."""
     source: str = "config"

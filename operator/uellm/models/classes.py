@@ -12,6 +12,8 @@ from importlib.resources import files
 from typing import Any
 
 ENGINE = "vLLM 0.32"
+NO_FLOAT16 = ("Gemma2For", "Gemma2Model", "Gemma3For", "Gemma3Model", "Gemma3Text", "Glm4For", "Glm4Model")
+"""Beginnings of the classes of _FLOAT16_NOT_SUPPORTED_MODELS in vllm/config/model.py."""
 
 
 @cache
@@ -50,6 +52,11 @@ def group_of(name: str) -> str:
 def speech_of(name: str) -> str:
     """Whether a class transcribes speech: `only`, `also`, or empty for no."""
     return str(_table().get(name, {}).get("speech", ""))
+
+
+def breaks_in_float16(name: str) -> bool:
+    """Whether the engine refuses to compute a class in float16."""
+    return name.startswith(NO_FLOAT16)
 
 
 def supports_pipeline(name: str) -> bool:

@@ -16,7 +16,7 @@ from uellm.errors import BadInput
 from uellm.models.architecture import Architecture
 from uellm.models.classes import group_of, is_served
 from uellm.models.fields import Config
-from uellm.models.measured import EMBEDDINGS, LM_HEADS, loaded_bytes
+from uellm.models.measured import is_embedding, is_lm_head, loaded_bytes
 from uellm.models.reading import read_architecture
 from uellm.models.safetensors import Tensor
 from uellm.models.shown import check_bounds
@@ -151,9 +151,9 @@ def _measured(head: Architecture, tensors: Mapping[str, Tensor]) -> Architecture
 
 
 def _place(name: str) -> str:
-    if name.endswith(EMBEDDINGS):
+    if is_embedding(name):
         return "embedding"
-    if any(head in name for head in LM_HEADS) or name.endswith("d2t"):
+    if is_lm_head(name) or name.endswith("d2t"):
         return "head"
     return "projection" if name.startswith(_PROJECTIONS) else "layers"
 
@@ -180,6 +180,7 @@ def _without_attention(
         name=method,
         layer_weight_bytes=(numbers * made.weight_dtype_bytes,),
         layer_kv_bytes_per_token=(0,),
+        layer_fixed_kv_bytes=(0,),
         layer_flops_per_token=(2.0 * numbers,),
         layer_attention_flops_per_token=(0.0,),
         token_embedding_bytes=0,

@@ -39,7 +39,10 @@ def with_engine_facts(model: Architecture, facts: Mapping[str, Any]) -> Architec
     fp8 = model.weight_dtype_bytes // model.kv_dtype_bytes
     return replace(
         found,
-        layer_kv_bytes_per_token=tuple(kv // fp8 for kv, _, _ in kept),
+        layer_kv_bytes_per_token=tuple(
+            (kv - min(kv, fixed)) // fp8 + min(kv, fixed)
+            for (kv, _, _), fixed in zip(kept, model.layer_fixed_kv_bytes, strict=True)
+        ),
         layer_state_bytes=tuple(state),
         layer_window_tokens=tuple(window for _, window, _ in kept),
         layer_recent=tuple(recent for _, _, recent in kept) if any(recent for _, _, recent in kept) else (),

@@ -54,8 +54,8 @@ def split_limits(plan: Blueprint, precision: Precision) -> tuple[SplitLimit, ...
         for linear in layer.linears:
             key = (linear.name, linear.rows, linear.columns)
             layout = None if key in seen else precision.layout(linear, f"{plan.layer_path}.{index}.{linear.name}")
-            if layout is None:
-                continue
+            if layout is None or (precision.differs and layout.rows > 1):
+                continue  # blocks that the engine makes itself begin anew on each GPU
             seen.add(key)
             found.update(dict.fromkeys(_limits(linear, layout, plan.kv_heads)))
     return tuple(found)

@@ -23,11 +23,13 @@ TEXT_MODELS = ("language_model.", "llm.")
 EMBEDDINGS = (
     *("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight"),
     *("backbone.embeddings.weight", "embed_in.weight", "model.embedding.weight"),
+    *(".embed.weight", ".wte.embedding", ".wte.new_embedding"),
 )
+"""Ends of names, with a dot before them where a longer word ends so, too."""
 OUTPUT = "output."
 """Begins the LM head's name in InternLM 2 and in Mistral's own format."""
-LM_HEADS = ("lm_head.", "output_layer.", "embed_out.")
-HEADS = (*LM_HEADS, "score.", "classifier.")
+LM_HEADS = ("lm_head.", "output_layer.", "embed_out.", ".head.weight.", ".unembed.", ".transformer.ff_out.")
+CLASSIFIERS = ("score.", "classifier.")
 # Layers for multi-token prediction, and the parts of an omni model that the engine does not load.
 VOICE = re.compile(r"(?:talker|code2wav|token2wav)\.")
 IDLE = re.compile(rf"(?:^|\.)mtp(?:_\w+)?\.|^{VOICE.pattern}")
@@ -71,7 +73,7 @@ def with_tensors(model: Architecture, tensors: Mapping[str, Tensor], *, held: bo
 
     `held`: the tensors are those that the engine holds; it converts none any more.
 
-    Raises BadInput if a layer or the embedding is missing from the tensors.
+    Where no tensor can be the embedding, the bytes stay those of config.json. Raises BadInput if a layer is missing.
     """
     tally = _tally(model, tensors, held=held)
     built = [index for index in range(model.layers) if model.layer_weight_bytes[index]]  # others share their weights
@@ -83,7 +85,7 @@ def with_tensors(model: Architecture, tensors: Mapping[str, Tensor], *, held: bo
             "checkpoint, or not that of config.json",
         )
     if "embedding" not in tally.places:
-        raise BadInput("safetensors", "hold no embedding of tokens, so this is not the whole checkpoint")
+        return replace(model, notes=(*model.notes, "the checkpoint's headers show no embedding: sized by config.json"))
     embedding = tally.places["embedding"]
     head = 0 if model.tied else tally.places.get("head", 0)
     plain = model.quantization == "none"
@@ -114,11 +116,12 @@ def with_tensors(model: Architecture, tensors: Mapping[str, Tensor], *, held: bo
 def _tally(model: Architecture, tensors: Mapping[str, Tensor], *, held: bool) -> _Tally:
     tally = _Tally()
     inner = next((part for part in TEXT_MODELS if any(part in name for name in tensors)), "")
+    unnamed = _unnamed_embedding(model, tensors)
     for name, tensor in tensors.items():
         if name.endswith(BUFFERS):
             continue
         size = tensor.size if held else loaded_bytes(name, tensor, model.weight_dtype_bytes)
-        place, index = _place(name)
+        place, index = ("embedding", 0) if name == unnamed else _place(name)
         if IDLE.search(name) or (place == "layer" and index >= model.layers):
             tally.beyond += size
             tally.predicting += size * (VOICE.match(name) is None)
@@ -141,9 +144,27 @@ def _tally(model: Architecture, tensors: Mapping[str, Tensor], *, held: bool) ->
     return tally
 
 
+def _unnamed_embedding(model: Architecture, tensors: Mapping[str, Tensor]) -> str:
+    """The embedding by its shape where none has a name of one; empty: there is none."""
+    if any(is_embedding(name) for name in tensors):
+        return ""
+    shape = (model.vocab_size, model.hidden_size)
+    return next((name for name, each in tensors.items() if each.shape == shape and _place(name)[0] == "other"), "")
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a tensor is called as embeddings of tokens are."""
+    return f".{name}".endswith(EMBEDDINGS)
+
+
+def is_lm_head(name: str) -> bool:
+    """Whether a tensor is called as LM heads are."""
+    return name.startswith(OUTPUT) or any(head in f".{name}." for head in LM_HEADS)
+
+
 def _unused(model: Architecture, name: str) -> bool:
     """Whether it is an LM head that the engine does not build, because the model is served without one."""
-    return not model.writes and (name.startswith(OUTPUT) or any(head in f"{name}." for head in LM_HEADS))
+    return not model.writes and is_lm_head(name)
 
 
 def loaded_bytes(name: str, tensor: Tensor, width: int) -> int:
@@ -160,9 +181,9 @@ def _place(name: str) -> tuple[str, int]:
         return "tower", 0
     if layer:
         return "layer", int(layer[1])
-    if name.endswith(EMBEDDINGS):
+    if is_embedding(name):
         return "embedding", 0
-    if any(head in f"{name}." for head in HEADS) or name.startswith(OUTPUT):
+    if is_lm_head(name) or any(head in f"{name}." for head in CLASSIFIERS):
         return "head", 0
     module = name.rpartition(".")[0].rpartition(".")[2]
     return ("norm", 0) if module in NORMS else ("other", 0)

@@ -9,7 +9,8 @@ from typing import Any
 from uellm.errors import BadInput
 from uellm.models.exempt import Exempt, read_exempt
 from uellm.models.kernels import Kernel
-from uellm.models.schemes import METHODS, ROUTED_ALONE, SAME, Layouts
+from uellm.models.online import ONLINE, ONLINE_ROUTED_ALONE
+from uellm.models.schemes import METHODS, ROUTED_ALONE, SAME, TOOLS_NAMES, Layouts
 from uellm.models.shown import shown
 from uellm.models.storage import SECTION, Storage
 from uellm.models.weights import WeightMatrix
@@ -18,7 +19,8 @@ DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 ALIASES = {"float": "float32", "half": "float16", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 QUANTIZATIONS = ("auto", "none", *METHODS)
-IN_FLIGHT = ("fp8", "bitsandbytes", "experts_int8")  # the engine makes these while it loads a 16-bit checkpoint
+ANY_DTYPE = ("none", "compressed-tensors", "torchao")
+BFLOAT16_ALONE = ("mxfp4", "mxfp8")  # of checkpoints
 REFUSED = {
     "gguf": "is a format of llama.cpp, which the engine does not serve here: take the model's safetensors",
     "exl2": "is a format of ExLlama, which the engine does not serve",
@@ -26,6 +28,8 @@ REFUSED = {
     "aqlm": "is not served by the engine: take another quantisation of the model",
     "marlin": "is not served by the engine any more: take a GPTQ or AWQ checkpoint",
     "quip": "is not served by the engine: take another quantisation of the model",
+    "bitsandbytes": "is not served by the engine any more: take the model in 16 bits, or in FP8, AWQ or GPTQ",
+    **{name: f"is no name that the engine takes: write {own}" for name, own in TOOLS_NAMES.items() if name not in SAME},
 }
 """Methods that checkpoints name and the engine refuses."""
 
@@ -43,6 +47,8 @@ class Precision:
     """Modules that are not quantised."""
     differs: bool = False
     """Whether the checkpoint has another width, which the engine converts while it loads."""
+    routed_alone: bool = False
+    """Whether routed experts alone are quantised."""
     head: bool = False
     """Whether the LM head is quantised."""
     kv_fp8: bool = False
@@ -75,7 +81,7 @@ class Precision:
         """The layout of a matrix; None: it is not quantised."""
         if not self.layouts or not linear.quantizable or path in self.exempt:
             return None
-        if self.quantization in ROUTED_ALONE and not linear.routed:
+        if self.routed_alone and not linear.routed:
             return None
         return next((layout for names, layout in self.layouts if names is None or path in names), None)
 
@@ -89,11 +95,16 @@ def read_precision(config: Mapping[str, Any], dtype: str, quantization: str, *, 
     chosen, notes = _dtype(config, dtype)
     section = _section(config)
     method = _method(section, quantization, measured)
+    _check_dtype(chosen, method, section)
     if method == "none":
-        return Precision(chosen, method, (), Exempt(), differs=bool(section), notes=notes)
+        return Precision(chosen, method, (), Exempt(), notes=notes)
     kv = kv_is_fp8(section, method)
     if kv:
         notes += ("the checkpoint declares an FP8 KV cache, which the engine uses: 1 byte a number",)
+    if not section:
+        alone = method in ONLINE_ROUTED_ALONE
+        layouts: Layouts = ((None, ONLINE[method]),)
+        return Precision(chosen, method, layouts, Exempt(), differs=True, routed_alone=alone, notes=notes)
     if method not in METHODS:
         return Precision(chosen, method, (), Exempt(), kv_fp8=kv, notes=notes)
     layouts = METHODS[method](section)
@@ -104,7 +115,7 @@ def read_precision(config: Mapping[str, Any], dtype: str, quantization: str, *, 
         quantization=method,
         layouts=layouts,
         exempt=read_exempt(section),
-        differs=not section,
+        routed_alone=method in ROUTED_ALONE,
         head=method in ("awq", "gptq") and section.get("lm_head") is True,
         kv_fp8=kv,
         notes=notes,
@@ -171,24 +182,43 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
     return name, ()
 
 
+def _check_dtype(dtype: str, method: str, section: Mapping[str, Any]) -> None:
+    """Refuse a dtype that the engine does not compute the method in (its get_supported_act_dtypes)."""
+    if method in ANY_DTYPE or method not in (*METHODS, *ONLINE):
+        return
+    served = ["bfloat16", "float16"]
+    if section and (method in BFLOAT16_ALONE or str(section.get("quant_algo")).upper() == "MXFP8"):
+        served = ["bfloat16"]
+    if dtype not in served:
+        raise BadInput("dtype", f"{dtype} is refused by the engine for {method}: set {' or '.join(served)}")
+
+
 def _method(section: Mapping[str, Any], asked: str, measured: bool) -> str:
-    asked = SAME.get(asked, asked)
-    if asked not in QUANTIZATIONS:
-        raise BadInput("quantization", f"{shown(asked)} has no known size here: use one of {', '.join(QUANTIZATIONS)}")
+    asked = TOOLS_NAMES.get(asked, SAME.get(asked, asked))
+    if asked in REFUSED:
+        raise BadInput("quantization", f"{asked} {REFUSED[asked]}")
+    if asked not in (*QUANTIZATIONS, *ONLINE):
+        known = ", ".join(dict.fromkeys((*QUANTIZATIONS, *ONLINE)))
+        raise BadInput("quantization", f"{shown(asked)} has no known size here: use one of {known}")
     written = _written(section)
-    if asked == "none":
-        return asked
     if written is None:
-        if asked not in ("auto", *IN_FLIGHT):
+        if asked not in ("auto", "none", *ONLINE):
             raise BadInput(
-                "quantization", f"{asked} needs a checkpoint made with it, and config has no quantization_config"
+                "quantization",
+                f"{asked} needs a checkpoint made with it, and config has no quantization_config: the engine makes "
+                f"{', '.join(ONLINE)} itself",
             )
         return "none" if asked == "auto" else asked
     known = SAME.get(written, written)
-    if asked not in ("auto", known):
-        raise BadInput("quantization", f"is {asked}, but the checkpoint is made with {written}: leave it at auto")
     if known in REFUSED:
         raise BadInput(f"{SECTION}.quant_method", f"{shown(written)} {REFUSED[known]}")
+    if asked == "none":
+        raise BadInput(
+            "quantization",
+            f"is none, but the checkpoint is made with {written}, which the engine reads: leave it at auto",
+        )
+    if asked not in ("auto", known):
+        raise BadInput("quantization", f"is {asked}, but the checkpoint is made with {written}: leave it at auto")
     if known not in QUANTIZATIONS and not measured:
         raise BadInput(
             f"{SECTION}.quant_method",

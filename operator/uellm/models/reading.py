@@ -8,14 +8,15 @@ from typing import Any
 
 from uellm.errors import BadInput
 from uellm.models.architecture import Architecture
+from uellm.models.classes import breaks_in_float16
 from uellm.models.finding import FAMILY_FIELD, find_text_model
 from uellm.models.measured import with_tensors
-from uellm.models.precision import read_precision
+from uellm.models.precision import ALIASES, read_precision
 from uellm.models.safetensors import Tensor
 from uellm.models.shown import check_bounds
 from uellm.models.sizing import architecture
 from uellm.models.tasks import POOLING_TASKS, Task, is_bidirectional, tasks_of
-from uellm.models.towers import read_tower
+from uellm.models.towers import read_tower, unread_tower
 from uellm.models.towers.encoders import read_encoder
 
 
@@ -42,8 +43,14 @@ def read_architecture(
     # Where a wrapper has a text model inside, dtype and quantisation may stand at either level.
     merged = {**text.fields, **{key: value for key, value in config.items() if value is not None}}
     tower, tower_notes = read_tower(text.wrapper, text.plan.hidden_size)
+    if not tower and not tower_notes:
+        tower_notes = unread_tower(text.name)
     notes = tower_notes + text.notes
+    if ALIASES.get(dtype, dtype) == "float16" and breaks_in_float16(text.name):
+        raise BadInput("dtype", f"float16 is refused by the engine for {text.name}: set bfloat16 or float32")
     precision = read_precision(merged, dtype, quantization, measured=tensors is not None)
+    if precision.dtype == "float16" and breaks_in_float16(text.name):
+        precision = replace(precision, dtype="bfloat16")  # what `auto` makes of it
     if tensors is not None and precision.differs:
         notes += (f"the checkpoint's own bytes do not hold for quantization {precision.quantization}: reckoned",)
     model = replace(

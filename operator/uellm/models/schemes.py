@@ -30,6 +30,12 @@ def fp8(section: Mapping[str, Any]) -> Layouts:
     return ((Exempt(("experts",)), storage.mxfp4(section)), *rest) if section.get("expert_dtype") == "fp4" else rest
 
 
+def awq(section: Mapping[str, Any]) -> Layouts:
+    """AWQ, of which the engine serves four bits."""
+    _check_bits(section, "AWQ", (4,), "w_bit", "bits")
+    return uniform(storage.awq)(section)
+
+
 def gptq(section: Mapping[str, Any]) -> Layouts:
     """GPTQ; `dynamic` (GPTQModel) gives modules that match an expression their own bits and groups."""
     own: list[tuple[Exempt | None, Storage | None]] = []
@@ -37,8 +43,34 @@ def gptq(section: Mapping[str, Any]) -> Layouts:
     for pattern, change in dynamic.items() if isinstance(dynamic, Mapping) else ():
         if not str(pattern).startswith("-:") and isinstance(change, Mapping):
             expression = checked(str(pattern).removeprefix("+:"))
-            own.append((Exempt(patterns=(expression,)), storage.gptq({**section, **change})))
-    return (*own, (None, storage.gptq(section)))
+            own.append((Exempt(patterns=(expression,)), _gptq({**section, **change})))
+    return (*own, (None, _gptq(section)))
+
+
+def _gptq(section: Mapping[str, Any]) -> Storage:
+    """The layout of GPTQ, of which the engine serves what vLLM's AutoGPTQConfig.TYPE_MAP lists."""
+    _check_bits(section, "GPTQ", (4, 8), "bits")
+    layout = storage.gptq(section)
+    if section.get("sym") is False:
+        raise BadInput(
+            f"{SECTION}.sym", "is false, and the engine serves symmetric GPTQ alone: take a checkpoint with sym true"
+        )
+    if section.get("desc_act") is True and layout.columns is not None:
+        raise BadInput(
+            f"{SECTION}.desc_act",
+            "is true, and the engine no longer orders columns by activation: take a checkpoint with desc_act false",
+        )
+    return layout
+
+
+def _check_bits(section: Mapping[str, Any], method: str, served: tuple[int, ...], *names: str) -> None:
+    bits = storage.read_bits(section, *names)
+    if bits not in served:
+        widths = " and ".join(map(str, served))
+        raise BadInput(
+            f"{SECTION}.bits",
+            f"is {bits}, and the engine serves {method} in {widths} bits alone: take such a checkpoint",
+        )
 
 
 def auto_round(section: Mapping[str, Any]) -> Layouts:
@@ -136,9 +168,8 @@ def compressed(section: Mapping[str, Any]) -> Layouts:
 
 METHODS: dict[str, Callable[[Mapping[str, Any]], Layouts]] = {
     "fp8": fp8,
-    "awq": uniform(storage.awq),
+    "awq": awq,
     "gptq": gptq,
-    "bitsandbytes": uniform(storage.bitsandbytes),
     "mxfp4": uniform(storage.mxfp4),
     "mxfp8": uniform(storage.mxfp8),
     "fbgemm_fp8": uniform(storage.by_row),
@@ -149,21 +180,27 @@ METHODS: dict[str, Callable[[Mapping[str, Any]], Layouts]] = {
     "torchao": torchao,
     "experts_int8": uniform(storage.by_row),
 }
-# Other names that checkpoints and engines have for a method above.
+# Other names that the engine has for a method above.
 SAME = {
     "awq_marlin": "awq",
     "auto_awq": "awq",
     "gptq_marlin": "gptq",
     "auto_gptq": "gptq",
-    "gptqmodel": "gptq",
     "gpt_oss_mxfp4": "mxfp4",
     "modelopt_fp4": "modelopt",
     "modelopt_mixed": "modelopt",
     "modelopt_mxfp8": "modelopt",
     "compressed_tensors": "compressed-tensors",
     "inc": "auto-round",
-    "auto_round": "auto-round",
-    "intel/auto-round": "auto-round",
     "deepseek_v4_fp8": "fp8",
 }
+# Names that tools have for a method, and that --quantization of the engine does not take.
+TOOLS_NAMES = {
+    "gptqmodel": "gptq",
+    "compressed_tensors": "compressed-tensors",
+    "auto_round": "auto-round",
+    "intel/auto-round": "auto-round",
+}
+# The engine starts with these only where --allow-deprecated-quantization is set.
+DEPRECATED = ("fbgemm_fp8", "fp_quant")
 ROUTED_ALONE = ("mxfp4", "experts_int8")  # methods that the engine applies to experts alone

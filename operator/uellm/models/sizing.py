@@ -10,6 +10,7 @@ from uellm.models.classes import supports_pipeline
 from uellm.models.kernels import Kernel
 from uellm.models.limits import split_limits
 from uellm.models.precision import Precision
+from uellm.models.storage import Storage
 from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 FLOAT32_BYTES = 4
@@ -22,6 +23,7 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
     layers = plan.layers
     sizes = [_layer(precision, layer, f"{plan.layer_path}.{index}") for index, layer in enumerate(layers)]
     head = _head(plan, precision)
+    unrouted = _unrouted(precision, plan)
     idle = sum(layer.idle_parameters for layer in layers)
     return Architecture(
         name=name,
@@ -38,6 +40,7 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         quantization=precision.quantization,
         layer_weight_bytes=tuple(whole for whole, _ in sizes),
         layer_kv_bytes_per_token=tuple(layer.kv_numbers * kv_width + layer.index_bytes for layer in layers),
+        layer_fixed_kv_bytes=tuple(layer.index_bytes for layer in layers),
         token_embedding_bytes=plan.token_embedding * width,
         embedding_bytes=(plan.token_embedding + plan.other_embedding) * width,
         final_norm_bytes=plan.final_norm * width,
@@ -74,19 +77,21 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         # Each is built like the last layer, behind a projection of the hidden state and the next token's embedding.
         predicting_bytes=plan.predicting * (sizes[-1][0] + 2 * plan.hidden_size**2 * width),
         sparse_attention=plan.sparse_latent,
-        int8_products=_has_int8_products(precision, plan),
+        int8_products=any(layout.int8_inputs for layout in unrouted),
+        fp8_products_only=any(layout.fp8_inputs_only for layout in unrouted),
         notes=(*plan.notes, *notes, *precision.notes),
     )
 
 
-def _has_int8_products(precision: Precision, plan: Blueprint) -> bool:
+def _unrouted(precision: Precision, plan: Blueprint) -> set[Storage]:
+    """The layouts of quantised matrices outside routed experts."""
     layouts = (
         precision.layout(linear, f"{plan.layer_path}.{index}.{linear.name}")
         for index, layer in enumerate(plan.layers)
         for linear in layer.linears
         if not linear.routed
     )
-    return any(layout is not None and layout.int8_inputs for layout in layouts)
+    return {layout for layout in layouts if layout is not None}
 
 
 def _kernel(precision: Precision, plan: Blueprint, *, routed: bool) -> Kernel:

@@ -18,10 +18,9 @@ from uellm.models.weights import WeightMatrix
 SECTION = "config.quantization_config"
 BLOCK_SCALE_BYTES = 4  # float32
 GROUP_SCALE_BYTES = 2  # as wide as activations
-GROUP_INDEX_BYTES = 4  # GPTQ's g_idx: an int32 for each column
+GROUP_INDEX_BYTES = 4  # g_idx of compressed-tensors: an int32 for each column
 DEFAULT_GROUP_SIZE = 128  # AutoAWQ's and AutoGPTQ's own default
 MXFP4_GROUP, NVFP4_GROUP = 32, 16  # numbers that share an 8-bit scale, by the formats' definitions
-BITSANDBYTES_GROUP = 64  # bitsandbytes' block size; the engine keeps the absolute maximum of each in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,8 @@ class Storage:
     """Further data per matrix."""
     int8_inputs: bool = False
     """Whether the engine multiplies it with inputs in INT8, as integers."""
+    fp8_inputs_only: bool = False
+    """Whether the engine multiplies it with inputs in FP8 alone, and does not unpack it to 16 bits for older GPUs."""
 
     @property
     def kernel(self) -> Kernel:
@@ -74,28 +75,20 @@ def fp8(section: Mapping[str, Any]) -> Storage:
 
 
 def by_row(section: Mapping[str, Any]) -> Storage:
-    """Eight bits and a float32 scale a row: FBGEMM's FP8 and bitsandbytes' LLM.int8()."""
+    """Eight bits and a float32 scale a row, such as FBGEMM's FP8."""
     return Storage(8, scale_bytes=BLOCK_SCALE_BYTES)
 
 
 def awq(section: Mapping[str, Any]) -> Storage:
     """AutoAWQ: a 16-bit scale and a zero point as wide as a weight for each group."""
-    bits = _bits(section, "bits", "w_bit")
+    bits = read_bits(section, "w_bit", "bits")
     return Storage(bits, _group(section), scale_bytes=GROUP_SCALE_BYTES, zero_bits=bits)
 
 
 def gptq(section: Mapping[str, Any]) -> Storage:
-    """AutoGPTQ and GPTQModel: as AWQ, and the group of each column where `desc_act` made the order matter."""
-    bits = _bits(section, "bits")
-    index = GROUP_INDEX_BYTES if section.get("desc_act") is True else 0
-    return Storage(bits, _group(section), scale_bytes=GROUP_SCALE_BYTES, zero_bits=bits, column_bytes=index)
-
-
-def bitsandbytes(section: Mapping[str, Any]) -> Storage:
-    """bitsandbytes: four bits by blocks, or eight bits by rows; `load_in_4bit` is what the engine takes by itself."""
-    if section.get("load_in_8bit"):
-        return by_row(section)
-    return Storage(4, BITSANDBYTES_GROUP, scale_bytes=BLOCK_SCALE_BYTES)
+    """AutoGPTQ and GPTQModel: as AWQ."""
+    bits = read_bits(section, "bits")
+    return Storage(bits, _group(section), scale_bytes=GROUP_SCALE_BYTES, zero_bits=bits)
 
 
 def mxfp4(section: Mapping[str, Any]) -> Storage:
@@ -115,20 +108,21 @@ def nvfp4(section: Mapping[str, Any]) -> Storage:
 
 def modelopt(section: Mapping[str, Any]) -> Storage:
     """NVIDIA's Model Optimizer, by its algorithm (vllm/model_executor/layers/quantization/modelopt.py)."""
-    algorithm = str(section.get("quant_algo") or "FP8").upper()
+    algorithm = str(section.get("quant_algo")).upper()
     if algorithm == "FP8":
         return Storage(8, matrix_bytes=2 * BLOCK_SCALE_BYTES)
-    if algorithm in ("NVFP4", "NVFP4_AWQ", "W4A16_NVFP4"):
+    if algorithm in ("NVFP4", "W4A16_NVFP4"):
         return nvfp4(section)
     if algorithm == "FP8_PER_CHANNEL_PER_TOKEN":
         return by_row(section)
-    if algorithm in ("FP8_PB_WO", "FP8_BLOCK"):
+    if algorithm == "FP8_PB_WO":
         group = section.get("group_size") or DEFAULT_GROUP_SIZE
         return fp8({"weight_block_size": [group, group]})
     if algorithm == "MXFP8":
         return mxfp8(section)
-    known = "FP8, NVFP4, W4A16_NVFP4, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO, MXFP8, MIXED_PRECISION"
-    raise BadInput(f"{SECTION}.quant_algo", f"{shown(algorithm)} has no known size here; known are {known}")
+    served = "FP8, NVFP4, W4A16_NVFP4, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO, MXFP8 and MIXED_PRECISION"
+    given = "is missing" if section.get("quant_algo") is None else f"{shown(algorithm)} is not served by the engine"
+    raise BadInput(f"{SECTION}.quant_algo", f"{given}: take a checkpoint made with one of {served}")
 
 
 def quark(rule: Any, where: str) -> Storage | None:
@@ -148,9 +142,10 @@ def quark(rule: Any, where: str) -> Storage | None:
         return Storage(bits, _group(weight, where), scale_bytes=1 if kind.startswith("fp") else GROUP_SCALE_BYTES)
     inputs = rule.get("input_tensors")
     integers = kind == "int8" and isinstance(inputs, Mapping) and inputs.get("dtype") == "int8"
+    floats = kind == "fp8_e4m3"  # vLLM's QuarkW8A8Fp8
     if scheme == "per_channel":
-        return Storage(bits, scale_bytes=BLOCK_SCALE_BYTES, int8_inputs=integers)
-    return Storage(bits, matrix_bytes=2 * BLOCK_SCALE_BYTES, int8_inputs=integers)
+        return Storage(bits, scale_bytes=BLOCK_SCALE_BYTES, int8_inputs=integers, fp8_inputs_only=floats)
+    return Storage(bits, matrix_bytes=2 * BLOCK_SCALE_BYTES, int8_inputs=integers, fp8_inputs_only=floats)
 
 
 def torchao(rule: Any) -> Storage | None:
@@ -203,7 +198,8 @@ def _weights(weights: Any, where: str) -> Storage:
     )
 
 
-def _bits(section: Mapping[str, Any], *names: str) -> int:
+def read_bits(section: Mapping[str, Any], *names: str) -> int:
+    """The bits of a weight, by the first of the names that is there; 4 where none is."""
     bits = next((section[name] for name in names if name in section), 4)
     if bits not in (2, 3, 4, 8):
         raise BadInput(f"{SECTION}.bits", f"must be 2, 3, 4 or 8, not {shown(bits)}")
@@ -211,6 +207,7 @@ def _bits(section: Mapping[str, Any], *names: str) -> int:
 
 
 def _group(section: Mapping[str, Any], where: str = SECTION) -> int | None:
+    """Columns that share a scale; None: the whole row."""
     group = section.get("group_size", section.get("q_group_size", DEFAULT_GROUP_SIZE))
     if not isinstance(group, int) or isinstance(group, bool) or group == 0 or group < -1:
         raise BadInput(f"{where}.group_size", f"must be a positive whole number or -1, not {shown(group)}")

@@ -205,6 +205,8 @@ SUFFIX_TOKENS = 24
 """That suffix decoding drafts at most, where nothing else is said (suffix_decoding_max_tree_depth)."""
 MOST_DRAFTED_TOKENS = 1000
 """For a sequence in a step: beyond any use."""
+# A token in FP8 in the cache of sparse latent attention (vllm/v1/attention/backends/mla/flashmla_sparse.py).
+SPARSE_LATENT_NUMBERS, SPARSE_LATENT_FP8_BYTES = 576, 656
 DRAFT_LOGIT_BYTES = 4
 """Of a drafted token's probabilities, a number (vllm/v1/worker/gpu/spec_decode/speculator.py)."""
 # Slots are memory of the GPUs whether they are used or not, and few adapters are in use at a time.

@@ -75,6 +75,25 @@ def test_qwen2_moe_has_a_shared_expert_that_every_token_uses() -> None:
     assert model.layer_expert_bytes[0] == 2 * 16 * 3 * 64 * 32
 
 
+def test_numbers_of_experts_may_be_listed_by_layer() -> None:
+    listed = read(
+        "hunyuan_v1_moe", **MOE | {"moe_topk": [2] * 8, "num_experts_per_tok": None, "num_shared_expert": [1] * 8}
+    )
+    plain = read("hunyuan_v1_moe", **MOE, num_shared_expert=1)
+    assert (listed.experts_per_token, listed.layer_weight_bytes) == (2, plain.layer_weight_bytes)
+
+
+def test_molmo_counts_gate_and_up_as_one_width_and_rows_as_embedding_size() -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 192, "vocab_size": 512, "embedding_size": 512, "qkv_bias": True}
+    config = {**SMALL, **sizes, "architectures": ["MolmoForCausalLM"], "model_type": "molmo"}
+    molmo, qwen = read_architecture(config), read("qwen2", **(sizes | {"intermediate_size": 96}))
+    assert molmo.layer_weight_bytes == qwen.layer_weight_bytes
+    assert molmo.token_embedding_bytes == molmo.lm_head_bytes == 2 * 512 * 64
+    assert molmo.embedding_bytes == 2 * (512 + 128) * 64
+    assert not molmo.exact
+    assert any("the encoders of MolmoForCausalLM are not counted" in note for note in molmo.notes)
+
+
 def test_mixtral_counts_the_chosen_experts_alone_as_active() -> None:
     model = read("mixtral", num_local_experts=8, num_experts_per_tok=2)
     assert model.parameters - model.active_parameters == 8 * 6 * 3 * 64 * 96
@@ -171,6 +190,31 @@ def test_a_tower_that_leaves_out_sizes_has_those_of_its_own_class() -> None:
     sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "patch_size": 16}
     whole = {"model_type": "siglip_vision_model", **sizes, "image_size": 224}
     assert short.tower_bytes == read_architecture({"text_config": inner, "vision_config": whole}).tower_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("Ovis", {"model_type": "ovis", "llm_config": {**SMALL, "model_type": "qwen2"}}),
+        (
+            "Gemma3ForConditionalGeneration",
+            {"model_type": "gemma3", "text_config": SMALL | {"model_type": "gemma3_text"}},
+        ),
+    ],
+)
+def test_encoders_of_which_the_config_says_nothing_are_noted(name: str, fields: dict) -> None:
+    model = read_architecture({**SMALL, "architectures": [name], **fields})
+    assert not model.exact
+    assert any(f"the encoders of {name} are not counted" in note for note in model.notes)
+
+
+def test_encoders_that_the_engine_builds_without_a_config_are_counted() -> None:
+    images = {"architectures": ["Phi3VForCausalLM"], "model_type": "phi3_v", "img_processor": {"layer_idx": -2}}
+    both = {"architectures": ["Phi4MMForCausalLM"], "model_type": "phi4mm"}
+    for config, least, most in ((images, 285e6, 300e6), (both, 850e6, 950e6)):
+        model = read_architecture({**SMALL, **config})
+        assert least < model.tower_bytes / 2 < most
+        assert not any("not counted" in note for note in model.notes)
 
 
 def test_an_unknown_tower_with_width_and_depth_is_reckoned_and_said() -> None:

@@ -47,11 +47,9 @@ def test_static_fp8_has_a_scale_of_weights_and_one_of_inputs() -> None:
     assert layer({"quant_method": "fp8", "activation_scheme": "static"}) == SQUARES + WIDES + MATRICES * 8
 
 
-def test_gptq_keeps_the_group_of_each_column_where_their_order_matters() -> None:
+def test_gptq_has_a_16_bit_scale_and_a_zero_point_a_group() -> None:
     plain = (SQUARES + WIDES) * (0.5 + 2.5 / 128)
-    columns = 6 * HIDDEN + FFN
     assert layer({"quant_method": "gptq", "bits": 4, "group_size": 128}) == plain
-    assert layer({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True}) == plain + 4 * columns
 
 
 def test_one_group_a_column_is_one_scale_a_row() -> None:
@@ -66,16 +64,32 @@ def test_gptq_may_quantise_the_head() -> None:
     assert head.lm_head_bytes == 1024 * HIDDEN * (0.5 + 2.5 / 128)
 
 
-def test_bitsandbytes_has_a_float32_maximum_for_64_weights_or_a_row() -> None:
-    four = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    eight = {"quant_method": "bitsandbytes", "load_in_8bit": True}
-    assert layer(four) == (SQUARES + WIDES) * (0.5 + 4 / 64)
-    assert layer(eight) == SQUARES + WIDES + 4 * (4 * HIDDEN + 2 * FFN + HIDDEN)
+def test_fbgemm_has_a_float32_scale_a_row() -> None:
+    assert layer({"quant_method": "fbgemm_fp8"}) == SQUARES + WIDES + 4 * (4 * HIDDEN + 2 * FFN + HIDDEN)
 
 
-def test_bitsandbytes_and_fp8_can_be_made_while_loading() -> None:
-    for method in ("bitsandbytes", "fp8"):
-        assert read_architecture(CONFIG, quantization=method).quantization == method
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("fp8", SQUARES + WIDES + 4 * MATRICES),
+        ("fp8_per_tensor", SQUARES + WIDES + 4 * MATRICES),
+        ("fp8_per_block", SQUARES + WIDES + 4 * (SQUARES + WIDES) // (128 * 128)),
+        ("fp8_per_channel", SQUARES + WIDES + 4 * (5 * HIDDEN + 2 * FFN)),
+        ("mxfp8", (SQUARES + WIDES) * (1 + 1 / 32)),
+        ("mxfp4", (SQUARES + WIDES) * (0.5 + 1 / 32)),
+        ("int8_per_channel_weight_only", 2 * (SQUARES + WIDES)),  # of experts alone
+    ],
+)
+def test_what_the_engine_makes_while_loading_is_sized_by_its_name(method: str, expected: float) -> None:
+    model = read_architecture(CONFIG, quantization=method)
+    assert (model.quantization, model.layer_weight_bytes[0] - NORMS) == (method, expected)
+
+
+def test_blocks_that_the_engine_makes_itself_limit_no_split() -> None:
+    narrow = {**CONFIG, "intermediate_size": 192}
+    assert read_architecture(narrow, quantization="fp8_per_block").split_limits == ()
+    section = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    assert read_architecture({**narrow, "quantization_config": section}).split_limits
 
 
 @pytest.mark.parametrize(

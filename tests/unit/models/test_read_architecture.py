@@ -109,12 +109,6 @@ def test_awq_counts_scales_and_zero_points_by_group() -> None:
     assert awq.layer_weight_bytes[0] == linear * (0.5 + 2.5 / 128) + 2 * 2 * 4096
 
 
-def test_quantization_none_overrides_the_config() -> None:
-    config = {**LLAMA_8B, "quantization_config": {"quant_method": "fp8"}}
-    assert read_architecture(config).quantization == "fp8"
-    assert read_architecture(config, quantization="none").quantization == "none"
-
-
 @pytest.mark.parametrize(
     ("scaling", "longest"),
     [

@@ -173,12 +173,42 @@ def test_a_tower_is_found_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "words"),
-    [("model.layers.1.", "no weights of layer 1 of 3"), ("model.embed_tokens", "no embedding of tokens")],
+    ("embedding", "head"),
+    [
+        ("embed.weight", "head.weight"),
+        ("model.llm.embed.weight", "model.llm.unembed.weight"),
+        ("model.transformer.wte.embedding", "model.transformer.ff_out.weight"),
+        ("model.words", "lm_head.weight"),  # by its shape
+    ],
 )
-def test_a_checkpoint_that_is_not_whole_is_refused(missing: str, words: str) -> None:
-    tensors = {name: Tensor("F16", array.shape) for name, array in whole().items() if not name.startswith(missing)}
-    with pytest.raises(BadInput, match=words):
+def test_embeddings_and_heads_are_found_by_all_their_names(embedding: str, head: str) -> None:
+    names = {"model.embed_tokens.weight": embedding, "lm_head.weight": head}
+    inner = "model.llm." if "llm." in embedding else "model."
+    tensors = {
+        names.get(name, name.replace("model.", inner)): Tensor("F16", array.shape) for name, array in whole().items()
+    }
+    found = read_architecture(CONFIG, tensors=tensors)
+    assert found.measured
+    assert parts(found) == parts(read_architecture(CONFIG))
+
+
+def test_a_position_embedding_is_not_taken_for_one_of_tokens() -> None:
+    tensors = {name: Tensor("F16", array.shape) for name, array in whole().items()}
+    tensors["model.pos_embed.weight"] = Tensor("F16", (8, HIDDEN))
+    assert read_architecture(CONFIG, tensors=tensors).token_embedding_bytes == 2 * VOCAB * HIDDEN
+
+
+def test_a_checkpoint_without_an_embedding_is_sized_by_its_config_and_that_is_said() -> None:
+    tensors = {name: Tensor("F16", array.shape) for name, array in whole().items() if "embed" not in name}
+    found = read_architecture(CONFIG, tensors=tensors)
+    assert not found.measured
+    assert parts(found) == parts(read_architecture(CONFIG))
+    assert "the checkpoint's headers show no embedding: sized by config.json" in found.notes
+
+
+def test_a_checkpoint_without_one_of_its_layers_is_refused() -> None:
+    tensors = {name: Tensor("F16", array.shape) for name, array in whole().items() if "layers.1." not in name}
+    with pytest.raises(BadInput, match="no weights of layer 1 of 3"):
         read_architecture(CONFIG, tensors=tensors)
 
 

@@ -55,6 +55,7 @@ def test_dtype_and_quantization_are_read_in_every_spelling_of_the_engine(args, f
         (("--dtype", "int3"), "--dtype 'int3' is not one of auto, bfloat16, float16, half, float32, float"),
         (("--quantization",), "--quantization '' names no method: use spec.model.quantization"),
         (("-q", "none"), "--quantization 'none' is no method of the engine: use spec.model.quantization"),
+        (("-q", "gptqmodel"), "--quantization 'gptqmodel' is no method of the engine: use gptq"),
         (("--max-mod", "8"), "--max-mod is short for --max-model-len: write it in full"),
         (("--dty=half",), "--dty is short for --dtype: write it in full"),
     ],

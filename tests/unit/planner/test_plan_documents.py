@@ -103,6 +103,14 @@ def test_what_the_user_sets_is_not_set_again(unlike) -> None:
     ]  # the config that the architecture was read from
 
 
+def test_a_method_that_the_engine_has_deprecated_is_allowed_by_its_flag(build) -> None:
+    section = {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}
+    request = build.request(build.node("a", "H100"), config={**build.config, "quantization_config": section})
+    assert "--allow-deprecated-quantization" in document(request)["engine"]["args"]
+    plain = build.request(build.node("a", "H100"))
+    assert "--allow-deprecated-quantization" not in document(plain)["engine"]["args"]
+
+
 def test_a_float32_checkpoint_is_planned_in_bfloat16_as_vllm_serves_it(build) -> None:
     node = build.node("a", "H100")
     request = build.request(node, config={**build.config, "torch_dtype": "float32"})

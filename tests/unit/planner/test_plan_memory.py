@@ -18,6 +18,7 @@ from uellm.planner.memory.footprint import footprint
 from uellm.planner.memory.kv_cache import kv_cache
 from uellm.planner.request import EngineRequest, Overrides, SloClass, Workload
 from uellm.planner.shape import Shape, Steps
+from uellm.planner.vllm.cache_dtype import with_cache
 from uellm.planner.vllm.flags import UserArgs
 
 STEPS = Steps(2048, 256)
@@ -242,6 +243,20 @@ def test_a_checkpoint_with_an_fp8_cache_needs_half_and_the_flag_may_ask_for_16_b
     plain = read_architecture(build.config)
     wide = UserArgs(("--kv-cache-dtype", "bfloat16"))
     assert 2 * kv_of(model, UserArgs(())) == kv_of(plain, UserArgs(())) == kv_of(model, wide)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "fp8"),
+    [
+        ("DeepSeek-R1", {"index_topk": 2048, "index_n_heads": 64, "index_head_dim": 128}, 656 + 132),
+        ("DeepSeek-V4-Flash", {}, None),  # packed in FP8 by itself
+    ],
+)
+def test_an_fp8_cache_leaves_the_bytes_of_indexers_and_of_packed_formats(name, fields, fp8) -> None:
+    config = next(entry["config"] for entry in PUBLISHED if entry["name"] == name)
+    model = read_architecture({**config, **fields})
+    found = with_cache(model, UserArgs(("--kv-cache-dtype", "fp8")))
+    assert found.kv_bytes_per_token == (model.layers * fp8 if fp8 else model.kv_bytes_per_token)
 
 
 def kv_of(model: Architecture, user: UserArgs) -> int:

@@ -61,6 +61,12 @@ def test_a_model_that_float16_breaks_is_not_served_in_it(build) -> None:
     assert "vLLM would compute Gemma2ForCausalLM in float32" in str(error)
 
 
+@pytest.mark.parametrize("name", ["Gemma3nForCausalLM", "Glm4MoeForCausalLM", "Glm4vForConditionalGeneration"])
+def test_a_model_that_is_only_named_like_one_that_float16_breaks_is_served_in_it(build, name) -> None:
+    model = replace(read_architecture(build.config), name=name)
+    assert plan(replace(build.request(turing(build)), architecture=model)).nodes == ("a",)
+
+
 def test_gpus_older_than_vllm_supports_are_refused(build) -> None:
     old = build.node("a", [build.gpu("a", 0, "L4", compute_capability="6.1")])
     assert "compute capability 6.1, and vLLM needs 7.5" in str(failure(build.request(old)))
@@ -72,6 +78,19 @@ def test_a_quantization_that_the_gpu_cannot_run_is_refused(build) -> None:
     request = replace(request, architecture=replace(request.architecture, dtype="float16"))
     own = replace(request, engine=EngineRequest(own_image=True))
     assert "V100 has compute capability 7.0, and quantization fp8 needs 7.5 in vLLM" in str(failure(own))
+
+
+def test_fp8_of_quark_needs_a_gpu_that_multiplies_in_fp8_and_other_formats_of_quark_do_not(build) -> None:
+    ampere = a_gpu(build, "a", "A100", "8.0")
+
+    def quark(weight: dict) -> dict:
+        section = {"quant_method": "quark", "global_quant_config": {"weight": weight}}
+        return {**build.config, "quantization_config": section}
+
+    fp8 = build.request(ampere, config=quark({"dtype": "fp8_e4m3", "qscheme": "per_tensor"}))
+    assert "A100 has compute capability 8.0, and quantization quark needs 8.9 in vLLM" in str(failure(fp8))
+    mxfp4 = build.request(ampere, config=quark({"dtype": "fp4", "qscheme": "per_group", "group_size": 32}))
+    assert plan(mxfp4).nodes == ("a",)
 
 
 def a_gpu(build, node: str, product: str, capability: str):

@@ -49,3 +49,41 @@ def test_tensor_parallelism_divides_each_expert(tensor: int, refusal: Indivisibl
         "torch_dtype": "bfloat16",
     }
     assert indivisible_size(read_architecture(config), tensor) == refusal
+
+
+HYBRID = {
+    "architectures": ["NemotronHForCausalLM"],
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "hybrid_override_pattern": "M-*-",
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 16,
+    "ssm_state_size": 16,
+    "torch_dtype": "bfloat16",
+}
+
+
+@pytest.mark.parametrize(("groups", "refusal"), [(2, IndivisibleSize(4, "n_groups", 2)), (4, None), (1, None)])
+def test_tensor_parallelism_divides_the_groups_of_mamba_unless_there_is_one(
+    groups: int, refusal: IndivisibleSize | None
+) -> None:
+    assert indivisible_size(read_architecture({**HYBRID, "n_groups": groups}), 4) == refusal
+
+
+def test_tensor_parallelism_divides_the_heads_of_linear_attention() -> None:
+    config = {
+        "architectures": ["KimiLinearForCausalLM"],
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "head_dim": 16,
+        "linear_attn_config": {"num_heads": 6, "head_dim": 16, "short_conv_kernel_size": 4, "full_attn_layers": [2]},
+        "torch_dtype": "bfloat16",
+    }
+    assert indivisible_size(read_architecture(config), 4) == IndivisibleSize(4, "linear_num_heads", 6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -270,9 +271,34 @@ def test_a_head_of_another_width_is_refused(build):
 
 def test_a_model_without_layers_that_predict_drafts_by_none(build):
     model = read_architecture(SMALLEST_LLAMA)
-    assert "LlamaForCausalLM has no layers of its own that draft by mtp: name a `model` that does" in refused(
+    assert "LlamaForCausalLM has no layers of its own that draft by mtp in vLLM: name a `model` that does" in refused(
         build, *args(method="mtp", num_speculative_tokens=1), model=model
     )
+
+
+@pytest.mark.parametrize("name", ["MiniMaxM2ForCausalLM", "BailingMoeV2ForCausalLM"])
+def test_layers_that_predict_and_that_the_engine_has_no_class_for_draft_by_none(build, name):
+    model = replace(read_architecture(PREDICTING), name=name)
+    assert model.predicting_bytes
+    assert f"{name} has no layers of its own that draft by mtp in vLLM" in refused(
+        build, *args(method="mtp", num_speculative_tokens=1), model=model
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "problem"),
+    [
+        ("DeepseekV41ForCausalLM", "mtp", "the layers of DeepseekV41ForCausalLM draft by dspark alone"),
+        ("DeepseekV3ForCausalLM", "dspark", "DeepseekV3ForCausalLM has no layers of its own that draft by dspark"),
+        ("DeepseekV41ForCausalLM", "dspark", ""),
+        ("DeepseekV4ForCausalLM", "mtp", ""),
+    ],
+)
+def test_dspark_and_mtp_each_need_layers_made_for_them(name, method, problem):
+    model = replace(read_architecture(PREDICTING), name=name)
+    user = UserArgs(args(method=method, num_speculative_tokens=1))
+    with pytest.raises(PlanError, match=problem) if problem else nullcontext():
+        check_drafting(model, user)
 
 
 def test_a_class_that_does_not_give_its_inner_states_drafts_not_from_them(build):

@@ -142,6 +142,12 @@ def test_the_engine_s_flags_count_as_the_spec_s_fields(make):
     )
 
 
+def test_the_engine_is_told_its_own_name_of_a_method(make):
+    section = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}
+    named = service(make, config={**CONFIG, "quantization_config": section}, quantization="gptqmodel")
+    assert requested(named).engine.quantization == "gptq"
+
+
 def test_a_flag_may_repeat_the_method_of_a_checkpoint_that_only_its_headers_can_size(make):
     theirs = {**CONFIG, "quantization_config": {"quant_method": "moe_wna16"}}
     facts = ModelFacts("c", theirs, llama_tensors(CONFIG, "F16"), 1)

@@ -55,7 +55,7 @@ def read_decoder(config: Config, traits: Traits, *, head: bool = True, classes: 
         final_norm=norm * traits.final_norm + _last_connection(config, traits, hidden),
         tied=tied and head,
         max_position_embeddings=config.longest(),
-        embedding_width=config.count("embedding_size"),
+        embedding_width=_embedding_width(config, hidden),
         other_embedding=tables * hidden + norm * traits.embedding_norm,
         head_bias=traits.head_bias and head,
         classifier=_classifier(traits, hidden, classes),
@@ -133,8 +133,12 @@ def _linear(config: Config, hidden: int) -> LayerPart:
     return recurrent.lightning(config, hidden, of.query, of.width)
 
 
+def _is_mamba2(config: Config) -> bool:
+    return any(config.value(name) for name in names.STATE_HEADS[:3]) or bool(config.value("n_groups"))
+
+
 def _mamba(config: Config, traits: Traits, hidden: int) -> LayerPart:
-    if any(config.value(name) for name in names.STATE_HEADS[:3]) or config.value("n_groups"):
+    if _is_mamba2(config):
         return recurrent.mamba2(config, hidden, norm=config.value("mamba_rms_norm") is not False)
     # Jamba's layers have an MLP behind them; Mamba alone has no norms inside.
     return recurrent.mamba1(config, hidden, norms=not traits.without_mlp)
@@ -163,6 +167,12 @@ def _classifier(traits: Traits, hidden: int, classes: int) -> int:
     return classes * hidden + (hidden * hidden + hidden + classes) * (traits.encoder and classes > 0)
 
 
+def _embedding_width(config: Config, hidden: int) -> int:
+    """The width of a narrower embedding; 0: that of the layers. Molmo's embedding_size is a number of rows."""
+    width = config.count("embedding_size")
+    return width if width < hidden else 0
+
+
 def _norm(traits: Traits, hidden: int) -> int:
     return hidden * traits.norm_weight * (2 if traits.layer_norm else 1)
 
@@ -181,13 +191,11 @@ def _widths(
     counts = {each.query for each in _all_heads(config, hidden, kinds)} if not attention.is_latent(config) else set()
     if len(counts) > 1:
         found["heads of every layer"] = math.gcd(*counts)
-    if any(kind.mixer == LINEAR for kind in kinds) and config.value("linear_num_value_heads"):
-        found["linear_num_key_heads"] = config.size("linear_num_key_heads")
-        found["linear_num_value_heads"] = config.size("linear_num_value_heads")
-    if any(kind.mixer in (MAMBA, HYBRID) for kind in kinds):
-        name = next((name for name in names.STATE_HEADS[:3] if config.value(name)), None)
-        if name:
-            found[name] = config.size(name)
+    mixers = {kind.mixer for kind in kinds}
+    if LINEAR in mixers:
+        found |= recurrent.linear_widths(config)
+    if mixers & {MAMBA, HYBRID} and _is_mamba2(config):
+        found |= recurrent.mamba2_widths(config)
     return tuple(found.items())
 
 

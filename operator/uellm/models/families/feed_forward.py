@@ -73,12 +73,18 @@ def experts_of(config: Config) -> Experts | None:
     alone = config.value("expert_layer_period") is not None
     if total == 1 and (alone or not any(config.value(each) for each in names.EXPERTS_USED)):
         return None
-    used = config.size(*names.EXPERTS_USED)
+    used = _most(config, config.first_of(names.EXPERTS_USED)) or config.size(*names.EXPERTS_USED)
     field = config.first_of(names.EXPERT_WIDTH) or names.EXPERT_WIDTH[0]
     width, others = _widths(config, field)
     if used > total:
         raise BadInput(f"{config.prefix}.num_experts_per_tok", f"{used} is more than the {total} experts of {name}")
     return Experts(total, used, width, field, others)
+
+
+def _most(config: Config, name: str | None) -> int:
+    """The greatest number of a list with one for each layer (Hunyuan); 0 where there is no such list."""
+    listed = config.value(name) if name else None
+    return max(config.whole(str(name), each) for each in listed) if isinstance(listed, list | tuple) and listed else 0
 
 
 def _widths(config: Config, field: str) -> tuple[int, tuple[int, ...]]:
@@ -106,7 +112,7 @@ def hyper_connections(config: Config, hidden: int, *, independent: bool = False)
 def shared_width(config: Config, of: Experts) -> int:
     """The width of the experts that every token uses; 0: none."""
     name, counted = config.first_of(names.SHARED_WIDTH), config.first_of(names.SHARED_EXPERTS)
-    count = config.count(counted) if counted else 0
+    count = _most(config, counted) or (config.count(counted) if counted else 0)
     if name:
         return config.size(name) * (count or 1 if name == names.SHARED_WIDTH[1] else 1)
     return count * of.width

@@ -65,6 +65,25 @@ def mamba2(config: Config, hidden: int, *, norm: bool = True, expands: bool = Fa
     return _with_state(config, part, (kernel - 1) * channels, inner * state)
 
 
+def mamba2_widths(config: Config) -> dict[str, int]:
+    """What tensor parallelism divides, by field. One group is copied instead (vLLM's mamba_mixer2.py)."""
+    found = {name: config.size(name) for name in [config.first_of(names.STATE_HEADS)] if name}
+    groups = config.first_of(names.STATE_GROUPS)
+    if groups and config.size(groups) > 1:
+        found[groups] = config.size(groups)
+    return found
+
+
+def linear_widths(config: Config) -> dict[str, int]:
+    """What tensor parallelism divides in layers of linear attention, beside the heads of attention."""
+    if config.value("linear_num_value_heads"):
+        return {name: config.size(name) for name in ("linear_num_key_heads", "linear_num_value_heads")}
+    if config.value("linear_attn_config") or config.value("linear_num_heads"):
+        return {"linear_num_heads": config.inside("linear_attn_config").size("linear_num_heads", "num_heads")}
+    # Of Bailing's linear attention, which has a norm over each group of heads.
+    return {"group_norm_size": config.size("group_norm_size")} if config.value("group_norm_size") else {}
+
+
 def delta_net(config: Config, hidden: int) -> LayerPart:
     """The gated delta rule of Qwen3-Next and after it."""
     keys = config.size("linear_num_key_heads") * config.size("linear_key_head_dim")

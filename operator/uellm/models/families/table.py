@@ -70,6 +70,17 @@ TABLE: dict[str, Traits] = {
         layer_path="transformer.h",
     ),
     "qwen2": QWEN,
+    "molmo": Traits(
+        qkv_bias="qkv_bias",
+        output_bias=False,
+        mlp_bias=False,
+        half_width=True,
+        query_key_norm="all",
+        query_key_norm_if="attention_layer_norm",
+        other_embedding=("additional_vocab_size",),
+        layer_path="model.transformer.blocks",
+        defaults={"additional_vocab_size": 128},
+    ),
     "laguna": Traits(mlp_bias=False, query_key_norm="width", corrected=True, head_gate="gating"),
     **dict.fromkeys(
         ("step3p5", "step3p7"),
@@ -340,6 +351,7 @@ SAME = {
     "hunyuan": "hunyuan_v1_moe",
     "hunyuan_vl_text": "hunyuan_v1_dense",
     "muse_glimmer": "muse_glimmer_text",
+    "phi3_v": "phi3",
 }
 
 

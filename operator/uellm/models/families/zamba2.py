@@ -53,7 +53,7 @@ def zamba2(config: Config) -> Blueprint:
         final_norm=hidden,
         tied=True,
         max_position_embeddings=config.longest(),
-        tensor_widths=(("intermediate_size", width), ("n_mamba_heads", config.size("n_mamba_heads"))),
+        tensor_widths=(("intermediate_size", width), *recurrent.mamba2_widths(config).items()),
     )
 
 

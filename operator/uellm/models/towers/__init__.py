@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from uellm.errors import BadInput
+from uellm.models.classes import group_of, parts_of, type_of_class
 from uellm.models.defaults import class_defaults
 from uellm.models.fields import Config, MissingField
 from uellm.models.towers import audio, mergers, plain, queries, qwen, vision
+from uellm.models.towers.named import NAMED
 
 SENSES = (
     *("vision_config", "audio_config", "speech_config", "sound_config", "encoder_config", "vit_config"),
@@ -77,6 +79,9 @@ def read_tower(config: Mapping[str, Any], text: int) -> tuple[int, tuple[str, ..
     whole = _config(config, "config", str(config.get("model_type")))
     if config.get("model_type") == "whisper":
         return TOWERS["whisper"](whole, whole, text), ()
+    named = NAMED.get(str(config.get("model_type")))
+    if named is not None:
+        numbers += named(whole, text)
     if whole.count("vision_n_layers"):
         numbers += mergers.deepseek_beside(whole, text)
     for field in SENSES:
@@ -88,6 +93,16 @@ def read_tower(config: Mapping[str, Any], text: int) -> tuple[int, tuple[str, ..
         kind = str(section.get("model_type") or config.get("model_type"))
         numbers += _read(section, field, kind, whole, text, notes)
     return numbers, tuple(notes)
+
+
+def unread_tower(name: str) -> tuple[str, ...]:
+    """A note for a class with encoders of which the config says nothing; none for any other class."""
+    if group_of(name) != "multimodal":
+        return ()
+    parts = parts_of(name)
+    if type_of_class(name) and not any(part in TOWERS or "vision" in part or "audio" in part for part in parts):
+        return ()
+    return (f"the encoders of {name} are not counted, config.json says no sizes: leave memory for them on every GPU",)
 
 
 def _read(section: Mapping[str, Any], field: str, kind: str, whole: Config, text: int, notes: list[str]) -> int:

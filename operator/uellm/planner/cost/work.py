@@ -110,12 +110,10 @@ def stage_loads(
     groups: Sequence[tuple[Device, ...]],
     layers: Sequence[int],
     *,
-    kv_width: float = 1.0,
     drafting: Drafting | None = None,
 ) -> tuple[StageLoad, ...]:
     """The loads of a split [stages]: `layers[i]` of the model's layers, in order, on the GPUs `groups[i]`.
 
-    `kv_width`: bytes per number in the KV cache relative to the model's; 0.5 for an FP8 cache of a 16-bit model.
     `drafting`: what speculation adds.
     """
     loads = []
@@ -130,7 +128,7 @@ def stage_loads(
                 linear_kernel=model.linear_kernel,
                 expert_kernel=model.expert_kernel,
                 routed_share=model.experts_per_token / model.experts if model.experts else 0.0,
-                kv_share=kv_width * float(kv_share(model, tensor)),
+                kv_share=float(kv_share(model, tensor)),
                 head_bytes=head / tensor if last else 0.0,
                 head_flops=model.head_flops_per_token / tensor if last else 0.0,
                 rows=rows_of(drafting),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from uellm.hardware import StageNeeds, classes_of
+from uellm.models.schemes import DEPRECATED
 from uellm.planner import constants
 from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.planner.handover.plan_document import PlanDocument, PlannedEngine
@@ -69,6 +70,8 @@ def planned_engine(plan: Plan, request: PlanRequest) -> PlannedEngine:
         planned.insert(0, (flags.DTYPE, architecture.dtype))
     if own.quantization not in ("auto", "none"):
         planned.insert(0, (flags.QUANTIZATION, own.quantization))
+    if architecture.quantization in DEPRECATED:
+        planned.append((flags.ALLOW_DEPRECATED, ""))
     if (share := least_free_share(plan, request)) < 1:
         utilization = Fraction(constants.GPU_MEMORY_UTILIZATION) * share
         # Rounded down: the engine refuses to start where less than this share is free.

@@ -9,11 +9,11 @@ from uellm.planner.cost.predict import predict
 from uellm.planner.cost.rates import Links
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.handover.revalidate import evaluator_of, shape_of
-from uellm.planner.memory.footprint import kv_width
 from uellm.planner.nodes.network import network_links, network_rate
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.shape import Steps
+from uellm.planner.vllm.cache_dtype import with_cache
 from uellm.planner.vllm.drafting import drafting_of
 from uellm.planner.vllm.flags import UserArgs
 from uellm.step_basis import StepBasis
@@ -58,8 +58,8 @@ def step_time(plan: Plan, request: PlanRequest) -> StepTime | None:
         return None
     groups = [tuple(known[uuid][0] for uuid in stage.devices) for stage in plan.stages]
     user = UserArgs(request.engine.args)
-    width, drafting = float(kv_width(request.architecture, user)), drafting_of(request.architecture, user)
-    loads = stage_loads(request.architecture, groups, plan.layers, kv_width=width, drafting=drafting)
+    drafting = drafting_of(request.architecture, user)
+    loads = stage_loads(with_cache(request.architecture, user), groups, plan.layers, drafting=drafting)
     evaluator, sizes = evaluator_of(plan, request), Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
     tokens = plan.predicted.kv_cache_tokens
     rate = network_rate((offer.node.name, offer.node.network) for offer in offers)

@@ -22,7 +22,8 @@ from uellm.planner.cost.work import kv_share
 from uellm.planner.memory.adapters import AdapterBytes, adapter_bytes
 from uellm.planner.memory.encoder import encoder_bytes
 from uellm.planner.shape import Shape, Steps
-from uellm.planner.vllm.drafting import Drafting, cache_width, drafting_of, rows_of
+from uellm.planner.vllm.cache_dtype import with_cache
+from uellm.planner.vllm.drafting import Drafting, drafting_of, rows_of
 from uellm.planner.vllm.flags import UTILIZATION, UserArgs
 from uellm.planner.vllm.version import CURRENT, EngineVersion
 
@@ -103,7 +104,7 @@ def footprint(
     layer have it, and with it buffers for vLLM's own all-reduce. `adapters`: its LoRA slots.
     """
     tensor = shape.tensor
-    share = kv_share(model, tensor) * kv_width(model, user)
+    share = kv_share(model, tensor)
     held = request_tokens or model.max_position_embeddings
     recent = _recent_bytes_per_token(model, tensor, steps.batched_tokens, request_tokens)
     per_token = tuple(
@@ -111,7 +112,11 @@ def footprint(
             kv * share * _within(window, steps.batched_tokens, request_tokens) + last + Fraction(state, tensor * held)
         )
         for kv, window, state, last in zip(
-            model.layer_kv_bytes_per_token, model.layer_window_tokens, model.layer_state_bytes, recent, strict=True
+            with_cache(model, user).layer_kv_bytes_per_token,
+            model.layer_window_tokens,
+            model.layer_state_bytes,
+            recent,
+            strict=True,
         )
     )
     other_embedding = model.embedding_bytes - model.token_embedding_bytes
@@ -177,11 +182,6 @@ def _draft_kv_bytes(drafting: Drafting | None, tensor: int) -> int:
 def _with_drafts(per_token: tuple[int, ...], drafts: int) -> tuple[int, ...]:
     """[L]: KV bytes of a token, with those of the layers that draft, which are on the stage of the last layer."""
     return (*per_token[:-1], per_token[-1] + drafts) if drafts else per_token
-
-
-def kv_width(model: Architecture, user: UserArgs) -> Fraction:
-    """Bytes per number in the KV cache, relative to the model's data type."""
-    return cache_width(model, user.text("--kv-cache-dtype") or "auto")
 
 
 def _within(window: int | None, batched_tokens: int, request_tokens: int | None) -> Fraction:

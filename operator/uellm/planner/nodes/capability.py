@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from uellm.hardware import Device
+from uellm.models import Architecture
+from uellm.models.classes import breaks_in_float16
 from uellm.planner.refusals.devices import (
     Bfloat16Unsupported,
     CapabilityTooLow,
@@ -40,6 +42,7 @@ LEAST_FOR_QUANTIZATION = {
     "awq_marlin": (7, 5),
     "gptq_marlin": (7, 5),
     "mxfp4": (8, 0),
+    "mxfp8": (8, 0),
     "experts_int8": (8, 0),
     "modelopt": (8, 0),
     "torchao": (7, 5),
@@ -50,10 +53,8 @@ SPARSE_ATTENTION_MAJORS = (9, 10, 12)
 # vLLM takes CUTLASS for INT8 on every GPU, and CUTLASS has no such kernel from Blackwell on; Triton has.
 INT8_BELOW = (10, 0)
 LINEAR_BACKEND = "--linear-backend"
-# Below this, FP8 weights are unpacked to 16 bits for every product. That saves memory, but no time.
+# Below this, FP8 weights are unpacked to 16 bits for every product. That saves memory, but no time. Quark's are not.
 NATIVE_FP8 = (8, 9)
-# Models that vLLM refuses to compute in float16 (vllm/config/model.py, _FLOAT16_NOT_SUPPORTED_MODELS).
-NO_FLOAT16 = ("Gemma2", "Gemma3", "Glm4")
 # A profile says to how many pods a GPU is lent. One that was written by hand may name the shares themselves:
 # NVIDIA's plugin names those of a time-sliced GPU `<uuid>::<n>`, and its resource `....shared`.
 SHARE_MARK = "::"
@@ -79,10 +80,10 @@ def device_refusal(device: Device, request: PlanRequest) -> DeviceRefusal | None
 def least_capability(request: PlanRequest) -> tuple[int, int]:
     """The least compute capability of a GPU that `device_refusal` does not refuse."""
     model = request.architecture
-    least = [_least_built(request), LEAST_FOR_QUANTIZATION.get(model.quantization, LEAST_CAPABILITY)]
+    least = [_least_built(request), _least_for_quantization(model)]
     if _needs_sparse_kernel(request):
         least.append((min(SPARSE_ATTENTION_MAJORS), 0))
-    if model.dtype == "bfloat16" and (request.engine.dtype != "auto" or model.name.startswith(NO_FLOAT16)):
+    if model.dtype == "bfloat16" and (request.engine.dtype != "auto" or breaks_in_float16(model.name)):
         least.append(LEAST_FOR_BFLOAT16)
     return max(least)
 
@@ -94,6 +95,10 @@ def capability_bound(request: PlanRequest) -> tuple[int, int] | None:
 
 def _least_built(request: PlanRequest) -> tuple[int, int]:
     return LEAST_CAPABILITY if request.engine.own_image else LEAST_FOR_IMAGE
+
+
+def _least_for_quantization(model: Architecture) -> tuple[int, int]:
+    return NATIVE_FP8 if model.fp8_products_only else LEAST_FOR_QUANTIZATION.get(model.quantization, LEAST_CAPABILITY)
 
 
 def _needs_sparse_kernel(request: PlanRequest) -> bool:
@@ -124,13 +129,13 @@ def _kernel_refusal(name: str, own: tuple[int, int], request: PlanRequest) -> De
 def _number_refusal(name: str, own: tuple[int, int], request: PlanRequest) -> DeviceRefusal | None:
     """Of the formats of weights and activations."""
     model = request.architecture
-    least = LEAST_FOR_QUANTIZATION.get(model.quantization)
-    if least is not None and own < least:
+    least = _least_for_quantization(model)
+    if own < least:
         return QuantizationUnsupported(name, own, least, model.quantization)
     if model.dtype == "bfloat16" and own < LEAST_FOR_BFLOAT16:
         if request.engine.dtype != "auto":
             return Bfloat16Unsupported(name, own, LEAST_FOR_BFLOAT16)
-        if model.name.startswith(NO_FLOAT16):
+        if breaks_in_float16(model.name):
             return Float32Needed(name, own, model.name)
     return None
 
@@ -143,7 +148,7 @@ def remarks(devices: list[Device], request: PlanRequest) -> list[str]:
         notes.append(f"{old} cannot compute in bfloat16: vLLM computes in float16 there, with the same sizes")
     notes += _trusted_image(devices, request)
     slow = _products(devices, NATIVE_FP8)
-    if slow and model.quantization == "fp8":
+    if slow and model.quantization in ("fp8", "fp8_per_tensor", "fp8_per_block"):
         notes.append(
             f"{slow} cannot multiply in FP8 (it needs compute capability {version(NATIVE_FP8)}): vLLM keeps the "
             "weights in FP8 and computes in 16 bits"

@@ -15,7 +15,7 @@ from uellm.planner.cost.rates import Costs, Links
 from uellm.planner.cost.replay import ClosedLoop, Limits, LoopSteps, Served, replay
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.efficiency import Efficiency
-from uellm.planner.memory.footprint import Footprint, footprint, kv_width
+from uellm.planner.memory.footprint import Footprint, footprint
 from uellm.planner.memory.kv_cache import kv_cache
 from uellm.planner.prediction.point import Point
 from uellm.planner.refusals.sentences import sentence
@@ -23,6 +23,7 @@ from uellm.planner.search.shapes import indivisible_size
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.spans import spans
 from uellm.planner.units import size
+from uellm.planner.vllm.cache_dtype import with_cache
 from uellm.planner.vllm.defaults import default_steps
 from uellm.planner.vllm.drafting import drafting_of
 from uellm.planner.vllm.flags import UserArgs
@@ -145,9 +146,8 @@ def pipeline_of(point: Point, efficiency: Efficiency) -> Pipeline:
     devices, links = _devices(point)
     groups = [devices[first : first + point.tensor] for first in range(0, len(devices), point.tensor)]
     user = UserArgs(point.engine_args)
-    width, drafting = float(kv_width(point.model, user)), drafting_of(point.model, user)
     layers = even_split(point.model.layers, point.pipeline)
-    loads = stage_loads(point.model, groups, layers, kv_width=width, drafting=drafting)
+    loads = stage_loads(with_cache(point.model, user), groups, layers, drafting=drafting_of(point.model, user))
     return Pipeline(loads, links, Costs.of(point.model, *_tokens(point), efficiency))
 
 

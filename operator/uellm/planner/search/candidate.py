@@ -19,7 +19,7 @@ from uellm.planner.cost.predict import Times, predict
 from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
 from uellm.planner.cost.step_sizes import enlarged, steps
 from uellm.planner.cost.work import stage_loads
-from uellm.planner.memory.footprint import Footprint, footprint, kv_width
+from uellm.planner.memory.footprint import Footprint, footprint
 from uellm.planner.memory.kv_cache import KvCache, kv_cache, tokens_of_flag
 from uellm.planner.nodes.groups import devices_for
 from uellm.planner.nodes.pools import Pool
@@ -30,6 +30,7 @@ from uellm.planner.result import MemoryUse, Stage
 from uellm.planner.search.figures import Essence, Figures, Known, Worked, build_of
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.spans import spans
+from uellm.planner.vllm.cache_dtype import with_cache
 from uellm.planner.vllm.defaults import default_steps
 from uellm.planner.vllm.drafting import drafting_of
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UserArgs
@@ -288,9 +289,9 @@ class Candidate:
 
     def _times(self) -> Times | None:
         evaluator, placed = self.evaluator, self.assignment
-        model, width = evaluator.request.architecture, float(kv_width(evaluator.request.architecture, evaluator.user))
-        drafting = drafting_of(model, evaluator.user)
-        loads = stage_loads(model, placed.groups, placed.layers, kv_width=width, drafting=drafting)
+        drafting = drafting_of(evaluator.request.architecture, evaluator.user)
+        model = with_cache(evaluator.request.architecture, evaluator.user)
+        loads = stage_loads(model, placed.groups, placed.layers, drafting=drafting)
         links, costs = Links(self.pool.links), evaluator.costs_on(placed.devices, self.shape)
         return predict(loads, links, costs, evaluator.demand, self.kv.tokens, self.sizes)
 

@@ -10,10 +10,13 @@ from uellm.models import Architecture
 from uellm.models.classes import is_tapped, is_tapped_across_stages
 from uellm.models.drafts import WITHOUT_ATTENTION
 from uellm.planner.units import size
+from uellm.planner.vllm import cache_dtype
+from uellm.planner.vllm.cache_dtype import relative_width
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.speculation import (
     DRAFT_MODEL,
     FLAG,
+    MTP,
     TAP_STATES,
     WITHOUT_WEIGHTS,
     Speculation,
@@ -21,11 +24,14 @@ from uellm.planner.vllm.speculation import (
 )
 
 PREDICTING = (
-    *("Deepseek", "GlmMoeDsa", "PanguUltraMoE", "KimiK3", "MiMo", "Glm4Moe", "GlmOcr", "Ernie4_5", "NemotronH"),
-    *("Qwen3Next", "Qwen3_5", "Qwen4Exp", "BailingMoe", "Exaone", "InternS2", "LongCatFlash", "LongcatFlash", "Step3p"),
-    *("HYV", "Inkling", "MiniMaxM3", "Glm5Next", "Dots3Note"),
+    *("DeepseekV3", "DeepseekV4", "GlmMoeDsa", "PanguUltraMoE", "KimiK3", "MiMo", "Glm4Moe", "GlmOcr", "Ernie4_5_Moe"),
+    *("NemotronH", "Qwen3Next", "Qwen3_5", "Qwen4Exp", "BailingMoeV2_5", "BailingMoeV3", "Exaone4_5", "ExaoneMo"),
+    *("InternS2", "LongCatFlash", "LongcatFlash", "Step3p", "HYV", "Inkling", "MiniMaxM3", "Glm5Next", "Dots3Note"),
 )
-"""Beginnings of the classes whose checkpoints may hold layers for multi-token prediction (hf_config_override)."""
+"""Beginnings of the classes for whose layers for multi-token prediction vLLM has a class (hf_config_override)."""
+
+OWN_DSPARK, DSPARK_ALONE = "DeepseekV4", "DeepseekV41"
+"""Beginnings of the classes whose checkpoints hold a draft for DSpark, and of those that hold no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class Drafting:
     model: Architecture | None
     """The draft, which is on the GPUs of the last stage; None: none, or one that is not known."""
     kv_width: Fraction = Fraction(1)
-    """Bytes per number in the draft's KV cache, relative to its own."""
+    """Bytes of the draft's KV cache, relative to its own."""
     is_own: bool = True
     """False for layers of the model's own checkpoint."""
     keeps_logits: bool = False
@@ -65,18 +71,10 @@ def drafting_of(model: Architecture, user: UserArgs) -> Drafting | None:
     return Drafting(tokens, passes, draft, _kv_width(model, draft, found, user), bool(found.model), kept)
 
 
-def cache_width(model: Architecture, asked: str) -> Fraction:
-    """Bytes per number in the KV cache, relative to the model's own, where the engine is asked for a data type."""
-    if asked.startswith("fp8"):
-        return Fraction(1, model.kv_dtype_bytes)
-    # A checkpoint may declare FP8; the flag then asks for the wider cache of its data type.
-    return Fraction(model.weight_dtype_bytes, model.kv_dtype_bytes) if asked == model.dtype else Fraction(1)
-
-
 def _kv_width(model: Architecture, draft: Architecture, found: Speculation, user: UserArgs) -> Fraction:
-    asked = found.text("kv_cache_dtype") or user.text("--kv-cache-dtype") or "auto"
+    asked = found.text("kv_cache_dtype") or user.text(cache_dtype.FLAG) or "auto"
     # What the model's checkpoint declares holds for the whole cache.
-    return Fraction(model.kv_dtype_bytes, draft.kv_dtype_bytes) if asked == "auto" else cache_width(draft, asked)
+    return Fraction(model.kv_dtype_bytes, draft.kv_dtype_bytes) if asked == "auto" else relative_width(draft, asked)
 
 
 def _predictor(model: Architecture) -> Architecture | None:
@@ -91,6 +89,7 @@ def _predictor(model: Architecture) -> Architecture | None:
         layers=layers,
         layer_weight_bytes=(model.predicting_bytes // layers,) * layers,
         layer_kv_bytes_per_token=(model.layer_kv_bytes_per_token[widest],) * layers,
+        layer_fixed_kv_bytes=(model.layer_fixed_kv_bytes[widest],) * layers if model.layer_fixed_kv_bytes else (),
         layer_flops_per_token=(model.layer_flops_per_token[last] + 4.0 * model.hidden_size**2,) * layers,
         layer_attention_flops_per_token=(model.layer_attention_flops_per_token[widest],) * layers,
         layer_window_tokens=(model.layer_window_tokens[widest],) * layers,
@@ -154,8 +153,10 @@ def _problem(found: Speculation, model: Architecture, draft: Architecture | None
 
 def _own_problem(found: Speculation, model: Architecture) -> str:
     layers = model.predicting_layers
-    if not model.predicting_bytes and not model.name.startswith(PREDICTING):
-        return f"{model.name} has no layers of its own that draft by {found.method}: name a `model` that does"
+    if found.method == MTP and model.name.startswith(DSPARK_ALONE):
+        return f"the layers of {model.name} draft by dspark alone: take that method"
+    if not model.name.startswith(PREDICTING if found.method == MTP else OWN_DSPARK):
+        return f"{model.name} has no layers of its own that draft by {found.method} in vLLM: name a `model` that does"
     if found.method != "dspark" and layers and found.tokens > layers and found.tokens % layers:
         return f"num_speculative_tokens {found.tokens} must be a multiple of the {layers} layers that draft"
     return ""

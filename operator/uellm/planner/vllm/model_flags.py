@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from uellm.errors import PlanError
 from uellm.models.precision import ALIASES
-from uellm.models.schemes import SAME
+from uellm.models.schemes import SAME, TOOLS_NAMES
 from uellm.models.shown import shown
 from uellm.planner.vllm.flags import DTYPE, MODEL_LENGTH, QUANTIZATION, UserArgs
 from uellm.planner.vllm.refused_flags import flag_name
@@ -87,6 +87,8 @@ def _quantization(spec: str, user: UserArgs) -> str:
         return spec
     if text in ("auto", "none") or not _METHOD.fullmatch(text):
         raise _refused(f"{QUANTIZATION} {shown(text)} is no method of the engine: use spec.model.quantization")
+    if text in TOOLS_NAMES:
+        raise _refused(f"{QUANTIZATION} {shown(text)} is no method of the engine: use {TOOLS_NAMES[text]}")
     if spec != "auto" and SAME.get(spec, spec) != SAME.get(text, text):
         raise _contradiction(QUANTIZATION, text, "quantization", spec)
     return text

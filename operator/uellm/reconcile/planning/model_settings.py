@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uellm.api.llmservice import LLMService
+from uellm.models.schemes import TOOLS_NAMES
 from uellm.planner.vllm import flags
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.model_flags import ModelSettings, with_flags
@@ -14,7 +15,8 @@ from uellm.planner.vllm.model_flags import ModelSettings, with_flags
 def model_settings(service: LLMService, config: Mapping[str, Any]) -> ModelSettings:
     """The settings for a model with this config.json. Raises PlanError InvalidOverride."""
     model = service.spec.model
-    spec = ModelSettings(model.max_model_len, model.dtype, model.quantization)
+    method = TOOLS_NAMES.get(model.quantization, model.quantization)
+    spec = ModelSettings(model.max_model_len, model.dtype, method)
     found = with_flags(spec, UserArgs(service.spec.engine.args))
     section = config.get("quantization_config")
     # A flag that repeats the checkpoint's own method says nothing new, also where only its headers tell the bytes.
