@@ -180,7 +180,7 @@ seccompProfile: {type: RuntimeDefault}
 
 {{- /* A container's security context with which root may write what belongs to others, unless it has no capabilities set. */ -}}
 {{- define "uellm.ownersOfAll" -}}
-{{- $context := deepCopy . }}
+{{- $context := deepCopy (. | default dict) }}
 {{- with $context.capabilities }}
 {{- $_ := set $context "capabilities" (mergeOverwrite (dict "add" (list "DAC_OVERRIDE" "FOWNER")) .) }}
 {{- end }}

@@ -31,5 +31,6 @@ extenders:
 
 {{- /* A path that kube-scheduler answers: before 1.31 it has neither /livez nor /readyz. Of (root, path). */ -}}
 {{- define "uellm.schedulerProbe" -}}
-{{- ternary "/healthz" (index . 1) (semverCompare "<1.31.0-0" (index . 0).Capabilities.KubeVersion.Version) }}
+{{- $tag := regexFind ":v[0-9]+\\.[0-9]+\\.[0-9]+" (include "uellm.kubeSchedulerImage" (index . 0)) | trimPrefix ":" }}
+{{- ternary "/healthz" (index . 1) (semverCompare "<1.31.0-0" ($tag | default (index . 0).Capabilities.KubeVersion.Version)) }}
 {{- end }}

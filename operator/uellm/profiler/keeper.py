@@ -118,6 +118,8 @@ class Keeper:
                 await asyncio.sleep(self._retry_s(error))
             else:
                 self._recovered("API server")
+                if self._before:
+                    self._metrics.due()
                 self._allocations = Allocations(pod_uids_of(self._before), settled=False)
                 self._offered.adopt(self._before)
                 self._outside.adopt(self._before)
@@ -142,6 +144,8 @@ class Keeper:
             else:
                 self._trouble = None
                 self._metrics.source_fails(False)
+                if self._sample.devices:
+                    self._metrics.due()
                 self._looked_at = now()
                 self._recovered("source")
                 if self._listed is not None:
@@ -286,7 +290,8 @@ class Keeper:
     def _in_trouble(self, error: SourceError) -> None:
         self._trouble = error
         # A node that never had GPUs lacks none.
-        self._metrics.source_fails(bool(self._before) or not isinstance(error, NoGPUs))
+        lacks_none = isinstance(error, NoGPUs) and not error.hidden and not self._before
+        self._metrics.source_fails(not lacks_none)
         self._say("source", str(error))
         self._wake.set()
 

@@ -18,7 +18,7 @@ class ProfilerMetrics:
         self._node = node
         self._written = Gauge(
             "uellm_profile_written_timestamp_seconds",
-            "When the node's GPUNodeProfile was written last; 0 before the first time.",
+            "When the node's GPUNodeProfile was written last, or else was due; 0 on a node without GPUs.",
             ["node"],
             registry=self.registry,
         )
@@ -40,6 +40,7 @@ class ProfilerMetrics:
         self._failures = Counter(
             "uellm_profile_write_failures", "Writes of the profile that failed.", registry=self.registry
         )
+        self._is_due = False
         self._written.labels(node).set(0)
         self._trouble.labels(node).set(0)
 
@@ -49,6 +50,12 @@ class ProfilerMetrics:
         self._measured.labels(self._node).set(measured)
         for state, count in states.items():
             self._devices.labels(self._node, state).set(count)
+
+    def due(self) -> None:
+        """The node has a profile, or GPUs that one is to be written of: it is old where that does not happen."""
+        if not self._is_due:
+            self._is_due = True
+            self._written.labels(self._node).set(time.time())
 
     def not_written(self) -> None:
         """The profile could not be written."""

@@ -24,6 +24,8 @@ BUSY_MEMORY_SHARE = 0.1
 """A GPU with more memory in use than this share is busy: in a container the driver may hide other processes."""
 
 
+_NVIDIA, _DISPLAY_CONTROLLER = "0x10de", "0x03"
+"""Vendor, and begin of the class, of a PCI device."""
 _OR_DESCRIBE = ", or describe the GPUs in a file (--simulate)"
 
 # nvmlReturn_t
@@ -44,7 +46,10 @@ class NVMLSource:
         try:
             nvml.nvmlInit()
         except nvml.NVMLError as error:
-            raise _cannot_open(error) from error
+            found = _cannot_open(error)
+            if isinstance(found, NoGPUs):
+                found.hidden = _has_gpus(self._sysfs_pci)
+            raise found from error
         try:
             return self._look(nvml)
         except nvml.NVMLError as error:
@@ -209,6 +214,16 @@ def _failure(index: int, error: Any) -> DeviceFailure:
             "GPUNeedsReset", f"GPU {index} has to be reset before it can be used: drain the node first"
         )
     return DeviceFailure("NVMLError", f"GPU {index} does not answer NVML: {error}")
+
+
+def _has_gpus(sysfs_pci: Path) -> bool:
+    """Whether the PCI bus has a display controller by NVIDIA. Containers see the node's bus."""
+    with suppress(OSError):
+        for device in sysfs_pci.iterdir():
+            about = [(device / name).read_text().strip() for name in ("vendor", "class")]
+            if about[0] == _NVIDIA and about[1].startswith(_DISPLAY_CONTROLLER):
+                return True
+    return False
 
 
 def _cannot_open(error: Any) -> SourceError:

@@ -54,6 +54,9 @@ class SourceError(CannotBeDone):
 class NoGPUs(SourceError):
     """There is nothing to profile: no driver, or no description. On a node without GPUs this is not an error."""
 
+    hidden = False
+    """The node has GPUs all the same, as its PCI bus shows."""
+
 
 class DriverChanged(SourceError):
     """The driver was replaced while this process ran: only a new process in a new container can load its library."""

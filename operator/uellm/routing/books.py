@@ -65,6 +65,8 @@ class ReplicaBooks:
         self._avoid_until_s = 0.0
         self._before_failure = (0, self._failed_s, 0.0)
         """The three figures above, as they were before the last failure."""
+        self._failed_together = 0
+        """Requests of the last failure that are not forgiven."""
 
     def report(self, load: ReplicaLoad, now_s: float) -> None:
         """Take over a report."""
@@ -129,16 +131,23 @@ class ReplicaBooks:
         silent = unanswered and now_s - sent.sent_s >= SILENT_S and self.fresh(now_s) is None
         was_sent_after_failure = sent.sent_s >= self._failed_s
         if failed or silent:
-            self._before_failure = self._failures, self._failed_s, self._avoid_until_s
-            if was_sent_after_failure:
-                self._avoid_until_s = now_s + AVOIDED_S * 2.0 ** min(self._failures, MOST_DOUBLINGS)
-                self._failed_s = now_s
-                self._failures += 1
+            self._on_failure(now_s, another=was_sent_after_failure)
         elif not unanswered:
             self._failures = 0
             if was_sent_after_failure:
                 self._avoid_until_s = 0.0
 
+    def _on_failure(self, now_s: float, *, another: bool) -> None:
+        """A request has failed. `another`: it was sent after the last failure was seen."""
+        if another:
+            self._before_failure = self._failures, self._failed_s, self._avoid_until_s
+            self._failures, self._failed_s, self._failed_together = self._failures + 1, now_s, 0
+        self._failed_together += 1
+        if another or now_s >= self._avoid_until_s:
+            self._avoid_until_s = now_s + AVOIDED_S * 2.0 ** min(max(self._failures - 1, 0), MOST_DOUBLINGS)
+
     def forgive(self) -> None:
-        """Take the last failure back."""
-        self._failures, self._failed_s, self._avoid_until_s = self._before_failure
+        """Take a request's failure back."""
+        self._failed_together -= 1
+        if self._failed_together == 0:
+            self._failures, self._failed_s, self._avoid_until_s = self._before_failure

@@ -84,6 +84,7 @@ def test_the_profilers_pod_makes_the_directory_of_the_node_that_engines_keep_mod
         render({"modelCache": {"path": "/mnt/models"}, "profiler": {"securityContext": privileged}})
     )[0]["spec"]["initContainers"]
     assert container["securityContext"] == {"privileged": True, "readOnlyRootFilesystem": True}
+    assert profiler_of(render({"modelCache": {"path": "/mnt/models"}, "profiler": {"securityContext": None}}))
     (operator,) = (each for each in of_kind(objects, "Deployment") if each["metadata"]["name"] == "uellm-operator")
     args = operator["spec"]["template"]["spec"]["containers"][0]["args"]
     assert "--node-cache=/mnt/models" in args

@@ -68,8 +68,27 @@ def test_several_schedulers_elect_a_leader(render: Render) -> None:
 )
 def test_the_scheduler_is_asked_by_paths_that_its_version_has(render: Render, version: str, paths: list[str]) -> None:
     pods = named(render(kube_version=version), "Deployment", "uellm-scheduler")["spec"]["template"]["spec"]
-    probed = pods["containers"][0]
-    assert [probed[each]["httpGet"]["path"] for each in ("livenessProbe", "readinessProbe")] == paths
+    assert probed_paths(pods["containers"][0]) == paths
+
+
+@pytest.mark.parametrize(
+    ("image", "paths"),
+    [
+        ("registry:5000/kube-scheduler:v1.30.1", ["/healthz", "/healthz"]),
+        ("registry:5000/kube-scheduler@sha256:" + "0" * 64, ["/livez", "/readyz"]),
+    ],
+    ids=["an older image", "an image whose version is unknown"],
+)
+def test_what_the_schedulers_own_image_has_counts(render: Render, image: str, paths: list[str]) -> None:
+    objects = render({"images": {"kubeScheduler": image}})
+    assert (
+        probed_paths(named(objects, "Deployment", "uellm-scheduler")["spec"]["template"]["spec"]["containers"][0])
+        == paths
+    )
+
+
+def probed_paths(container: dict[str, Any]) -> list[str]:
+    return [container[each]["httpGet"]["path"] for each in ("livenessProbe", "readinessProbe")]
 
 
 def test_a_changed_configuration_restarts_the_scheduler(render: Render) -> None:

@@ -285,8 +285,26 @@ async def test_a_node_without_gpus_gets_no_profile_and_lacks_none(cluster, keep,
     async with no_writes(cluster, pod_resources):
         pass
     assert metrics.registry.get_sample_value("uellm_profiler_source_failing", {"node": "node-1"}) == 0
+    assert metrics.registry.get_sample_value("uellm_profile_written_timestamp_seconds", {"node": "node-1"}) == 0
     source.answer = SAMPLE  # the driver's DaemonSet is done
     await cluster.until(lambda: len(cluster.uuids()) == 2)
+
+
+async def test_gpus_that_cannot_be_observed_from_the_start_on_are_missed(keep, metrics, pod_resources):
+    unseen = NoGPUs("NoDriver", "no driver")
+    unseen.hidden = True
+    keep(FakeSource(unseen))
+    await pod_resources.polls_pass(20)
+    assert metrics.registry.get_sample_value("uellm_profiler_source_failing", {"node": "node-1"}) == 1
+
+
+async def test_a_profile_that_was_never_written_is_due_from_the_start_on(cluster, keep, metrics, pod_resources):
+    pod_resources.now = None  # the kubelet's socket cannot be opened
+    keep(FakeSource())
+    await pod_resources.polls_pass(20)
+    assert not cluster.writes
+    name, labels = "uellm_profile_written_timestamp_seconds", {"node": "node-1"}
+    assert metrics.registry.get_sample_value(name, labels) > 1.6e9
 
 
 @pytest.mark.parametrize(

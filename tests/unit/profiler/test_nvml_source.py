@@ -261,6 +261,21 @@ def test_a_library_that_cannot_be_opened_says_why_in_one_line(nvml, code, kind, 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("vendor", "kind", "hidden"),
+    [("0x10de", "0x030200", True), ("0x10de", "0x020700", False), ("0x1002", "0x030000", False)],
+    ids=["a GPU", "a network card by NVIDIA", "a GPU by another vendor"],
+)
+def test_gpus_that_no_driver_shows_are_seen_on_the_bus(nvml, tmp_path, vendor, kind, hidden):
+    device = tmp_path / "0000:01:00.0"
+    device.mkdir()
+    (device / "vendor").write_text(f"{vendor}\n")
+    (device / "class").write_text(f"{kind}\n")
+    with pytest.raises(NoGPUs) as caught:
+        NVMLSource(nvml.Library(init_error=12), sysfs_pci=tmp_path).sample()
+    assert caught.value.hidden is hidden
+
+
 def test_without_the_package_the_line_says_what_to_install(monkeypatch):
     def missing(name: str):
         raise ModuleNotFoundError(name=name)

@@ -54,3 +54,23 @@ def test_a_failure_that_is_taken_back_counts_for_nothing(books: ReplicaBooks) ->
     assert books.available(1.0)
     books.on_ended(sent(books, 2.0), 3.0, failed=True)
     assert avoided_s(books, 3.0) == AVOIDED_S
+
+
+def test_requests_that_failed_together_are_taken_back_one_by_one(books: ReplicaBooks) -> None:
+    for burst in range(3):
+        now_s = 100.0 * burst
+        for request in [sent(books, now_s), sent(books, now_s)]:
+            books.on_ended(request, now_s + 1.0, failed=True)
+        books.forgive()
+        assert not books.available(now_s + 1.0), "the other one failed by the replica's fault, as far as is known"
+        books.forgive()
+        assert books.available(now_s + 1.0)
+    books.on_ended(sent(books, 900.0), 901.0, failed=True)
+    assert avoided_s(books, 901.0) == AVOIDED_S
+
+
+def test_a_late_failure_of_a_request_from_before_is_avoided_for_as_long_again(books: ReplicaBooks) -> None:
+    early, late = sent(books, 0.0), sent(books, 0.0)
+    books.on_ended(early, 1.0, failed=True)
+    books.on_ended(late, 30.0, failed=True)
+    assert avoided_s(books, 30.0) == AVOIDED_S
