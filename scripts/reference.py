@@ -20,7 +20,7 @@ from uellm.api.base import RULES_KEY
 from uellm.api.crd import DEFINITIONS, Definition, render
 from uellm.cli.main import COMMANDS
 from uellm.models.classes import ENGINE
-from uellm.models.online import ONLINE
+from uellm.models.online import MADE_BY_EARLIER_ENGINES, ONLINE
 from uellm.models.precision import REFUSED as METHOD_REFUSALS
 from uellm.models.schemes import METHODS
 from uellm.models.support import APPROXIMATE, EXACT, REFUSED, supported_classes
@@ -70,7 +70,7 @@ def models_page() -> str:
     rows = [(f"`{each.name}`", each.verdict, ", ".join(each.tasks), each.why) for each in supported_classes()]
     counts = {verdict: sum(row[1] == verdict for row in rows) for verdict in (EXACT, APPROXIMATE, REFUSED)}
     encoders = ", ".join(f"`{kind}`" for kind in sorted(TOWERS))
-    made = ", ".join(f"`{name}`" for name in ONLINE)
+    made = ", ".join(f"`{name}`" for name in ONLINE if name not in MADE_BY_EARLIER_ENGINES)
     methods = ", ".join(f"`{name}`" for name in sorted(METHODS))
     refused = [(f"`{name}`", reason) for name, reason in sorted(METHOD_REFUSALS.items())]
     return "\n\n".join(
@@ -90,6 +90,10 @@ def models_page() -> str:
             "## Quantisations",
             f"Sized by `quant_method`: {methods}.",
             f"Made by the engine from 16-bit weights, by `spec.model.quantization`: {made}.",
+            "vLLM 0.32 does not start with `bitsandbytes`, GPTQ in other than 4 and 8 bits, with `sym: false` or an "
+            "order of columns (`desc_act`), AWQ in other than 4 bits, ModelOpt's `NVFP4_AWQ` and `FP8_BLOCK`, and with "
+            "most quantised checkpoints in float32. A service with the stock engine is refused with these. One with an "
+            "engine of its own (`spec.engine.image`) and one that runs are planned.",
             table(("refused", "why"), refused),
         ]
     )

@@ -30,7 +30,7 @@ from uellm.reconcile.kueue import may_displace
 from uellm.reconcile.node_class import node_class
 from uellm.reconcile.planning.allocation import as_allocatable, waits_for_nodes
 from uellm.reconcile.planning.node_classes import doubts, would_join
-from uellm.reconcile.planning.request import architecture_of, check_environment, plan_request
+from uellm.reconcile.planning.request import architecture_of, check_environment, has_own_image, plan_request
 
 HELPED_BY_GPUS = ("NoFit", "NeedsExactDevices")
 """Why a service has no plan, where GPUs that others hold may help."""
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         check_environment(service)
         facts = with_draft(service, with_adapters(service, facts or _by_its_name(service)))
-        architecture = architecture_of(service, facts)
+        architecture = architecture_of(service, facts, served=not has_own_image(service))
         offered = _offered(args, service)
         request = plan_request(
             service, architecture, offered.nodes, left_out=offered.left_out, would_join=offered.would_join, facts=facts

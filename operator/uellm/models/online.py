@@ -22,6 +22,8 @@ ONLINE: Mapping[str, Storage] = {
     "mxfp4": storage.mxfp4({}),
     "experts_int8": storage.by_row({}),
     "int8_per_channel_weight_only": storage.by_row({}),
+    "bitsandbytes": storage.bitsandbytes({}),
 }
+MADE_BY_EARLIER_ENGINES = ("bitsandbytes",)
 ONLINE_ROUTED_ALONE = ("experts_int8", "int8_per_channel_weight_only")
 """Those that leave everything but routed experts in 16 bits."""

@@ -9,8 +9,9 @@ from typing import Any
 from uellm.errors import BadInput
 from uellm.models.exempt import Exempt, read_exempt
 from uellm.models.kernels import Kernel
-from uellm.models.online import ONLINE, ONLINE_ROUTED_ALONE
+from uellm.models.online import MADE_BY_EARLIER_ENGINES, ONLINE, ONLINE_ROUTED_ALONE
 from uellm.models.schemes import METHODS, ROUTED_ALONE, SAME, TOOLS_NAMES, Layouts
+from uellm.models.served import check_served
 from uellm.models.shown import shown
 from uellm.models.storage import SECTION, Storage
 from uellm.models.weights import WeightMatrix
@@ -19,8 +20,6 @@ DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 ALIASES = {"float": "float32", "half": "float16", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 QUANTIZATIONS = ("auto", "none", *METHODS)
-ANY_DTYPE = ("none", "compressed-tensors", "torchao")
-BFLOAT16_ALONE = ("mxfp4", "mxfp8")  # of checkpoints
 REFUSED = {
     "gguf": "is a format of llama.cpp, which the engine does not serve here: take the model's safetensors",
     "exl2": "is a format of ExLlama, which the engine does not serve",
@@ -28,7 +27,6 @@ REFUSED = {
     "aqlm": "is not served by the engine: take another quantisation of the model",
     "marlin": "is not served by the engine any more: take a GPTQ or AWQ checkpoint",
     "quip": "is not served by the engine: take another quantisation of the model",
-    "bitsandbytes": "is not served by the engine any more: take the model in 16 bits, or in FP8, AWQ or GPTQ",
     **{name: f"is no name that the engine takes: write {own}" for name, own in TOOLS_NAMES.items() if name not in SAME},
 }
 """Methods that checkpoints name and the engine refuses."""
@@ -86,16 +84,21 @@ class Precision:
         return next((layout for names, layout in self.layouts if names is None or path in names), None)
 
 
-def read_precision(config: Mapping[str, Any], dtype: str, quantization: str, *, measured: bool = False) -> Precision:
+def read_precision(
+    config: Mapping[str, Any], dtype: str, quantization: str, *, measured: bool = False, served: bool = True
+) -> Precision:
     """The precision that the engine will use for a config.json and the user's settings.
 
     Raises BadInput for a dtype or quantisation whose sizes are not known here; a checkpoint whose bytes are
-    `measured` may have any quantisation that the engine serves.
+    `measured` may have any quantisation that the engine serves. `served`: refuse what vLLM 0.32 does not start with.
     """
     chosen, notes = _dtype(config, dtype)
     section = _section(config)
     method = _method(section, quantization, measured)
-    _check_dtype(chosen, method, section)
+    if served:
+        check_served(section, method, chosen)
+    if quantization == "none" and section:
+        notes += (f"quantization none changes nothing: the engine reads the checkpoint, which is made with {method}",)
     if method == "none":
         return Precision(chosen, method, (), Exempt(), notes=notes)
     kv = kv_is_fp8(section, method)
@@ -156,6 +159,8 @@ def _section(config: Mapping[str, Any]) -> Mapping[str, Any]:
     producer = flat.get("producer")
     made_by = producer.get("name") if isinstance(producer, Mapping) else None
     if flat.get("quant_method") is None and (made_by == "modelopt" or flat.get("quant_algo")):
+        if not flat.get("quant_algo"):
+            return {}  # its KV cache alone is made for FP8, which the engine then does not look for
         flat["quant_method"] = "modelopt"
     if config.get("expert_dtype") is not None:
         flat.setdefault("expert_dtype", config["expert_dtype"])
@@ -182,17 +187,6 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
     return name, ()
 
 
-def _check_dtype(dtype: str, method: str, section: Mapping[str, Any]) -> None:
-    """Refuse a dtype that the engine does not compute the method in (its get_supported_act_dtypes)."""
-    if method in ANY_DTYPE or method not in (*METHODS, *ONLINE):
-        return
-    served = ["bfloat16", "float16"]
-    if section and (method in BFLOAT16_ALONE or str(section.get("quant_algo")).upper() == "MXFP8"):
-        served = ["bfloat16"]
-    if dtype not in served:
-        raise BadInput("dtype", f"{dtype} is refused by the engine for {method}: set {' or '.join(served)}")
-
-
 def _method(section: Mapping[str, Any], asked: str, measured: bool) -> str:
     asked = TOOLS_NAMES.get(asked, SAME.get(asked, asked))
     if asked in REFUSED:
@@ -206,18 +200,13 @@ def _method(section: Mapping[str, Any], asked: str, measured: bool) -> str:
             raise BadInput(
                 "quantization",
                 f"{asked} needs a checkpoint made with it, and config has no quantization_config: the engine makes "
-                f"{', '.join(ONLINE)} itself",
+                f"{', '.join(name for name in ONLINE if name not in MADE_BY_EARLIER_ENGINES)} itself",
             )
         return "none" if asked == "auto" else asked
     known = SAME.get(written, written)
     if known in REFUSED:
         raise BadInput(f"{SECTION}.quant_method", f"{shown(written)} {REFUSED[known]}")
-    if asked == "none":
-        raise BadInput(
-            "quantization",
-            f"is none, but the checkpoint is made with {written}, which the engine reads: leave it at auto",
-        )
-    if asked not in ("auto", known):
+    if asked not in ("auto", "none", known):
         raise BadInput("quantization", f"is {asked}, but the checkpoint is made with {written}: leave it at auto")
     if known not in QUANTIZATIONS and not measured:
         raise BadInput(

@@ -27,12 +27,14 @@ def read_architecture(
     quantization: str = "auto",
     tensors: Mapping[str, Tensor] | None = None,
     task: Task | None = None,
+    served: bool = True,
 ) -> Architecture:
     """Bytes by layer of the model that `config` (config.json, parsed) describes.
 
     dtype: auto | bfloat16 | float16 | float32; quantization: auto | none | fp8 | awq | gptq | ... (precision.py).
     tensors: those of the checkpoint's headers; their bytes then replace the formula's.
     task: what the model is served for; None: what it is for by itself. An embedder or reranker has no LM head.
+    served: refuse what vLLM 0.32 does not start with (served.py).
     Raises BadInput with `config.<field>` for what is missing, absurd or of an unknown architecture.
     """
     if not isinstance(config, Mapping):
@@ -46,10 +48,10 @@ def read_architecture(
     if not tower and not tower_notes:
         tower_notes = unread_tower(text.name)
     notes = tower_notes + text.notes
-    if ALIASES.get(dtype, dtype) == "float16" and breaks_in_float16(text.name):
+    if served and ALIASES.get(dtype, dtype) == "float16" and breaks_in_float16(text.name):
         raise BadInput("dtype", f"float16 is refused by the engine for {text.name}: set bfloat16 or float32")
-    precision = read_precision(merged, dtype, quantization, measured=tensors is not None)
-    if precision.dtype == "float16" and breaks_in_float16(text.name):
+    precision = read_precision(merged, dtype, quantization, measured=tensors is not None, served=served)
+    if dtype == "auto" and precision.dtype == "float16" and breaks_in_float16(text.name):
         precision = replace(precision, dtype="bfloat16")  # what `auto` makes of it
     if tensors is not None and precision.differs:
         notes += (f"the checkpoint's own bytes do not hold for quantization {precision.quantization}: reckoned",)

@@ -30,12 +30,6 @@ def fp8(section: Mapping[str, Any]) -> Layouts:
     return ((Exempt(("experts",)), storage.mxfp4(section)), *rest) if section.get("expert_dtype") == "fp4" else rest
 
 
-def awq(section: Mapping[str, Any]) -> Layouts:
-    """AWQ, of which the engine serves four bits."""
-    _check_bits(section, "AWQ", (4,), "w_bit", "bits")
-    return uniform(storage.awq)(section)
-
-
 def gptq(section: Mapping[str, Any]) -> Layouts:
     """GPTQ; `dynamic` (GPTQModel) gives modules that match an expression their own bits and groups."""
     own: list[tuple[Exempt | None, Storage | None]] = []
@@ -43,34 +37,8 @@ def gptq(section: Mapping[str, Any]) -> Layouts:
     for pattern, change in dynamic.items() if isinstance(dynamic, Mapping) else ():
         if not str(pattern).startswith("-:") and isinstance(change, Mapping):
             expression = checked(str(pattern).removeprefix("+:"))
-            own.append((Exempt(patterns=(expression,)), _gptq({**section, **change})))
-    return (*own, (None, _gptq(section)))
-
-
-def _gptq(section: Mapping[str, Any]) -> Storage:
-    """The layout of GPTQ, of which the engine serves what vLLM's AutoGPTQConfig.TYPE_MAP lists."""
-    _check_bits(section, "GPTQ", (4, 8), "bits")
-    layout = storage.gptq(section)
-    if section.get("sym") is False:
-        raise BadInput(
-            f"{SECTION}.sym", "is false, and the engine serves symmetric GPTQ alone: take a checkpoint with sym true"
-        )
-    if section.get("desc_act") is True and layout.columns is not None:
-        raise BadInput(
-            f"{SECTION}.desc_act",
-            "is true, and the engine no longer orders columns by activation: take a checkpoint with desc_act false",
-        )
-    return layout
-
-
-def _check_bits(section: Mapping[str, Any], method: str, served: tuple[int, ...], *names: str) -> None:
-    bits = storage.read_bits(section, *names)
-    if bits not in served:
-        widths = " and ".join(map(str, served))
-        raise BadInput(
-            f"{SECTION}.bits",
-            f"is {bits}, and the engine serves {method} in {widths} bits alone: take such a checkpoint",
-        )
+            own.append((Exempt(patterns=(expression,)), storage.gptq({**section, **change})))
+    return (*own, (None, storage.gptq(section)))
 
 
 def auto_round(section: Mapping[str, Any]) -> Layouts:
@@ -168,8 +136,9 @@ def compressed(section: Mapping[str, Any]) -> Layouts:
 
 METHODS: dict[str, Callable[[Mapping[str, Any]], Layouts]] = {
     "fp8": fp8,
-    "awq": awq,
+    "awq": uniform(storage.awq),
     "gptq": gptq,
+    "bitsandbytes": uniform(storage.bitsandbytes),
     "mxfp4": uniform(storage.mxfp4),
     "mxfp8": uniform(storage.mxfp8),
     "fbgemm_fp8": uniform(storage.by_row),

@@ -18,8 +18,9 @@ from uellm.models.weights import WeightMatrix
 SECTION = "config.quantization_config"
 BLOCK_SCALE_BYTES = 4  # float32
 GROUP_SCALE_BYTES = 2  # as wide as activations
-GROUP_INDEX_BYTES = 4  # g_idx of compressed-tensors: an int32 for each column
+GROUP_INDEX_BYTES = 4  # g_idx: an int32 for each column
 DEFAULT_GROUP_SIZE = 128  # AutoAWQ's and AutoGPTQ's own default
+BITSANDBYTES_GROUP = 64  # bitsandbytes' block size; the engine keeps the absolute maximum of each in float32
 MXFP4_GROUP, NVFP4_GROUP = 32, 16  # numbers that share an 8-bit scale, by the formats' definitions
 
 
@@ -75,7 +76,7 @@ def fp8(section: Mapping[str, Any]) -> Storage:
 
 
 def by_row(section: Mapping[str, Any]) -> Storage:
-    """Eight bits and a float32 scale a row, such as FBGEMM's FP8."""
+    """Eight bits and a float32 scale a row: FBGEMM's FP8 and bitsandbytes' LLM.int8()."""
     return Storage(8, scale_bytes=BLOCK_SCALE_BYTES)
 
 
@@ -86,9 +87,17 @@ def awq(section: Mapping[str, Any]) -> Storage:
 
 
 def gptq(section: Mapping[str, Any]) -> Storage:
-    """AutoGPTQ and GPTQModel: as AWQ."""
+    """AutoGPTQ and GPTQModel: as AWQ, and the group of each column where `desc_act` made the order matter."""
     bits = read_bits(section, "bits")
-    return Storage(bits, _group(section), scale_bytes=GROUP_SCALE_BYTES, zero_bits=bits)
+    index = GROUP_INDEX_BYTES if section.get("desc_act") is True and section.get("group_size") != -1 else 0
+    return Storage(bits, _group(section), scale_bytes=GROUP_SCALE_BYTES, zero_bits=bits, column_bytes=index)
+
+
+def bitsandbytes(section: Mapping[str, Any]) -> Storage:
+    """bitsandbytes: four bits by blocks, or eight bits by rows; `load_in_4bit` is what the engine takes by itself."""
+    if section.get("load_in_8bit"):
+        return by_row(section)
+    return Storage(4, BITSANDBYTES_GROUP, scale_bytes=BLOCK_SCALE_BYTES)
 
 
 def mxfp4(section: Mapping[str, Any]) -> Storage:
@@ -108,21 +117,20 @@ def nvfp4(section: Mapping[str, Any]) -> Storage:
 
 def modelopt(section: Mapping[str, Any]) -> Storage:
     """NVIDIA's Model Optimizer, by its algorithm (vllm/model_executor/layers/quantization/modelopt.py)."""
-    algorithm = str(section.get("quant_algo")).upper()
+    algorithm = str(section.get("quant_algo") or "FP8").upper()
     if algorithm == "FP8":
         return Storage(8, matrix_bytes=2 * BLOCK_SCALE_BYTES)
-    if algorithm in ("NVFP4", "W4A16_NVFP4"):
+    if algorithm in ("NVFP4", "NVFP4_AWQ", "W4A16_NVFP4"):
         return nvfp4(section)
     if algorithm == "FP8_PER_CHANNEL_PER_TOKEN":
         return by_row(section)
-    if algorithm == "FP8_PB_WO":
+    if algorithm in ("FP8_PB_WO", "FP8_BLOCK"):
         group = section.get("group_size") or DEFAULT_GROUP_SIZE
         return fp8({"weight_block_size": [group, group]})
     if algorithm == "MXFP8":
         return mxfp8(section)
-    served = "FP8, NVFP4, W4A16_NVFP4, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO, MXFP8 and MIXED_PRECISION"
-    given = "is missing" if section.get("quant_algo") is None else f"{shown(algorithm)} is not served by the engine"
-    raise BadInput(f"{SECTION}.quant_algo", f"{given}: take a checkpoint made with one of {served}")
+    known = "FP8, NVFP4, W4A16_NVFP4, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO, MXFP8, MIXED_PRECISION"
+    raise BadInput(f"{SECTION}.quant_algo", f"{shown(algorithm)} has no known size here; known are {known}")
 
 
 def quark(rule: Any, where: str) -> Storage | None:

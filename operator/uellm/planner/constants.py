@@ -36,6 +36,9 @@ ENCODER_HEADS_PER_HIDDEN = 6
 MXFP4_HIDDEN_TILE = 256
 MXFP4_WIDTH_TILE = 64
 
+# So are those of experts that the engine itself makes FP8 by blocks (Fp8PerBlockOnlineMoEMethod of vLLM).
+FP8_ONLINE_TILE = 128
+
 # vLLM allocates KV cache in blocks of 16 tokens on GPUs and 128 on CPUs, and keeps one block for itself.
 BLOCK_TOKENS = 128
 

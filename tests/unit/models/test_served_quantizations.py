@@ -16,27 +16,27 @@ def read(section: dict) -> Architecture:
     return read_architecture({**SMALLEST_LLAMA, "quantization_config": section})
 
 
-@pytest.mark.parametrize(
-    ("section", "field", "words"),
-    [
-        (
-            {"quant_method": "bitsandbytes", "load_in_4bit": True},
-            "quant_method",
-            "is not served by the engine any more",
-        ),
-        ({"quant_method": "gptqmodel", "bits": 4}, "quant_method", "write gptq"),
-        ({**GPTQ, "sym": False}, "sym", "take a checkpoint with sym true"),
-        ({**GPTQ, "bits": 3}, "bits", "is 3, and the engine serves GPTQ in 4 and 8 bits alone"),
-        ({**GPTQ, "bits": 2}, "bits", "is 2"),
-        ({**GPTQ, "desc_act": True}, "desc_act", "take a checkpoint with desc_act false"),
-        ({**GPTQ, "dynamic": {"+:.*up_proj": {"sym": False}}}, "sym", "sym true"),
-        ({"quant_method": "awq", "w_bit": 8}, "bits", "is 8, and the engine serves AWQ in 4 bits alone"),
-        ({"quant_method": "awq", "bits": 3}, "bits", "is 3"),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"}, "quant_algo", "'NVFP4_AWQ' is not served"),
-        ({"quant_method": "modelopt", "quant_algo": "FP8_BLOCK"}, "quant_algo", "'FP8_BLOCK' is not served"),
-        ({"quant_method": "modelopt"}, "quant_algo", "is missing"),
-    ],
-)
+REFUSED = [
+    (
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        "quant_method",
+        "is not served by the engine any more",
+    ),
+    ({"quant_method": "gptqmodel", "bits": 4}, "quant_method", "write gptq"),
+    ({**GPTQ, "sym": False}, "sym", "take a checkpoint with sym true"),
+    ({**GPTQ, "bits": 3}, "bits", "is 3, and the engine serves GPTQ in 4 and 8 bits alone"),
+    ({**GPTQ, "bits": 2}, "bits", "is 2"),
+    ({**GPTQ, "desc_act": True}, "desc_act", "take a checkpoint with desc_act false"),
+    ({**GPTQ, "dynamic": {"+:.*up_proj": {"sym": False}}}, "sym", "sym true"),
+    ({"quant_method": "awq", "w_bit": 8}, "bits", "is 8, and the engine serves AWQ in 4 bits alone"),
+    ({"quant_method": "awq", "bits": 3}, "bits", "is 3"),
+    ({"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"}, "quant_algo", "'NVFP4_AWQ' is not served"),
+    ({"quant_method": "modelopt", "quant_algo": "FP8_BLOCK"}, "quant_algo", "'FP8_BLOCK' is not served"),
+    ({"quant_method": "modelopt"}, "quant_algo", "is missing"),
+]
+
+
+@pytest.mark.parametrize(("section", "field", "words"), REFUSED)
 def test_a_checkpoint_that_the_engine_does_not_start_with_is_refused(section: dict, field: str, words: str) -> None:
     with pytest.raises(BadInput) as raised:
         read(section)
@@ -94,10 +94,27 @@ def test_bitsandbytes_is_not_made_while_loading_either() -> None:
         read_architecture(SMALLEST_LLAMA, quantization="bitsandbytes")
 
 
-def test_a_quantised_checkpoint_is_not_served_without_its_quantisation() -> None:
-    with pytest.raises(BadInput, match=r"quantization: is none, but .* made with gptq.* leave it at auto"):
-        read_architecture({**SMALLEST_LLAMA, "quantization_config": GPTQ}, quantization="none")
+def test_none_changes_nothing_about_a_quantised_checkpoint_since_the_engine_reads_it() -> None:
+    config = {**SMALLEST_LLAMA, "quantization_config": GPTQ}
+    found, auto = read_architecture(config, quantization="none"), read_architecture(config)
+    assert (found.quantization, found.weight_bytes) == ("gptq", auto.weight_bytes)
+    assert any(note.startswith("quantization none changes nothing") for note in found.notes)
     assert read_architecture(SMALLEST_LLAMA, quantization="none").quantization == "none"
+
+
+@pytest.mark.parametrize(
+    "section", [section for section, field, _ in REFUSED if field != "quant_method" or "load_in_4bit" in section]
+)
+def test_what_the_stock_engine_does_not_start_with_has_a_size_for_another_one(section: dict) -> None:
+    config = {**SMALLEST_LLAMA, "quantization_config": section}
+    found = read_architecture(config, served=False)
+    assert 0 < found.weight_bytes < read_architecture(SMALLEST_LLAMA).weight_bytes
+    assert read_architecture(config, dtype="float32", served=False).dtype == "float32"
+
+
+def test_a_checkpoint_whose_kv_cache_alone_is_made_for_fp8_is_served_in_16_bits() -> None:
+    made = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": None, "kv_cache_quant_algo": "FP8"}}
+    assert read(made) == read_architecture(SMALLEST_LLAMA)
 
 
 def test_a_tools_name_of_the_checkpoints_method_is_understood() -> None:

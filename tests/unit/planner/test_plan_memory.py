@@ -271,6 +271,22 @@ def test_padding_adds_little_to_the_weights_of_any_published_model(entry):
     assert sum(sizes.layer_bytes) <= 1.25 * sum(model.layer_weight_bytes)
 
 
+def test_experts_that_the_engine_makes_fp8_by_blocks_fill_whole_blocks_on_each_gpu() -> None:
+    config = next(
+        {name: value for name, value in entry["config"].items() if name != "quantization_config"}
+        for entry in PUBLISHED
+        if entry["config"].get("moe_intermediate_size") == 768
+    )
+    model = read_architecture(config, quantization="fp8_per_block")
+
+    def beyond_its_share(tensor: int) -> float:
+        found = footprint(model, Shape(tensor, 1), STEPS, 0, UserArgs(())).layer_bytes[0] * tensor
+        return (found - model.layer_weight_bytes[0]) / model.layer_expert_bytes[0]
+
+    # Of 768 columns each GPU has 768, 384 or 192, and 192 are stored as 256.
+    assert [beyond_its_share(tensor) for tensor in (1, 2, 4)] == pytest.approx([0, 0, 1 / 3], abs=1e-3)
+
+
 def test_a_cache_of_the_last_tokens_takes_its_window_and_the_chunk_in_progress(build) -> None:
     model = read_architecture(build.config)
     cache = RecentCache(1000, 52)

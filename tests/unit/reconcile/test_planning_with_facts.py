@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 
 import pytest
 
@@ -187,3 +188,28 @@ async def test_a_service_that_runs_with_refused_flags_since_before_keeps_its_pla
     edited = world.service("one", plan=plan, engine={"args": [*args, "--seed=1"]})
     world.put(LLMSERVICE, {**edited, "metadata": {**edited["metadata"], "generation": 2}})
     assert (await world.plan("one")).failure.reason == "InvalidOverride"
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": False, "desc_act": False}
+ASYMMETRIC = {"uri": "file:///m", "config": {**SMALLEST_LLAMA, "torch_dtype": "float16", "quantization_config": GPTQ}}
+
+
+async def test_a_service_that_runs_with_what_the_stock_engine_no_longer_starts_with_moves_to_other_gpus(world, make):
+    world.node("a", "x", "y")
+    world.node("b", None, None)
+    kept = make.plan(nodes=("a",))
+    world.service("one", plan=kept, model=ASYMMETRIC)
+    world.deployed("one", inputs=inputs_of(kept))
+    world.pod("one", "p", make.unschedulable(since=world.now.strftime("%Y-%m-%dT%H:%M:%SZ")))
+    assert (await world.plan("one")).plan.nodes == ("a",)
+    world.now += timedelta(seconds=61)
+    assert (await world.plan("one")).plan.nodes == ("b",)
+
+
+@pytest.mark.parametrize(("image", "reason"), [(None, "InvalidModel"), ("vllm/vllm-openai:v0.9.2", None)])
+async def test_what_the_stock_engine_does_not_start_with_is_planned_for_an_engine_of_ones_own(world, image, reason):
+    world.node("a", None, None)
+    world.service("one", model=ASYMMETRIC, **({"engine": {"image": image}} if image else {}))
+    choice = await world.plan("one")
+    assert (choice.failure and choice.failure.reason) == reason
+    assert (choice.plan is None) == (reason is not None)

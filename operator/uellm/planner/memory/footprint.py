@@ -209,15 +209,22 @@ def _recent_bytes_per_token(
 
 
 def _layer_bytes(model: Architecture, tensor: int) -> tuple[int, ...]:
-    """[L]: weights on each GPU. MXFP4 kernels pad the two sides of an expert's matrices, so that they fill tiles."""
+    """[L]: weights on each GPU. Some kernels pad the two sides of an expert's matrices, so that they fill tiles."""
     padded = 1.0
-    if model.expert_kernel == "mxfp4":
+    if (tiles := _expert_tiles(model)) is not None:
         width = max(1, _expert_width(model) // tensor)
-        padded = _padded(model.hidden_size, c.MXFP4_HIDDEN_TILE) * _padded(width, c.MXFP4_WIDTH_TILE)
+        padded = _padded(model.hidden_size, tiles[0]) * _padded(width, tiles[1])
     return tuple(
         math.ceil((whole + experts * (padded - 1)) / tensor)
         for whole, experts in zip(model.layer_weight_bytes, model.layer_expert_bytes, strict=True)
     )
+
+
+def _expert_tiles(model: Architecture) -> tuple[int, int] | None:
+    """What hidden size and width of experts are rounded up to; None: they are not."""
+    if model.expert_kernel == "mxfp4":
+        return c.MXFP4_HIDDEN_TILE, c.MXFP4_WIDTH_TILE
+    return (c.FP8_ONLINE_TILE, c.FP8_ONLINE_TILE) if model.quantization == "fp8_per_block" else None
 
 
 def _expert_width(model: Architecture) -> int:

@@ -37,6 +37,9 @@ LEAST_FOR_BFLOAT16 = (8, 0)
 # compressed-tensors: what it lacks below 7.5 are kernels, which an image that is built for such a GPU has.
 LEAST_FOR_QUANTIZATION = {
     "fp8": (7, 5),
+    "fp8_per_tensor": (7, 5),
+    "fp8_per_block": (7, 5),
+    "int8_per_channel_weight_only": (7, 5),
     "fbgemm_fp8": (8, 0),
     "awq": (7, 5),
     "awq_marlin": (7, 5),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 
+from uellm.api.llmservice import LLMService
 from uellm.kube.kinds import DEPLOYMENT, LEADERWORKERSET
 from uellm.models import Architecture
 from uellm.planner.request import LeftOut, NodeOffer, PlanRequest
@@ -31,7 +32,7 @@ from uellm.reconcile.planning.ledger import (
     suits,
 )
 from uellm.reconcile.planning.node_classes import doubts, with_nodes, would_join
-from uellm.reconcile.planning.request import plan_request
+from uellm.reconcile.planning.request import has_own_image, plan_request
 from uellm.reconcile.planning.rooms import Rooms
 from uellm.reconcile.planning.stranded import all_placed
 from uellm.reconcile.profiled_node import ProfiledNode
@@ -137,6 +138,10 @@ class Promises:
         self._running.pop(key, None)
         self._taking.discard(key)
         self._another.pop(key, None)
+
+    def has_own_image(self, service: LLMService) -> bool:
+        """Whether the service's engine is not the stock one."""
+        return has_own_image(service, self._engine_image)
 
     def request(self, observed: Observed, architecture: Architecture) -> PlanRequest:
         """The planner's request for a service, with what the nodes offer to it now."""

@@ -38,8 +38,15 @@ _QUANTIZATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 _TRUST = "--trust-remote-code"
 
 
-def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Architecture:
+def has_own_image(service: LLMService, engine_image: str = STOCK_ENGINE_IMAGE) -> bool:
+    """Whether its engine is not the stock one. `engine_image`: that of services which name none."""
+    return service.spec.engine.image is not None or not is_stock(engine_image)
+
+
+def architecture_of(service: LLMService, facts: ModelFacts | None = None, *, served: bool = True) -> Architecture:
     """The model's architecture. `facts`: those of its checkpoint where it can be read; they give the exact bytes.
+
+    `served`: refuse what the stock engine does not start with.
 
     A configuration in the spec takes the place of that of `facts`. Raises PlanError ModelUnknown, InvalidModel,
     NeedsRemoteCode, TaskNotSupported, InvalidTargets, InvalidAdapter or InvalidOverride.
@@ -58,7 +65,7 @@ def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Arc
     overrides = UserArgs(service.spec.engine.args).text(OVERRIDES) is not None
     settings = model_settings(service, config)
     try:
-        found = _read_architecture(model, settings, facts, config, task, overrides=overrides)
+        found = _read_architecture(model, settings, facts, config, task, overrides=overrides, served=served)
     except BadInput as error:
         if is_by_flag(service, error.field):
             raise PlanError("InvalidOverride", f"spec.engine.args: --{error}") from error
@@ -76,13 +83,16 @@ def _read_architecture(
     task: Task,
     *,
     overrides: bool,
+    served: bool,
 ) -> Architecture:
     _, dtype, quantization = settings
     if facts is None or (model.config is not None and facts.tensors is None):
-        return _architecture(json.dumps(config, sort_keys=True), dtype, quantization, task)
+        return _architecture(json.dumps(config, sort_keys=True), dtype, quantization, task, served)
     if model.config is None and not overrides:
-        return _architecture_of_facts(facts, dtype, quantization, task)
-    return read_architecture(config, dtype=dtype, quantization=quantization, tensors=facts.tensors, task=task)
+        return _architecture_of_facts(facts, dtype, quantization, task, served)
+    return read_architecture(
+        config, dtype=dtype, quantization=quantization, tensors=facts.tensors, task=task, served=served
+    )
 
 
 def _with_draft(service: LLMService, facts: ModelFacts | None, model: Architecture) -> Architecture:
@@ -126,13 +136,15 @@ def _config(service: LLMService, facts: ModelFacts | None) -> dict[str, Any]:
 
 # Facts are compared by identity: as long as the same ones are known, their hundred thousand tensors are read once.
 @lru_cache(maxsize=256)
-def _architecture_of_facts(facts: ModelFacts, dtype: str, quantization: str, task: Task) -> Architecture:
-    return read_architecture(facts.config, dtype=dtype, quantization=quantization, tensors=facts.tensors, task=task)
+def _architecture_of_facts(facts: ModelFacts, dtype: str, quantization: str, task: Task, served: bool) -> Architecture:
+    return read_architecture(
+        facts.config, dtype=dtype, quantization=quantization, tensors=facts.tensors, task=task, served=served
+    )
 
 
 @lru_cache(maxsize=256)
-def _architecture(config: str, dtype: str, quantization: str, task: Task) -> Architecture:
-    return read_architecture(json.loads(config), dtype=dtype, quantization=quantization, task=task)
+def _architecture(config: str, dtype: str, quantization: str, task: Task, served: bool) -> Architecture:
+    return read_architecture(json.loads(config), dtype=dtype, quantization=quantization, task=task, served=served)
 
 
 def _check_remote_code(service: LLMService, config: dict[str, Any]) -> None:
@@ -224,7 +236,7 @@ def plan_request(
             quantization=settings.quantization,
             task_args=(*served.engine_args, *_loader_args(service)),
             lengthens=is_lengthened(service),
-            own_image=spec.engine.image is not None or not is_stock(engine_image),
+            own_image=has_own_image(service, engine_image),
             leaves_length=served.pools and settings.max_model_len is None,
         ),
         replicas=max(1, spec.replicas if spec.autoscaling is None else spec.autoscaling.min_replicas),
