@@ -29,6 +29,16 @@ def layer(section: dict, **more: object) -> int:
     return quantised(section, **more).layer_weight_bytes[0] - NORMS
 
 
+def test_bitsandbytes_of_earlier_engines_has_a_float32_maximum_for_64_weights_or_a_row() -> None:
+    def earlier(**section: bool) -> float:
+        config = {**CONFIG, "quantization_config": {"quant_method": "bitsandbytes", **section}}
+        return read_architecture(config, served=False).layer_weight_bytes[0] - NORMS
+
+    assert earlier(load_in_4bit=True) == (SQUARES + WIDES) * (0.5 + 4 / 64)
+    assert earlier(load_in_8bit=True) == SQUARES + WIDES + 4 * (4 * HIDDEN + 2 * FFN + HIDDEN)
+    assert read_architecture(CONFIG, quantization="bitsandbytes", served=False).quantization == "bitsandbytes"
+
+
 def quantised(section: dict, **more: object) -> Architecture:
     return read_architecture({**CONFIG, **more, "quantization_config": section})
 
