@@ -291,7 +291,12 @@ async def reported(harness):
         return await response.json()
 
 
-async def test_targets_in_headers_are_what_a_request_is_judged_by(vllm, harness):
+async def test_targets_in_headers_are_what_a_request_is_judged_by(engine, vllm, harness):
+    async def after_a_while(request, received):
+        await asyncio.sleep(0.01)  # the loop's clock counts milliseconds
+        return await vllm(request, received)
+
+    engine.script = after_a_while
     async with harness.post(json.dumps({**BODY, "stream": True}).encode(), x_llm_d_slo_ttft_ms="0.001") as response:
         await response.read()
     assert await metric(harness, 'uellm_slo_missed_total{class="interactive",target="ttft"}') == "1"
