@@ -36,9 +36,11 @@ class ToEngine(asyncio.Protocol):
         self.transport.writelines(message)
 
     def data_received(self, data: bytes) -> None:
+        if self.client.is_closing():
+            self.transport.abort()  # a stream without an end would go on for nobody
+            return
         self.parser.feed_data(data)
-        if not self.client.is_closing():
-            self.client.write(data)
+        self.client.write(data)
 
     def on_message_complete(self) -> None:
         self.idle.append(self)
