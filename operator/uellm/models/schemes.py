@@ -5,7 +5,7 @@ One function a method, named with the source of its fields. A layout of None lea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from uellm.errors import BadInput
@@ -32,13 +32,16 @@ def fp8(section: Mapping[str, Any]) -> Layouts:
 
 def gptq(section: Mapping[str, Any]) -> Layouts:
     """GPTQ; `dynamic` (GPTQModel) gives modules that match an expression their own bits and groups."""
-    own: list[tuple[Exempt | None, Storage | None]] = []
+    own = [(Exempt(patterns=(checked(pattern),)), storage.gptq(each)) for pattern, each in gptq_dynamic(section)]
+    return (*own, (None, storage.gptq(section)))
+
+
+def gptq_dynamic(section: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each expression of `dynamic`, and the section as it is for the modules that match it."""
     dynamic = section.get("dynamic")
     for pattern, change in dynamic.items() if isinstance(dynamic, Mapping) else ():
         if not str(pattern).startswith("-:") and isinstance(change, Mapping):
-            expression = checked(str(pattern).removeprefix("+:"))
-            own.append((Exempt(patterns=(expression,)), storage.gptq({**section, **change})))
-    return (*own, (None, storage.gptq(section)))
+            yield str(pattern).removeprefix("+:"), {**section, **change}
 
 
 def auto_round(section: Mapping[str, Any]) -> Layouts:

@@ -5,18 +5,17 @@ An engine of the user's own may, and so may the one that a running service was s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from uellm.errors import BadInput
 from uellm.models.online import ONLINE
-from uellm.models.schemes import METHODS
+from uellm.models.schemes import METHODS, gptq_dynamic
 from uellm.models.shown import shown
-from uellm.models.storage import SECTION, read_bits
+from uellm.models.storage import MODELOPT, SECTION, read_bits
 
 _ANY_DTYPE = ("none", "compressed-tensors", "torchao")
 _BFLOAT16_ALONE = ("mxfp4", "mxfp8")  # of checkpoints
-_MODELOPT = ("FP8", "NVFP4", "W4A16_NVFP4", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "MXFP8", "MIXED_PRECISION")
 
 
 def check_served(section: Mapping[str, Any], method: str, dtype: str) -> None:
@@ -34,7 +33,7 @@ def _check_awq(section: Mapping[str, Any]) -> None:
 
 
 def _check_gptq(section: Mapping[str, Any]) -> None:
-    for each in (section, *_dynamic(section)):
+    for each in (section, *(own for _, own in gptq_dynamic(section))):
         # vLLM's AutoGPTQConfig.TYPE_MAP.
         _check_bits(each, "GPTQ", (4, 8), "bits")
         if each.get("sym") is False:
@@ -49,13 +48,6 @@ def _check_gptq(section: Mapping[str, Any]) -> None:
             )
 
 
-def _dynamic(section: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    dynamic = section.get("dynamic")
-    for pattern, change in dynamic.items() if isinstance(dynamic, Mapping) else ():
-        if not str(pattern).startswith("-:") and isinstance(change, Mapping):
-            yield {**section, **change}
-
-
 def _check_bits(section: Mapping[str, Any], method: str, served: tuple[int, ...], *names: str) -> None:
     bits = read_bits(section, *names)
     if bits not in served:
@@ -68,9 +60,9 @@ def _check_bits(section: Mapping[str, Any], method: str, served: tuple[int, ...]
 
 def _check_modelopt(section: Mapping[str, Any]) -> None:
     algorithm = section.get("quant_algo")
-    if str(algorithm).upper() not in _MODELOPT:
+    if str(algorithm).upper() not in MODELOPT:
         given = "is missing" if algorithm is None else f"{shown(algorithm)} is not served by the engine"
-        served = f"{', '.join(_MODELOPT[:-1])} and {_MODELOPT[-1]}"
+        served = f"{', '.join(MODELOPT[:-1])} and {MODELOPT[-1]}"
         raise BadInput(f"{SECTION}.quant_algo", f"{given}: take a checkpoint made with one of {served}")
 
 

@@ -21,6 +21,8 @@ GROUP_SCALE_BYTES = 2  # as wide as activations
 GROUP_INDEX_BYTES = 4  # g_idx: an int32 for each column
 DEFAULT_GROUP_SIZE = 128  # AutoAWQ's and AutoGPTQ's own default
 BITSANDBYTES_GROUP = 64  # bitsandbytes' block size; the engine keeps the absolute maximum of each in float32
+MODELOPT = ("FP8", "NVFP4", "W4A16_NVFP4", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "MXFP8", "MIXED_PRECISION")
+"""Algorithms of NVIDIA's Model Optimizer that vLLM serves."""
 MXFP4_GROUP, NVFP4_GROUP = 32, 16  # numbers that share an 8-bit scale, by the formats' definitions
 
 
@@ -129,7 +131,7 @@ def modelopt(section: Mapping[str, Any]) -> Storage:
         return fp8({"weight_block_size": [group, group]})
     if algorithm == "MXFP8":
         return mxfp8(section)
-    known = "FP8, NVFP4, W4A16_NVFP4, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO, MXFP8, MIXED_PRECISION"
+    known = ", ".join(MODELOPT)
     raise BadInput(f"{SECTION}.quant_algo", f"{shown(algorithm)} has no known size here; known are {known}")
 
 

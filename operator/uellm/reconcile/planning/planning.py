@@ -149,7 +149,7 @@ class Planning:
                 return self._without_facts(observed, observed.model.obstacle)
             if observed.service.spec.placement.allocation == DRA and (missing := observed.dra.obstacle()) is not None:
                 return self._without_facts(observed, missing)
-            architecture = architecture_of(observed.service, observed.facts, served=self._is_to_start(observed))
+            architecture = self._architecture(observed)
         except ReloadError as error:
             return self._failed(observed, Obstacle(error.reason, str(error)))
         except PlanError as error:
@@ -166,10 +166,14 @@ class Planning:
             self._searches[observed.key] = asyncio.create_task(self._plan_later(observed.key, now))
         return self._meanwhile(observed)
 
-    def _is_to_start(self, observed: Observed) -> bool:
-        """Whether the stock engine is to start with this spec. The engines that run may be of an earlier release."""
+    def _architecture(self, observed: Observed) -> Architecture:
+        """Raises PlanError, also for what the stock engine does not start with, where it is to start with this spec.
+
+        The engines that run may be of an earlier release.
+        """
         assert observed.service is not None
-        return observed.spec_changed and not self.promises.has_own_image(observed.service)
+        starts = observed.spec_changed and not self.promises.has_own_image(observed.service)
+        return architecture_of(observed.service, observed.facts, served=starts)
 
     def _without_facts(self, observed: Observed, obstacle: Obstacle) -> Planned:
         """The model, or a way to claim GPUs, is not known, or not any more. Pods that run stay with their GPUs."""
@@ -204,7 +208,7 @@ class Planning:
                 if observed is None or observed.service is None:
                     return
                 now = asked + timedelta(seconds=time.monotonic() - start_s)
-                architecture = architecture_of(observed.service, observed.facts, served=self._is_to_start(observed))
+                architecture = self._architecture(observed)
                 request, choice = await self._search(observed, architecture, now)
             # After the turn, because rendering may need one of its own.
             await self._finished(observed, request, choice, now)
