@@ -94,6 +94,13 @@ class Driver:
     def until_published(self, *names: str) -> None:
         self.node.until(lambda: self.names() == list(names), lambda: f"{self.names()}\n{self.node.log('dra-driver')}")
 
+    def uuids(self) -> list[str]:
+        return [device["attributes"]["uuid"]["string"] for device in self.slice().get("spec", {}).get("devices", ())]
+
+    def until_as_described(self) -> None:
+        """Until all of the node's GPUs are published as `STATUS` says: a name alone may be another GPU's still."""
+        self.node.until(lambda: self.uuids() == UUIDS, lambda: f"{self.uuids()}\n{self.node.log('dra-driver')}")
+
 
 @pytest.fixture(scope="module")
 def node(real_node: RealNode) -> Iterator[RealNode]:
@@ -121,7 +128,7 @@ def clean(node: RealNode, driver: Driver) -> Iterator[None]:
     node.remove("resourceclaims", "--all")
     node.remove("resourceclaimtemplates", "--all")
     node.describe(STATUS)
-    driver.until_published("gpu-0", "gpu-1", "gpu-2", "gpu-3")
+    driver.until_as_described()
     node.until(lambda: not node.holders(), lambda: str(node.profile()))
     # The kubelet unprepares a claim some time after the pod has ended.
     node.until(lambda: not node.on_node("ls", "-A", "/var/run/cdi"), lambda: node.on_node("ls", "-A", "/var/run/cdi"))
