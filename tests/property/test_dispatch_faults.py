@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from uellm.proxying.outcome import Refusal
 from uellm.sidecar.request import dispatch
 from uellm.sidecar.request.dispatch import Dispatcher
-from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, State, Targets, Ticket
+from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, Seen, State, Targets, Ticket
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.pacing import Pacing
@@ -32,6 +32,8 @@ PARTS: dict[type, tuple[str, ...]] = {
     EngineView: (
         "on_dispatch",
         "on_first_token",
+        "on_unseen_end",
+        "on_running",
         "on_tokens",
         "remove",
         "adopt",
@@ -50,7 +52,7 @@ CLASSES = (
     Targets("slow", e2e_s=60.0),
     Targets("strict", ttft_s=0.002, reject_late=True),
 )
-READY = EngineState(ready=True, kv_tokens=20_000, max_num_batched_tokens=512)
+READY = EngineState(ready=True, kv_tokens=20_000, max_num_batched_tokens=512, running=2)
 
 
 class Planted(Exception):
@@ -96,13 +98,15 @@ async def request(dispatcher: Dispatcher, number: int, kind: str) -> None:
     """One request as the proxy handles it, with one of the possible outcomes."""
     loop = asyncio.get_running_loop()
     ticket = Ticket(CLASSES[number % 3], loop.time(), 100, Lengths(20, 40), tenant="ab"[number % 2], sequences=1)
+    ticket.seen = SEEN.get(kind, Seen.TOKENS)
     try:
         dispatcher.update_lengths(ticket, Lengths(10, 20))
         await dispatcher.turn(ticket)
         if kind == "returned":
             await dispatcher.turn(ticket)
         await asyncio.sleep(0)
-        if kind == "whole":
+        if kind in SEEN:
+            dispatcher.on_engine_state(READY)
             dispatcher.finish(ticket, 1)
             return
         dispatcher.first_token(ticket)
@@ -117,7 +121,8 @@ async def request(dispatcher: Dispatcher, number: int, kind: str) -> None:
         dispatcher.abort(ticket)
 
 
-KINDS = ["stream", "whole", "returned", "aborted", "cancelled"]
+KINDS = ["stream", "whole", "embedding", "returned", "aborted", "cancelled"]
+SEEN = {"whole": Seen.END, "embedding": Seen.PROMPT}
 
 
 async def scenario(kinds: list[str]) -> Dispatcher:
@@ -147,6 +152,7 @@ def look(dispatcher: Dispatcher) -> None:
     assert (view.unfilled_tokens, view.kv_tokens, view.prompt_tokens, view.got_tokens, view.decoding) == (0,) * 5
     assert view.promised_tokens == pytest.approx(0.0, abs=1e-6)
     assert not view.running
+    assert (view.unseen.in_flight, view.unseen._unfilled) == (0, {})
     assert view._probe is None
     assert view.tightest_tpot_s is None
     assert (core._queued.bytes, core._queued.by_class) == (0, {})

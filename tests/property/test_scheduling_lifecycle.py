@@ -14,6 +14,7 @@ from uellm.sidecar.scheduling import (
     Options,
     QueueFull,
     Scheduler,
+    Seen,
     State,
     Targets,
     Ticket,
@@ -52,10 +53,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt=st.integers(0, 5000),
         p50=st.integers(1, 2000),
         tenant=st.sampled_from("ab"),
+        seen=st.sampled_from(Seen),
     )
-    def submit(self, slo_class, prompt, p50, tenant):
+    def submit(self, slo_class, prompt, p50, tenant, seen):
         ticket = Ticket(
-            slo_class, self.now_s, prompt, Lengths(p50, 2 * p50), tenant=tenant, longest_prompt_tokens=prompt
+            slo_class, self.now_s, prompt, Lengths(p50, 2 * p50), tenant=tenant, longest_prompt_tokens=prompt, seen=seen
         )
         try:
             self.core.submit(ticket, self.now_s)
@@ -118,11 +120,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         ready=st.booleans(),
         max_model_len=st.sampled_from((None, 2000, 10_000)),
         used=st.sampled_from((None, 0.0, 0.01, 0.3, 1.0)),
+        running=st.sampled_from((None, 0, 1, 3, 100)),
     )
-    def engine(self, ready, max_model_len, used):
+    def engine(self, ready, max_model_len, used, running):
         self.ready = ready
         state = EngineState(
-            ready, kv_used_share=used, kv_tokens=20_000, max_model_len=max_model_len, max_num_batched_tokens=512
+            ready,
+            running=running,
+            kv_used_share=used,
+            kv_tokens=20_000,
+            max_model_len=max_model_len,
+            max_num_batched_tokens=512,
         )
         self.core.on_engine_state(state, self.now_s)
 
@@ -146,8 +154,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def the_view_of_the_engine_adds_up(self):
         view = self.core._view
-        filling = [ticket for ticket in self.running if ticket.first_token_s is None]
-        decoding = [ticket for ticket in self.running if ticket.first_token_s is not None]
+        filling = [ticket for ticket in self.running if not ticket.filled]
+        decoding = [ticket for ticket in self.running if ticket.filled]
+        assert all(ticket.seen is Seen.END or ticket.first_token_s is not None for ticket in decoding)
+        assert view.unseen.in_flight == sum(ticket.seen is Seen.END for ticket in self.running)
         assert view.unfilled_tokens == sum(ticket.uncached_tokens for ticket in filling)
         assert view.kv_tokens == sum(ticket.prompt_tokens + ticket.tokens for ticket in decoding)
         assert view.decoding == len(decoding)

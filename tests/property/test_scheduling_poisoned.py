@@ -4,6 +4,9 @@ Closed-loop clients run against a minimal engine: chunked prompts, a step time b
 each request's way to it. Every case first teaches the scheduler something wrong. From two seconds after the clients'
 arrival, the tokens per second are compared with those of the same engine without a scheduler. No target is limiting: a
 step with a full chunk takes half of the TPOT target.
+
+Answers that come whole show their end alone. The engine then reports once a second, or sooner where the scheduler wants
+it, what its steps did, as vLLM's metrics do. What needs reports has two seconds more.
 """
 
 from __future__ import annotations
@@ -18,7 +21,17 @@ from typing import Any
 import pytest
 
 from uellm.prompt import Prompt, Ratio
-from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, StepEstimate, Targets, Ticket
+from uellm.sidecar.scheduling import (
+    EngineState,
+    EngineSteps,
+    Lengths,
+    Options,
+    Scheduler,
+    Seen,
+    StepEstimate,
+    Targets,
+    Ticket,
+)
 from uellm.step_time import StepTime
 
 CHAT = Targets("chat", ttft_s=30.0, tpot_s=0.06)
@@ -51,6 +64,10 @@ class Engine:
     kv_tokens: int = 384_000
     max_model_len: int = 10**9
     metrics_every_s: float = FAR_S
+    whole: float = 0.0
+    """The share of the answers that come whole."""
+    reports: bool = True
+    """Its metrics tell of its requests and steps."""
     counted: Callable[[int], None] = lambda _characters: None
     """Called at the end of an answer with its prompt's real length."""
     ended: list[Ticket] = field(default_factory=list)
@@ -66,6 +83,8 @@ class Engine:
         self._waiting: list[Running] = []
         self._running: list[Running] = []
         self._numbers = count()
+        self._shares = Random(6)
+        self._steps = EngineSteps(0.0, 0.0, 0.0, 0.0, 0.0)
         self.core.on_engine_state(READY, self.now_s)
 
     def ask(
@@ -77,6 +96,8 @@ class Engine:
         **others: Any,
     ) -> Ticket:
         """`estimated`: what the scheduler takes for the prompt's length."""
+        if self._shares.random() < self.whole:
+            others = {"seen": Seen.END, **others}
         ticket = Ticket(targets, self.now_s, prompt_tokens if estimated is None else estimated, **others)
         self._outputs[ticket], self._prompts[ticket] = output_tokens, prompt_tokens
         self.core.submit(ticket, self.now_s)
@@ -104,6 +125,7 @@ class Engine:
         while (at_s := self._alarm_s()) < end_s:
             self._pass(at_s)
         self.now_s = max(end_s, self.now_s)
+        self._count(done, step_s)
         self._tell(done)
         if self.now_s >= self._metrics_s + self.metrics_every_s:
             self._report()
@@ -111,10 +133,28 @@ class Engine:
 
     def _report(self) -> None:
         self._metrics_s = self.now_s
-        held = sum(self._prompts[r.ticket] - r.prompt_left + r.ticket.tokens for r in self._running)
-        self.core.on_engine_state(
-            replace(READY, kv_tokens=self.kv_tokens, kv_used_share=held / self.kv_tokens), self.now_s
+        held = sum(
+            self._prompts[r.ticket] - r.prompt_left + self._outputs[r.ticket] - r.output_left for r in self._running
         )
+        state = replace(
+            READY, kv_tokens=self.kv_tokens, kv_used_share=held / self.kv_tokens, max_num_batched_tokens=self.chunk
+        )
+        if self.reports:
+            # vLLM counts a request as running from the first step that computes a part of its prompt.
+            running = sum(r.prompt_left < self._prompts[r.ticket] for r in self._running)
+            waiting = len(self._waiting) + len(self._running) - running
+            state = replace(state, running=running, waiting=waiting, steps=self._steps)
+        self.core.on_engine_state(state, self.now_s)
+        if self.core.wants_report:
+            self._metrics_s -= 0.75 * self.metrics_every_s
+
+    def _count(self, done: list[Running], step_s: float) -> None:
+        """As vLLM counts: prompts with the first token of their answer, and steps in which an answer got a token."""
+        begun = [r for r in done if r.output_left == self._outputs[r.ticket]]
+        gaps = len(done) - len(begun)
+        prompts = sum(self._prompts[r.ticket] for r in begun)
+        news = EngineSteps(float(bool(done)), gaps * step_s, gaps, prompts, gaps)
+        self._steps = EngineSteps(*[old + new for old, new in zip(self._steps, news, strict=True)])
 
     def _pass(self, at_s: float) -> None:
         assert at_s < FAR_S, "the scheduler waits for nothing"
@@ -163,13 +203,16 @@ class Engine:
         self.work += len(done)
         for running in done:
             running.output_left -= 1
-            self.told(running.ticket)
+            ticket = running.ticket
+            if ticket.seen is Seen.TOKENS:
+                self.told(ticket)
             if not running.output_left:
                 self._running.remove(running)
-                events = max(running.ticket.events, 1)
-                self.core.on_finish(running.ticket, self.now_s, events, events)
-                self.ended.append(running.ticket)
-                self.counted(self._prompts[running.ticket])
+                events = max(ticket.events, 1) if ticket.seen is Seen.TOKENS else 0
+                tokens = 0 if ticket.seen is Seen.PROMPT else events or self._outputs[ticket]
+                self.core.on_finish(ticket, self.now_s, tokens, events)
+                self.ended.append(ticket)
+                self.counted(self._prompts[ticket])
 
     def told(self, ticket: Ticket) -> None:
         """The sidecar reads a token of the answer."""
@@ -343,22 +386,31 @@ LOADS: dict[str, Callable[[Random], tuple[int, int]]] = {
 }
 
 
-def clients(engine: Engine, load: str, **others: object) -> Iterator[tuple[float, int]]:
+LONG_ANSWERS = {"chats": lambda random: (random.randint(300, 700), random.randint(300, 700))}
+WHOLE = [("short", 1.0), ("mixed", 1.0), ("chats", 1.0), ("chats", 0.98)]
+"""Loads of answers that come whole, and what share of the answers that is."""
+REPORTED_S, UNTIL_REPORTED_S = 4.0, 24.0
+
+
+def clients(
+    engine: Engine, load: str, until_s: float = UNTIL_S, targets: Targets | None = None, **others: object
+) -> Iterator[tuple[float, int]]:
     """Run the clients: times since their arrival, and the work done since then."""
-    draw, random = LOADS[load], Random(4)
+    draw, random = (LOADS | LONG_ANSWERS)[load], Random(4)
     start_s, start, asked = engine.now_s, engine.work, 0
     others_there = len(engine.ended) + len(engine.lost)
-    while engine.now_s < start_s + UNTIL_S:
+    while engine.now_s < start_s + until_s:
         while asked - (len(engine.ended) + len(engine.lost) - others_there) < CLIENTS:
-            engine.ask(*draw(random), targets=CHAT if random.random() < 0.5 else TASK, **others)
+            drawn = CHAT if random.random() < 0.5 else TASK
+            engine.ask(*draw(random), targets=targets or drawn, **others)
             asked += 1
         engine.turn()
         yield engine.now_s - start_s, engine.work - start
 
 
-def rate(engine: Engine, load: str, **others: object) -> float:
-    """Tokens per second, prompts and answers, from `SETTLED_S` after the clients' arrival."""
-    seen = [(at_s, work) for at_s, work in clients(engine, load, **others) if at_s >= SETTLED_S]
+def rate(engine: Engine, load: str, settled_s: float = SETTLED_S, **others: Any) -> float:
+    """Tokens per second, prompts and answers, from `settled_s` after the clients' arrival."""
+    seen = [(at_s, work) for at_s, work in clients(engine, load, **others) if at_s >= settled_s]
     (first_s, first), (last_s, last) = seen[0], seen[-1]
     return (last - first) / (last_s - first_s)
 
@@ -384,6 +436,89 @@ def test_a_wrong_lesson_costs_no_throughput_after_two_seconds(poison: str, load:
     assert rate(engine, load) >= 0.95 * fcfs[load]
     assert not engine.lost
     assert engine.core.failure is None
+
+
+def with_whole_answers(policy: str, share: float, **others: Any) -> Engine:
+    scheduler = Scheduler(Options(policy), StepEstimate(MODEL))
+    return Engine(scheduler, whole=share, metrics_every_s=1.0, **others)
+
+
+def rate_of_whole(engine: Engine, load: str, **others: Any) -> float:
+    return rate(engine, load, REPORTED_S, until_s=UNTIL_REPORTED_S, **others)
+
+
+@pytest.fixture(scope="module")
+def fcfs_of_whole() -> dict[str, float]:
+    return {load: rate_of_whole(with_whole_answers("engine-only", 1.0), load) for load, _ in WHOLE}
+
+
+@pytest.mark.parametrize(("load", "share"), WHOLE)
+@pytest.mark.parametrize("poison", POISONS)
+def test_a_wrong_lesson_costs_answers_that_come_whole_no_throughput(
+    poison: str, load: str, share: float, fcfs_of_whole: dict[str, float]
+) -> None:
+    engine = with_whole_answers("SLO-ODBS", share)
+    POISONS[poison](engine)
+    assert rate_of_whole(engine, load) >= 0.95 * fcfs_of_whole[load]
+    assert not engine.lost
+    assert engine.core.failure is None
+
+
+@pytest.mark.parametrize("times", [1.0, 20.0])
+def test_an_engine_without_reports_gets_its_whole_answers_no_slower_after_some_seconds(times: float) -> None:
+    model = StepTime(*(times * value for value in astuple(MODEL)))
+
+    def unreported(policy: str) -> float:
+        engine = Engine(Scheduler(Options(policy), StepEstimate(model)), whole=1.0)
+        seen = [(at_s, work) for at_s, work in clients(engine, "chats", until_s=40.0) if at_s > 20.0]
+        assert engine.core.step.observed == 0, "what nobody saw teaches nothing"
+        return (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0])
+
+    assert unreported("SLO-ODBS") >= 0.95 * unreported("engine-only")
+
+
+@pytest.mark.parametrize("times", [0.2, 1.0, 5.0])
+def test_reports_teach_the_steps_of_answers_that_come_whole(times: float) -> None:
+    engine = with_whole_answers("SLO-ODBS", 1.0)
+    POISONS["a model twenty times too slow"](engine)
+    engine.times = times
+    for _ in clients(engine, "short", until_s=30.0):
+        pass
+    measured, true_s = engine.core.step, times * (MODEL.floor_s + MODEL.overhead_s)
+    assert 0.5 * true_s < measured.decode_s(0.0, 0.0) < 2.0 * true_s
+    assert measured.measured.observed > 100
+
+
+URGENT, BATCH = Targets("urgent", priority=10, ttft_s=0.5), Targets("batch")
+LARGE = {
+    Seen.PROMPT: (lambda random: (random.randint(200, 800), 1), (300, 1), 0.5),
+    Seen.END: (lambda random: (1500, random.randint(80, 160)), (300, 20), 2.0),
+}
+"""Requests in bulk, an urgent one, and the most seconds that this one may take among them."""
+
+
+@pytest.mark.parametrize("times", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("seen", LARGE)
+def test_an_urgent_request_passes_a_crowd_whose_answers_show_their_end_alone(seen: Seen, times: float) -> None:
+    draw, urgent, most_s = LARGE[seen]
+    model = StepTime(*(times * value for value in astuple(MODEL)))
+
+    def waits_s(policy: str) -> list[float]:
+        engine = Engine(Scheduler(Options(policy), StepEstimate(model)), metrics_every_s=1.0)
+        random, asked, sent, took, next_s = Random(1), 0, {}, [], 1.0
+        while engine.now_s < 40.0:
+            while asked - len(engine.ended) < 240:
+                engine.ask(*draw(random), targets=BATCH, seen=seen)
+                asked += 1
+            if engine.now_s >= next_s:
+                sent[engine.ask(*urgent, targets=URGENT, seen=seen)] = engine.now_s
+                asked, next_s = asked + 1, engine.now_s + 1.0
+            before = len(engine.ended)
+            engine.turn()
+            took += [engine.now_s - sent[ticket] for ticket in engine.ended[before:] if ticket in sent]
+        return took
+
+    assert max(waits_s("SLO-ODBS")[-5:]) < most_s < min(waits_s("engine-only")[-5:]) / 2.5
 
 
 def test_predicted_lengths_that_are_far_too_long_do_not_keep_the_cache_empty() -> None:

@@ -88,6 +88,7 @@ class Sidecar(ServingProxy):
             self.dispatcher.on_engine_state,
             lambda: self.dispatcher.in_flight,
             lambda: self.dispatcher.prefill_s,
+            lambda: self.dispatcher.wants_report,
             self.settings,
             poll_s=options.figures_poll_s,
         )

@@ -4,6 +4,7 @@ import pytest
 
 from uellm.sidecar.engine.liveness import CANARY_S, MOST_CANARY_S, PREFILL_MARGIN, STILL_S, Liveness, Verdict
 from uellm.sidecar.engine.metrics_reader import read
+from uellm.sidecar.scheduling import EngineSteps
 
 # As vLLM 0.32.0 writes it, shortened.
 NEW = """\
@@ -37,6 +38,30 @@ def test_older_names_are_read_too():
     assert (metrics.kv_used_share, metrics.kv_tokens, metrics.cached_tokens) == (0.25, 4096, 65.0)
     metrics = read("\n".join(line for line in NEW.splitlines() if "cached" not in line and "hits" not in line))
     assert metrics.cached_tokens is None
+
+
+STEPS = """\
+vllm:iteration_tokens_total_bucket{engine="0",le="1.0",model_name="tiny"} 4.0
+vllm:iteration_tokens_total_count{engine="0",model_name="tiny"} 20.0
+vllm:iteration_tokens_total_sum{engine="0",model_name="tiny"} 150.0
+vllm:time_to_first_token_seconds_count{engine="0",model_name="tiny"} 10.0
+vllm:inter_token_latency_seconds_sum{engine="0",model_name="tiny"} 0.5
+vllm:inter_token_latency_seconds_count{engine="0",model_name="tiny"} 40.0
+"""
+
+
+def test_what_the_steps_did_is_read_without_cached_prompts_and_first_tokens():
+    assert read(NEW + STEPS).steps == EngineSteps(
+        number=20.0, gap_s=0.5, gaps=40.0, prompt_tokens=36.0, answer_tokens=40.0
+    )
+    assert read(NEW + STEPS.replace("inter_token_latency", "time_per_output_token")).steps is not None
+
+
+@pytest.mark.parametrize("missing", ["iteration_tokens", "first_token", "latency_seconds_sum", "latency_seconds_count"])
+def test_an_engine_that_lacks_one_of_these_counters_tells_of_no_steps(missing):
+    text = "".join(line for line in STEPS.splitlines(keepends=True) if missing not in line)
+    metrics = read(NEW + text)
+    assert (metrics.steps, metrics.running) == (None, 3)
 
 
 @pytest.mark.parametrize("size", ['kv_cache_size_tokens="0"', 'kv_cache_size_tokens="16"', 'other=""'])

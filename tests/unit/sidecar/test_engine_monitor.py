@@ -45,6 +45,23 @@ async def test_the_scheduler_knows_how_full_the_engine_is(engine, telling, event
     assert not state.stale
 
 
+async def test_the_engine_is_asked_sooner_while_the_scheduler_needs_its_report(
+    engine, telling, eventually, monkeypatch
+):
+    monkeypatch.setattr(monitor, "SOON_SHARE", 1e-6)
+    harness = await telling()
+    watching = harness.sidecar.monitor
+    watching._poll_s, asked = 3600.0, False
+    monkeypatch.setattr(watching, "_wants_report", lambda: asked)
+    await asyncio.sleep(0.05)  # the sleep of before has ended
+    engine.metrics = FIGURES.format(running=5, tokens=6)
+    await asyncio.sleep(0.05)
+    assert watching.metrics.running == 0
+    task, asked = asyncio.create_task(watching.watch()), True
+    await eventually(lambda: watching.metrics.running == 5)
+    task.cancel()
+
+
 async def test_old_figures_are_reported_as_stale(engine, telling, eventually, monkeypatch):
     harness = await telling()
     monkeypatch.setattr(monitor, "STALE_S", 0.05)

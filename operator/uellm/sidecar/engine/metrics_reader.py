@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
 
+from uellm.sidecar.scheduling import EngineSteps
+
 _LINE = re.compile(r"^(vllm:[a-zA-Z_]+)(?:\{(.*)\})? ([^ ]+)(?: \d+)?$")
 _LABEL = re.compile(r'([a-zA-Z_]+)="((?:[^"\\]|\\.)*)"')
 
@@ -19,6 +21,7 @@ WAITING = ("vllm:num_requests_waiting",)
 KV_USED = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 PREEMPTIONS = ("vllm:num_preemptions_total", "vllm:num_preemptions")
 PROGRESS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:prompt_tokens", "vllm:generation_tokens")
+ANSWER_TOKENS = ("vllm:generation_tokens_total", "vllm:generation_tokens")
 PROMPTS = ("vllm:prompt_tokens_total", "vllm:prompt_tokens")
 CACHED = (
     "vllm:prompt_tokens_cached_total",
@@ -26,7 +29,12 @@ CACHED = (
     "vllm:prefix_cache_hits_total",
     "vllm:prefix_cache_hits",
 )
+STEPS = ("vllm:iteration_tokens_total_count",)
+GAPS_S = ("vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum")
+GAPS = ("vllm:inter_token_latency_seconds_count", "vllm:time_per_output_token_seconds_count")
+FIRST_TOKENS = ("vllm:time_to_first_token_seconds_count",)
 CACHE = ("vllm:cache_config_info",)
+_READ = (RUNNING, WAITING, KV_USED, PREEMPTIONS, PROGRESS, CACHED, STEPS, GAPS_S, GAPS, FIRST_TOKENS, CACHE)
 NO_CACHE_BLOCKS = "1"
 """An engine whose model keeps no KV cache, such as BERT, reports the null block alone."""
 
@@ -48,6 +56,7 @@ class EngineMetrics:
     prompt_tokens: float | None
     cached_tokens: float | None
     """Prompt tokens that were found in the prefix cache; 0 without a prefix cache."""
+    steps: EngineSteps | None
 
 
 def read(text: str) -> EngineMetrics | None:
@@ -62,6 +71,7 @@ def read(text: str) -> EngineMetrics | None:
     if not values(RUNNING):
         return None
     blocks = [labels for labels, _ in found.get(CACHE[0], [])]
+    prompts, cached, first = (_total(values(names)) for names in (PROMPTS, CACHED, FIRST_TOKENS))
     return EngineMetrics(
         running=int(sum(values(RUNNING))),
         waiting=int(sum(values(WAITING))),
@@ -70,13 +80,24 @@ def read(text: str) -> EngineMetrics | None:
         block_tokens=_whole(blocks[0].get("block_size")) if blocks else None,
         preemptions=int(sum(values(PREEMPTIONS))),
         progress=tuple([value for name in (*PROGRESS, *KV_USED) for _, value in found.get(name, [])]),
-        prompt_tokens=_total(values(PROMPTS)),
-        cached_tokens=_total(values(CACHED)),
+        prompt_tokens=prompts,
+        cached_tokens=cached,
+        steps=_steps([_total(values(names)) for names in (STEPS, GAPS_S, GAPS, ANSWER_TOKENS)], prompts, cached, first),
     )
 
 
+def _steps(
+    totals: list[float | None], prompts: float | None, cached: float | None, first: float | None
+) -> EngineSteps | None:
+    known = [total for total in (*totals, prompts, first) if total is not None]
+    if len(known) < len(totals) + 2:
+        return None
+    number, gap_s, gaps, answer_tokens, prompt_tokens, first_tokens = known
+    return EngineSteps(number, gap_s, gaps, prompt_tokens - (cached or 0.0), answer_tokens - first_tokens)
+
+
 def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
-    wanted = frozenset((*RUNNING, *WAITING, *KV_USED, *PREEMPTIONS, *PROGRESS, *CACHED, *CACHE))
+    wanted = frozenset(name for names in _READ for name in names)
     for line in text.splitlines():
         # Most lines are histogram buckets: skip them before parsing.
         if not line.startswith("vllm:") or line.split("{", 1)[0].split(" ", 1)[0] not in wanted:

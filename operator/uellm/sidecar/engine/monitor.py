@@ -15,6 +15,9 @@ from uellm.sidecar.settings import LiveSettings
 
 LOG = logging.getLogger("uellm.sidecar")
 
+SOON_SHARE = 0.25
+"""Of the usual time between two polls, how much passes where the scheduler needs one."""
+
 STALE_S = 5.0
 """Metrics older than this are stale; the scheduler then counts the engine as full."""
 
@@ -28,6 +31,7 @@ class EngineMonitor:
         on_state: Callable[[scheduling.EngineState], None],
         in_flight: Callable[[], int],
         prefill_s: Callable[[], float],
+        wants_report: Callable[[], bool],
         settings: LiveSettings,
         *,
         poll_s: float = 1.0,
@@ -37,6 +41,7 @@ class EngineMonitor:
         self._on_state = on_state
         self._in_flight = in_flight
         self._prefill_s = prefill_s
+        self._wants_report = wants_report
         self._settings = settings
         self._poll_s = poll_s
         self._read_at_s = 0.0
@@ -67,13 +72,14 @@ class EngineMonitor:
             preemptions=metrics.preemptions,
             prompt_tokens=metrics.prompt_tokens,
             cached_tokens=metrics.cached_tokens,
+            steps=metrics.steps,
             stale=_now_s() - self._read_at_s > STALE_S,
         )
 
     async def watch(self) -> None:
         """Poll until cancelled."""
         while True:
-            await asyncio.sleep(self._poll_s)
+            await asyncio.sleep(self._poll_s * (SOON_SHARE if self._wants_report() else 1.0))
             if self._engine.ready or self._engine.hanging:
                 await self.look()
 

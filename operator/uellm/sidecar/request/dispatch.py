@@ -114,6 +114,11 @@ class Dispatcher:
         self._call_core(lambda core: found.append(core.prefill_s))
         return found[0] if found else 0.0
 
+    @property
+    def wants_report(self) -> bool:
+        """Whether the engine's next state should come soon."""
+        return self._scheduler.wants_report
+
     def queued_by_class(self) -> dict[str, int]:
         """Queued requests of each class that has any."""
         return self._core.queued_by_class()

@@ -15,7 +15,7 @@ from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.answer import AnswerTap
 from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.fast_path import FastPath
-from uellm.sidecar.scheduling import Lengths, Ticket
+from uellm.sidecar.scheduling import Lengths, Seen, Ticket
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
@@ -69,6 +69,7 @@ class Exchange:
             may_batch=call.may_batch,
             each_step=call.each_step,
             longest_prompt_tokens=_longest(call),
+            seen=_seen(call),
         )
         self._asked: Asked | None = None
         if lengths is not None and self._prediction is not None:
@@ -249,6 +250,13 @@ class Exchange:
         each, most = round(tokens / self.call.sequences), self.call.max_tokens
         truncated = most is not None and each >= most
         self._lengths.observe(self._prediction, max(1, each), truncated=truncated, asked=self._asked)
+
+
+def _seen(call: Call) -> Seen:
+    """What is seen of its answer. A call that was not read may turn out to be a stream; its first token then shows."""
+    if call.kind is RouteKind.POOLING:
+        return Seen.PROMPT
+    return Seen.END if call.mode is Mode.AS_IS else Seen.TOKENS
 
 
 def _longest(call: Call) -> int:

@@ -8,8 +8,10 @@ from math import inf
 from typing import NamedTuple
 
 from uellm.sidecar.scheduling.estimate import StepEstimate
+from uellm.sidecar.scheduling.reported import REPORT_WEIGHT, MeanStep, ReportedSteps
 from uellm.sidecar.scheduling.share import Share
 from uellm.sidecar.scheduling.types import EngineState, Ticket
+from uellm.sidecar.scheduling.unseen import Unseen
 from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
 UNKNOWN_CHUNK = 2048
@@ -24,7 +26,12 @@ MAX_OVERRUN_TARGETS = 20.0
 """Share of the tightest TPOT target above which a gap adds to the overrun; the overrun's bound, in such targets."""
 
 SLOW_PROBE_GAPS = 0.5
-"""A probe that is this far behind another answer's last two tokens has a slow client: its gaps are not the engine's."""
+MOST_PROBE_GAPS = 8.0
+"""A probe that is this far behind another answer's last two tokens, or so many reported gaps behind, has a slow client:
+its gaps are not the engine's."""
+
+LONGEST_REPORT_S = 2.5
+"""While the engine's reports come at least so often, no slow client's answer is the probe."""
 
 MEASURING_ANSWERS = 2
 """Of the answers that may be reported in batches, so many are reported token by token: their gaps measure steps. Two,
@@ -105,9 +112,16 @@ class EngineView:
         """Prompt tokens of all requests that have had their first token."""
         self.overrun_s = 0.0
         """Time by which recent steps together exceeded the tightest TPOT target in flight."""
+        self.speedup = 1.0
+        """How many times faster than the estimate the engine is assumed to compute prompts. The gate sets it."""
+        self.unseen = Unseen()
+        self.reported_step: MeanStep | None = None
+        """The mean step between the engine's last two reports."""
+        self._reported = ReportedSteps()
         self._tpots: Counter[float] = Counter()
         self._done_tokens = 0.0
-        """Unfilled tokens that were computed in steps that ended by `_step_s`."""
+        """Unfilled tokens that were computed by `_step_s`, or by `_progress_s` if that is later."""
+        self._progress_s = 0.0
         self._step_s = 0.0
         self._probe: Ticket | None = None
         self._measuring = 0
@@ -117,6 +131,8 @@ class EngineView:
         """When the latest first token came."""
         self._idle = True
         """Whether the engine had nothing to do when it got its current prompts."""
+        self._measured_s = 0.0
+        """When the engine last reported the times of its steps where nothing else showed them."""
         self._measured_tokens = 0
         """Filled tokens of steps whose time was measured."""
         self._loads: tuple[float, float, float] | None = None
@@ -128,12 +144,36 @@ class EngineView:
         """The tightest TPOT target in flight."""
         return min(self._tpots, default=None)
 
-    def on_engine_state(self, state: EngineState) -> None:
+    def on_engine_state(self, state: EngineState, now_s: float) -> None:
         """Take over a newer reading of the engine's metrics."""
         self.state = state
         self.chunk_tokens = state.max_num_batched_tokens or UNKNOWN_CHUNK
         self.sent_since_state = 0
+        self.reported_step = self._reported.since_last(state.steps)
+        if self.reported_step is not None and self.unseen.alone:
+            self._learn_from(self.reported_step, state, now_s)
         self._pace = None
+
+    def _learn_from(self, mean: MeanStep, state: EngineState, now_s: float) -> None:
+        """Learn from the engine's own account of its steps."""
+        probe = self._probe
+        if probe is not None and now_s - (probe.last_token_s or now_s) > MOST_PROBE_GAPS * mean.gap_s:
+            self._distrust_probe(mean.gap_s)
+            self._probe, self._step_s = None, now_s
+        held = state.kv_tokens * state.kv_used_share if state.kv_tokens and state.kv_used_share else self.kv_tokens
+        for _ in range(REPORT_WEIGHT):
+            self.step.observe(mean.gap_s, mean.prompt_tokens / mean.tokens, held, mean.sequences)
+            self._update_overrun(mean.gap_s)
+        self._measured_s, self._measured_tokens = now_s, self.filled_tokens + self.unfilled_tokens
+
+    def on_running(self, sequences: int, now_s: float) -> None:
+        """The engine reports how many sequences it runs."""
+        if self.unseen.in_flight:
+            filled, begun_tokens = self.unseen.of_first(self.running, sequences, self.chunk_tokens)
+            self._fill(filled, now_s)
+            self._progress(now_s)
+            self._done_tokens = min(self._done_tokens, begun_tokens)
+        self.unseen.on_report()
 
     def on_restart(self) -> None:
         """A new engine process may be faster or slower. Keep the estimate, but let the next steps change it quickly."""
@@ -164,15 +204,16 @@ class EngineView:
             )
         return pace
 
-    def backlog_tokens(self, now_s: float, speedup: float = 1.0) -> float:
-        """Prompt tokens that the engine has probably still to compute, if it is `speedup` times as fast as estimated.
+    def backlog_tokens(self, now_s: float) -> float:
+        """Prompt tokens that the engine has probably still to compute.
 
         This is an estimate, because the engine does not report its progress within a prompt.
         """
         unfilled = self.unfilled_tokens
         if not unfilled:
             return 0.0
-        spent_s = now_s - self._step_s
+        speedup = self.speedup
+        spent_s = now_s - max(self._step_s, self._progress_s)
         now_done = speedup * self.pace().rate * spent_s if spent_s > 0.0 else 0.0
         if self._probe is not None and not self._probe.batched:
             # A step computes only what it began with. Later prompts wait for the next step.
@@ -180,6 +221,16 @@ class EngineView:
             now_done = min(now_done, speedup * load)
         left = unfilled - self._done_tokens - now_done
         return left if left > 0.0 else 0.0
+
+    @property
+    def newest_tokens(self) -> int:
+        """Prompt tokens of the request that was sent last."""
+        return next(reversed(self.running)).uncached_tokens if self.running else 0
+
+    @property
+    def shows_gaps(self) -> bool:
+        """Whether answers run whose gaps are seen or reported."""
+        return self.decoding > 0 and (self.state.running is not None or self.unseen.in_flight < len(self.running))
 
     @property
     def length_share(self) -> float:
@@ -218,7 +269,10 @@ class EngineView:
         """A request is sent to the engine."""
         self._begin_step(now_s - SAME_MOMENT_S)
         if not self.unfilled_tokens and self._probe is None:
-            self._step_s, self._idle = now_s, True
+            self._step_s, self._idle = now_s, not self.unseen.in_flight
+        else:
+            self._progress(now_s)
+        self.unseen.on_dispatch(ticket)
         ticket.batched = ticket.may_batch and self._measuring >= MEASURING_ANSWERS
         self._measuring += ticket.may_batch and not ticket.batched
         self.running[ticket] = None
@@ -235,7 +289,7 @@ class EngineView:
         new = tokens - ticket.prompt_tokens
         ticket.prompt_tokens = tokens
         self.prompt_tokens += new
-        if ticket.first_token_s is not None:
+        if ticket.filled:
             self.kv_tokens += new
             self._pace = None
 
@@ -246,7 +300,9 @@ class EngineView:
         self.prompt_tokens += ticket.prompt_tokens
         self.got_tokens += ticket.tokens
         self.promised_tokens += ticket.length.p50 * ticket.sequences
-        if ticket.first_token_s is None:
+        ticket.filled |= ticket.first_token_s is not None
+        self.unseen.on_dispatch(ticket)
+        if not ticket.filled:
             self.unfilled_tokens += ticket.uncached_tokens
         else:
             self.kv_tokens += ticket.prompt_tokens + ticket.tokens
@@ -261,14 +317,44 @@ class EngineView:
         if self._probe is not None and not self._probe.batched and self._missed_a_step(self._probe, now_s):
             self._distrust_probe(self.step.initial_step_s(0.0, self.kv_tokens, self.decoding))
             self._probe, self._step_s = None, now_s
+        self._fill(self.unseen.before(ticket), now_s)
+        self._first_s = now_s
+        if not ticket.filled:
+            self._count_filled(ticket)
+            self._filled_alone(ticket.uncached_tokens, now_s)
+
+    def on_unseen_end(self, ticket: Ticket, now_s: float) -> None:
+        """An answer ended of which nothing was seen before. It took its prompt's time, and unknown time for its tokens.
+
+        So it measures nothing. But its prompt is computed, and those of the requests that were sent before it.
+        """
+        self._begin_step(now_s)
+        filled = self.unseen.before(ticket)
+        self._fill(filled if ticket.filled else [*filled, ticket], now_s)
+
+    def _fill(self, tickets: list[Ticket], now_s: float) -> None:
+        """The engine has finished these prompts, sometime before `now_s`."""
+        if tickets:
+            self._progress(now_s)
+            for ticket in tickets:
+                self._count_filled(ticket)
+            self._done_tokens = max(self._done_tokens, 0.0)
+
+    def _count_filled(self, ticket: Ticket) -> None:
+        ticket.filled = True
+        self.unseen.on_filled(ticket)
         self.unfilled_tokens -= ticket.uncached_tokens
         self.filled_tokens += ticket.uncached_tokens
-        self._first_s = now_s
         self._done_tokens -= ticket.uncached_tokens
-        self._filled_alone(ticket.uncached_tokens, now_s)
         self.kv_tokens += ticket.prompt_tokens
         self.decoding += ticket.sequences
         self._pace = None
+
+    def _progress(self, now_s: float) -> None:
+        """Record what the engine has probably computed by now where no answer measures its steps."""
+        if self._probe is None:
+            self._done_tokens = self.unfilled_tokens - self.backlog_tokens(now_s)
+            self._progress_s = now_s
 
     def _filled_alone(self, tokens: int, now_s: float) -> None:
         """Measure step times by prompts while no answer runs."""
@@ -277,7 +363,8 @@ class EngineView:
             moment.tokens += tokens
         elif self._probe is None:
             self._end_moment()
-            if now_s > self._step_s:
+            # Of requests that are not seen nobody knows what they took of this time.
+            if now_s > self._step_s and not self.unseen.in_flight:
                 self._moment = _Moment(self._step_s, now_s, self._idle, tokens)
             self._step_s, self._idle = now_s, False
 
@@ -301,6 +388,8 @@ class EngineView:
         last_s, ticket.last_token_s = ticket.last_token_s, now_s
         new = self.count(ticket, tokens_so_far)
         probe = self._probe
+        if probe is None and ticket.distrusted and now_s - self._measured_s < LONGEST_REPORT_S:
+            return
         if probe is None or (ticket.measures and not probe.measures):
             self._probe, self._step_s, self._loads = ticket, now_s, None
         elif ticket is probe:
@@ -340,8 +429,8 @@ class EngineView:
         self.overrun_s, self._measured_tokens, self._loads = 0.0, self.filled_tokens, None
 
     def silent_s(self, now_s: float) -> float:
-        """Seconds since an answer last had a token."""
-        return now_s - max(self._step_s, self._first_s)
+        """Seconds since an answer last had a token, or the engine reported its steps."""
+        return now_s - max(self._step_s, self._first_s, self._measured_s)
 
     def _begin_step(self, now_s: float) -> None:
         """Record the load of the running step. Call it before the first event after the probe's last token."""
@@ -385,7 +474,8 @@ class EngineView:
         self.prompt_tokens -= ticket.prompt_tokens
         self.got_tokens -= ticket.tokens
         self.promised_tokens -= ticket.length.p50 * ticket.sequences
-        if ticket.first_token_s is None:
+        self.unseen.remove(ticket)
+        if not ticket.filled:
             self.unfilled_tokens -= ticket.uncached_tokens
             self._done_tokens = min(self._done_tokens, self.unfilled_tokens)
         else:

@@ -78,7 +78,7 @@ class Pacing:
     def refill(self, view: EngineView, now_s: float) -> None:
         """Fill the bucket for the time that has passed, and set `view.paced_rate`."""
         tpot_s = view.tightest_tpot_s
-        if tpot_s is None or not view.decoding:
+        if tpot_s is None or not view.shows_gaps:
             view.paced_rate = inf
             # Nothing that runs can be delayed. One step's prompts at a time: the first token may come at any moment.
             self._tokens, self._free = inf if tpot_s is None else float(view.chunk_tokens), True

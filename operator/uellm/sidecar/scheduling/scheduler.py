@@ -36,7 +36,7 @@ from uellm.sidecar.scheduling.pacing import Pacing
 from uellm.sidecar.scheduling.policies import POLICIES
 from uellm.sidecar.scheduling.prefixes import CachedPrefixes
 from uellm.sidecar.scheduling.sloodbs import SloOdbs
-from uellm.sidecar.scheduling.types import EngineState, Late, Lengths, Options, QueueFull, State, Ticket
+from uellm.sidecar.scheduling.types import EngineState, Late, Lengths, Options, QueueFull, Seen, State, Ticket
 from uellm.sidecar.scheduling.waiting import Waiting
 from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
@@ -90,6 +90,12 @@ class Scheduler:
     def cached_share(self) -> float:
         """Of the prompt tokens of late, the share that the engine had in its prefix cache, 0 to 1."""
         return self._prefixes.found_share
+
+    @property
+    def wants_report(self) -> bool:
+        """Whether the engine's next state should come soon, since nothing else shows its progress."""
+        paced = self._view.unseen.alone and not self._pacing.open
+        return bool(self._queued) and (paced or self._gate.wants_report)
 
     def queued_by_class(self) -> dict[str, int]:
         """Queued requests of each class that has any."""
@@ -150,7 +156,7 @@ class Scheduler:
         """
         self.options = options
         state, self._view = self._view.state, EngineView(self.step)
-        self._view.on_engine_state(state)
+        self._view.on_engine_state(state, now_s)
         self._gate = Gate(self._view)
         self._detours, self._kv_use = Detours(), 1.0
         self._fairness, self._pacing, self._prefixes, self._queued = Fairness(), Pacing(), CachedPrefixes(), Waiting()
@@ -182,7 +188,7 @@ class Scheduler:
         elif ticket.state is State.RUNNING:
             self._view.remove(ticket)
             self._charge(ticket, -1.0, now_s)
-            ticket.dispatched_s = None
+            ticket.dispatched_s, ticket.filled = None, False
             if (tokens := self._detours.runs_after_all(ticket)) is not None:
                 ticket.prompt_tokens = ticket.uncached_tokens = tokens
         else:
@@ -257,23 +263,27 @@ class Scheduler:
         `tokens` of its answer, if known, and in how many `events` they came, if it was a stream.
         """
         if ticket.state is State.RUNNING:
-            if tokens is not None:
-                self._count_at_the_end(ticket, tokens, events, now_s)
             if ticket.first_token_s is None:
-                self._gate.on_answer_without_tokens(ticket)
+                self._end_unseen(ticket, now_s)
+            if tokens is not None:
+                self._count_at_the_end(ticket, tokens, events)
             predicted = ticket.length.p50 * ticket.sequences
-            if ticket.tokens:
+            if ticket.tokens and ticket.seen is not Seen.PROMPT:
                 self._view.answers.add(ticket.tokens, predicted)
             excess = ticket.tokens - predicted
             self._fairness.charge(ticket.tenant, 0.0, excess, now_s)
         self._end(ticket, now_s)
 
-    def _count_at_the_end(self, ticket: Ticket, tokens: int, events: int, now_s: float) -> None:
-        if ticket.first_token_s is None:
-            self.on_tokens(ticket, tokens, now_s)
+    def _end_unseen(self, ticket: Ticket, now_s: float) -> None:
+        if ticket.seen is Seen.PROMPT:
+            self.on_first_token(ticket, now_s)
         else:
-            # What events did not show took no time. Where there were events, the engine has counted.
-            self._view.count(ticket, tokens if events else max(tokens, ticket.tokens))
+            self._view.on_unseen_end(ticket, now_s)
+            self._gate.on_unseen_end(ticket, waiting=bool(self._queued))
+
+    def _count_at_the_end(self, ticket: Ticket, tokens: int, events: int) -> None:
+        # What events did not show took no time. Where there were events, the engine has counted.
+        self._view.count(ticket, tokens if events else max(tokens, ticket.tokens))
         if events and ticket.each_step and not ticket.batched:
             self._view.events.add(tokens, events)
 
@@ -294,8 +304,8 @@ class Scheduler:
             self._prefixes.clear()
         if state.kv_used_share != self._view.state.kv_used_share:  # a new reading
             self._kv_use = kv_admission.use_of(state, self._view.kv_tokens)
-        self._view.on_engine_state(state)
-        self._gate.on_engine_state(state)
+        self._view.on_engine_state(state, now_s)
+        self._gate.on_engine_state(state, now_s, waiting=bool(self._queued))
         self._prefixes.on_engine_state(state)
 
     def expire(self, now_s: float) -> list[tuple[Ticket, Late]]:

@@ -48,6 +48,17 @@ class State(Enum):
     DONE = "done"
 
 
+class Seen(Enum):
+    """What is seen of an answer while the engine works on it."""
+
+    TOKENS = "tokens"
+    """Its tokens, as they come."""
+    END = "end"
+    """Its end alone, because it comes whole."""
+    PROMPT = "prompt"
+    """Its end, which comes as soon as the prompt is computed: an embedding or a score."""
+
+
 class Late(Enum):
     """Why a queued request will not be served."""
 
@@ -95,6 +106,7 @@ class Ticket:
     """Its stream has an event for each step; tools, hidden reasoning and own intervals leave some out."""
     longest_prompt_tokens: int = 0
     """Of its prompts' lengths, one that the longest has at least; 0: not known."""
+    seen: Seen = Seen.TOKENS
 
     state: State = field(default=State.NEW, init=False)
     sequence: int = field(default=-1, init=False)
@@ -103,6 +115,8 @@ class Ticket:
     dispatched_s: float | None = field(default=None, init=False)
     first_token_s: float | None = field(default=None, init=False)
     last_token_s: float | None = field(default=None, init=False)
+    filled: bool = field(default=False, init=False)
+    """The engine has computed its prompt, as far as is known."""
     tokens: int = field(default=0, init=False)
     batched: bool = field(default=False, init=False)
     """The engine is asked to report several tokens at once. Set when it is dispatched."""
@@ -161,12 +175,26 @@ class Ticket:
 PREFIX_BLOCK_TOKENS = 512
 
 
+class EngineSteps(NamedTuple):
+    """What the engine's steps did since its start."""
+
+    number: float
+    """Steps in which an answer got a token."""
+    gap_s: float
+    gaps: float
+    """The sum of the times between two tokens of an answer, and how many of these there were, over all answers."""
+    prompt_tokens: float
+    """Without those that were in the prefix cache."""
+    answer_tokens: float
+    """Without the first one of each answer."""
+
+
 @dataclass(frozen=True)
 class EngineState:
     """The engine's latest metrics. None: unknown."""
 
     ready: bool
-    running: int = 0
+    running: int | None = None
     waiting: int = 0
     kv_used_share: float | None = None
     kv_tokens: int | None = None
@@ -180,6 +208,7 @@ class EngineState:
     """Tokens of all prompts since the engine's start."""
     cached_tokens: float | None = None
     """Those of them that were in the prefix cache."""
+    steps: EngineSteps | None = None
     stale: bool = False
     """The metrics are old. Only `ready` is valid, and the engine counts as full."""
 
