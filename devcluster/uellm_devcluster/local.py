@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +20,11 @@ from uellm_devcluster.state import Record, State, base_directory, clusters
 
 PROVIDER = "control-plane-only"
 _EPHEMERAL = "plane-"
+# Below those that the kernel gives to whoever asks for any port, and below a cluster's node ports. A process begins at
+# a place of its own and goes on from there: what it chose stays free until it is used.
+_PORTS = range(20_000, 30_000)
+_BEGIN = os.getpid() * 101 % len(_PORTS)
+_ports: Iterator[int] = itertools.cycle((*_PORTS[_BEGIN:], *_PORTS[:_BEGIN]))
 
 
 def check(state: State) -> None:
@@ -71,11 +78,16 @@ def listens(port: int) -> bool:
 
 def free_ports(*purposes: str) -> dict[str, int]:
     """A different free loopback port for each purpose."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in purposes]
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return {purpose: each.getsockname()[1] for purpose, each in zip(purposes, sockets, strict=True)}
+    return {purpose: free_port() for purpose in purposes}
+
+
+def free_port() -> int:
+    """A free loopback port. Nobody gets it who asks for any."""
+    for port in itertools.islice(_ports, len(_PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+    raise ClusterError(f"none of the ports {_PORTS.start} to {_PORTS.stop - 1} is free")
 
 
 class ControlPlane:

@@ -21,6 +21,7 @@ from uellm.api.sidecar_document import SidecarDocument, content_digest
 from uellm.cli.local.machine import described_machine
 from uellm.cli.local.prepare import WrittenFiles, prepare
 from uellm_devcluster import tinymodel
+from uellm_devcluster.local import free_port
 
 PROMPT = "How does the import statement work?"
 TAKE_OVER_S = 60.0
@@ -59,7 +60,7 @@ class Pod:
         device = {"index": 0, "uuid": "GPU-sim-0", "product": "Simulated", "memoryBytes": 4 << 30}
         (directory / "gpus.yaml").write_text(yaml.safe_dump({"source": "Simulated", "devices": [device]}))
         self.files: WrittenFiles = self._prepare()
-        self.engine_port, self.metrics_port, port = (real_engine.free_port() for _ in range(3))
+        self.engine_port, self.metrics_port, port = (free_port() for _ in range(3))
         self.url, self.metrics = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{self.metrics_port}"
         command = [sys.executable, "-m", "uellm.cli.main", "sidecar", "--listen", f"127.0.0.1:{port}"]
         command += ["--engine", f"http://127.0.0.1:{self.engine_port}", "--config", str(self.files.sidecar)]
@@ -143,7 +144,7 @@ def pod(tmp_path: Path, model: tuple[Path, dict[str, Any]]) -> Iterator[Pod]:
 
 def directly(directory: Path, adapters: dict[str, Path], log: Path) -> dict[str, str]:
     """The text of each adapter by vLLM alone, which was given them at its start."""
-    port = real_engine.free_port()
+    port = free_port()
     modules = [f"{name}={path}" for name, path in adapters.items()]
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", directory, "--served-model-name", "tiny"]
     command += ["--dtype", "float32", "--max-model-len", 512, "--enable-lora", "--max-loras", 2, "--max-lora-rank", 8]

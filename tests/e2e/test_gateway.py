@@ -10,8 +10,9 @@ import openai
 import pytest
 import yaml
 
-from helpers.real_engine import end, free_port, start, wait_for
+from helpers.real_engine import end, start, wait_for
 from uellm_devcluster import tinymodel
+from uellm_devcluster.local import free_port
 
 NAMES = ("tiny", "other")
 PROMPT = [{"role": "user", "content": "How does the import statement work?"}]

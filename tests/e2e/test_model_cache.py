@@ -90,6 +90,7 @@ def status(own):
     return json.dumps(own.get().get("status"))
 
 
+@pytest.mark.timeout(1800)
 def test_two_services_share_one_copy_and_start_from_it_without_the_hub(hub, volume, new_service):
     first, second = new_service(), new_service()
     by_name(first, hub, {"size": CAPACITY, "accessModes": ["ReadWriteMany"], "storageClassName": CLASS})
@@ -140,6 +141,7 @@ def test_two_services_share_one_copy_and_start_from_it_without_the_hub(hub, volu
         assert tokens_of(second)
 
 
+@pytest.mark.timeout(1800)
 def test_two_services_share_the_copy_on_their_node(hub, new_service):
     first, second = new_service(), new_service()
     for own in (first, second):

@@ -6,7 +6,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ import pytest
 import yaml
 
 from uellm_devcluster import tinymodel
+from uellm_devcluster.local import free_port
 
 READY_TIMEOUT_S = 300.0
 END_TIMEOUT_S = 60.0
@@ -121,10 +121,7 @@ def running(tmp_path: Path) -> Iterator[Run]:
     description = {"source": "Simulated", "devices": [gpu(0), gpu(1)]}
     (tmp_path / "service.yaml").write_text(yaml.safe_dump(service))
     (tmp_path / "description.yaml").write_text(yaml.safe_dump(description))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    run = Run(tmp_path / "service.yaml", tmp_path / "description.yaml", port)
+    run = Run(tmp_path / "service.yaml", tmp_path / "description.yaml", free_port())
     yield run
     if run.process.poll() is None:  # after a failed test
         for pid in (*members(run.sessions()), run.process.pid):

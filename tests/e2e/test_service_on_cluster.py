@@ -152,7 +152,7 @@ def test_a_rollout_of_two_replicas_loses_no_request(service):
         result = finish()
     assert not before & after
     assert result["bad"] == []
-    assert result["completions"] > 5
+    assert result["completions"] >= 2
     assert result["models"] > 100
 
 

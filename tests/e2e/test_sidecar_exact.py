@@ -17,8 +17,9 @@ import openai
 import pytest
 import yaml
 
-from helpers.real_engine import end, free_port, start, wait_for
+from helpers.real_engine import end, start, wait_for
 from uellm_devcluster import tinymodel
+from uellm_devcluster.local import free_port
 
 PLANTED_PROMPT, PLANTED_KEY = "zanzibarprompt", "sk-zanzibarkey"
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"

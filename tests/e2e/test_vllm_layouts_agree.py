@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 
 from uellm.models.precision import read_precision
 from uellm.models.weights import WeightMatrix
+from uellm_devcluster.local import free_port
 
 ROWS, COLUMNS = 1536, 1024
 PATH = "model.layers.0.mlp.up_proj"
@@ -53,9 +53,7 @@ def engine() -> Iterator[None]:
     )
 
     torch = pytest.importorskip("torch")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    address = f"tcp://127.0.0.1:{free_port()}"
     config = VllmConfig()
     config.model_config = SimpleNamespace(dtype=torch.float16, quantization=None, is_moe=False)
     with set_current_vllm_config(config):

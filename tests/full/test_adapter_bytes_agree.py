@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from helpers import adapter_tensors
-from helpers.real_engine import free_port
 from uellm.models import read_architecture
 from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.memory.adapters import adapter_bytes
+from uellm_devcluster.local import free_port
 
 SLOTS = AdapterSlots(3, 16)
 LLAMA: dict[str, Any] = {

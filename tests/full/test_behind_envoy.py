@@ -125,7 +125,7 @@ async def behind(tmp_path: Path) -> AsyncIterator[Launch]:
 
         async def sidecar(engine: FakeEngine, settings: dict[str, Any]) -> Sidecar:
             await engine.start()
-            stack.push_async_callback(engine.stop)
+            stack.push_async_callback(engine.end)
             config = tmp_path / f"sidecar-{engine.port}.yaml"
             config.write_text(yaml.safe_dump({"classes": [], **settings}))
             anywhere = Address("127.0.0.1", 0)

@@ -25,6 +25,7 @@ from uellm.reconcile.model_claim import MODEL_MOUNT
 from uellm.reconcile.planning.render import render
 from uellm.reconcile.planning.request import architecture_of, plan_request
 from uellm_devcluster import tinymodel
+from uellm_devcluster.local import free_port
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -107,7 +108,7 @@ def test_the_engine_drafts_with_the_copy_without_a_hub(tmp_path, monkeypatch, ma
         hub.files, hub.others = contents(tmp_path / "model"), {DRAFT: contents(tmp_path / "draft")}
         monkeypatch.setenv("HF_ENDPOINT", hub.url)  # where nothing answers when the engine starts
         (tmp_path / "plan.json").write_text(copied_and_planned(service(method), tmp_path))
-    port = real_engine.free_port()
+    port = free_port()
     # Whether the engine asks hubs is the launcher's decision.
     command = ["env", "-u", "HF_HUB_OFFLINE", sys.executable, "-m", "uellm.launcher", "--plan", tmp_path / "plan.json"]
     command += ["--placement", tmp_path / "placement.json", "--listen", f"127.0.0.1:{port}"]

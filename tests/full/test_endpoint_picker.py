@@ -101,7 +101,7 @@ class EnginePod:
         config.write_text(yaml.safe_dump({**document, "auth": {"keysDirectory": str(keys)}}))
         self.uses_kv(0.1)
         await self.engine.start()
-        stack.push_async_callback(self.engine.stop)
+        stack.push_async_callback(self.engine.end)
         options = SidecarOptions(
             listen=self._listen,
             metrics_listen=Address(self._listen.host, 0),

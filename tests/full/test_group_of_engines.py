@@ -10,9 +10,9 @@ import openai
 import pytest
 
 from helpers.group import ADDRESS, Group, Pod, group_plan
-from helpers.real_engine import ENVIRONMENT, free_port, wait_for
+from helpers.real_engine import ENVIRONMENT, wait_for
 from uellm_devcluster import tinymodel
-from uellm_devcluster.local import free_ports
+from uellm_devcluster.local import free_port, free_ports
 
 PROMPTS = ["One two three", "The layers of a model", "Seven"]
 LAYERS = [3, 5]

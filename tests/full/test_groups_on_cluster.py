@@ -23,6 +23,7 @@ from helpers import leader_worker_set, real_engine
 from uellm_devcluster.demo import cluster, readback, traffic
 from uellm_devcluster.demo.shell import Shell
 from uellm_devcluster.demo.story import Story
+from uellm_devcluster.local import free_port
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -143,7 +144,7 @@ def runs(pod: dict[str, Any]) -> bool:
 @pytest.fixture(scope="module")
 def on_one_node(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What one vLLM answers that holds all layers, without a cluster."""
-    port, log = real_engine.free_port(), tmp_path_factory.mktemp("alone") / "log"
+    port, log = free_port(), tmp_path_factory.mktemp("alone") / "log"
     model = cluster.MODELS / cluster.SERVICE
     options = ["--dtype", "float32", "--max-model-len", 2048, "--served-model-name", "tiny", "--port", port]
     options += [

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from helpers.models import LLAMA_8B
 from uellm.cli.main import main
 from uellm_devcluster import ControlPlane
 from uellm_devcluster.binaries import ensure
+from uellm_devcluster.local import free_port
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -200,12 +200,6 @@ def node_pool(name: str, labels: dict[str, str]) -> dict[str, Any]:
             "disruption": {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "0s"},
         },
     }
-
-
-def free_port() -> int:
-    with socket.socket() as each:
-        each.bind(("127.0.0.1", 0))
-        return int(each.getsockname()[1])
 
 
 def test_an_empty_cluster_grows_by_the_node_that_the_plan_asks_for_and_shrinks_after_the_service(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers.real_engine import end, free_port, start, wait_for
+from helpers.real_engine import end, start, wait_for
 from uellm.api.attainment_report import AttainmentReport, StepMeasurement
 from uellm.hardware import Device, Node
 from uellm.models import read_architecture
@@ -25,6 +25,7 @@ from uellm.planner.handover.sidecar_prior import StepPrior, step_prior
 from uellm.planner.request import NodeOffer, PlanRequest, Workload
 from uellm.step_basis import Correction
 from uellm_devcluster import tinymodel
+from uellm_devcluster.local import free_port
 
 PROMPT_TOKENS = 41
 """Of a word of the tiny model's vocabulary, one token, 40 times."""

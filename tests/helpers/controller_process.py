@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+
+from uellm_devcluster.local import free_port
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -22,7 +23,7 @@ class Process:
         self, kubeconfig: str, namespace: str, log: Path, *, listen: str = "127.0.0.1:", enter: Sequence[str] = ()
     ) -> None:
         self.log = log
-        self.port = _free_port()
+        self.port = free_port()
         command = [*enter, str(Path(sys.executable).with_name("uellm")), "controller"]
         options = {"health-listen": f"{listen}{self.port}", "namespace": namespace}
         images = {"engine-image": "engine:1", "sidecar-image": "sidecar:1", "launcher-image": "launcher:1"}
@@ -72,9 +73,3 @@ class Process:
 
     def text(self) -> str:
         return self.log.read_text()
-
-
-def _free_port() -> int:
-    with socket.socket() as each:
-        each.bind(("127.0.0.1", 0))
-        return int(each.getsockname()[1])

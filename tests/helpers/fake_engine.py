@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +29,11 @@ class FakeEngine:
     """Answers by `script`. It can be silent or unhealthy, and can be stopped and restarted on the same port."""
 
     def __init__(self) -> None:
-        self.port = 0
+        # Bound for as long as there is this engine: nobody else gets its port while it is stopped.
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.port: int = self._held.getsockname()[1]
         self.healthy = True
         self.health_checks = 0
         self.received: list[Received] = []
@@ -60,12 +65,17 @@ class FakeEngine:
         )
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
-        self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
+        """Until it is started again nobody listens at its port."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    async def end(self) -> None:
+        """Stop for good."""
+        await self.stop()
+        self._held.close()
 
     async def _health(self, request: web.Request) -> web.Response:
         self.health_checks += 1

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from helpers.real_engine import free_port
+from uellm_devcluster.local import free_port
 
 READY_TIMEOUT_S = 300.0
 END_TIMEOUT_S = 60.0

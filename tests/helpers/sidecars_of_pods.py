@@ -50,7 +50,7 @@ class SidecarsOfPods:
         engine = FakeEngine()
         engine.script = engine.on_word
         await engine.start()
-        stack.push_async_callback(engine.stop)
+        stack.push_async_callback(engine.end)
         options = SidecarOptions(
             listen=Address(address, SIDECAR_PORT),
             metrics_listen=Address(address, METRICS_PORT),

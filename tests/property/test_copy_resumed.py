@@ -34,7 +34,11 @@ def hub():
     ranges=st.booleans(),
     cut=st.sampled_from([0, 700]),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_a_copy_that_is_killed_at_any_byte_ends_with_the_same_bytes(
     hub, monkeypatch, weights, config, kills, ranges, cut
 ):

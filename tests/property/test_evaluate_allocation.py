@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from uellm.evaluate.allocation.modes import MODES
 from uellm.evaluate.allocation.world import ClusterState, GivenDevices, random_nodes, random_services
 
 
+@pytest.mark.timeout(300)  # some clusters take many times as long as most
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10**6))
 def test_every_gpu_has_one_owner_whatever_comes_and_goes(seed: int) -> None:

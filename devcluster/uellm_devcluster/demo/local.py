@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from uellm_devcluster import tinymodel
 from uellm_devcluster.demo import cluster, readback, traffic
 from uellm_devcluster.demo.story import StepFailed, Story
 from uellm_devcluster.install import CHART
+from uellm_devcluster.local import free_port
 
 _READY_TIMEOUT_S = 240.0
 _END_TIMEOUT_S = 60.0
@@ -42,7 +42,7 @@ def run(story: Story) -> None:
         tinymodel.make(cluster.MODELS / cluster.SERVICE)
     with tempfile.TemporaryDirectory() as scratch:
         service, node = _documents(Path(scratch))
-        port = _free_port()
+        port = free_port()
         with _running(service, node, port):
             with story.step("engine ready, by `uellm run`"):
                 _until_ready(port)
@@ -66,12 +66,6 @@ def _documents(scratch: Path) -> tuple[Path, Path]:
     for path, document in zip(paths, (service, node), strict=True):
         path.write_text(yaml.safe_dump(document))
     return paths
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

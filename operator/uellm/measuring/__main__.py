@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -105,7 +106,7 @@ def supervised(work: Callable[[], int]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if not child:
-        os.setsid()
+        os.setpgid(0, 0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         status = 1
         try:
@@ -113,9 +114,12 @@ def supervised(work: Callable[[], int]) -> int:
         finally:
             sys.stderr.flush()
             os._exit(status)
+    # Here too: a signal may come before the child has run at all.
+    os.setpgid(child, child)
 
     def end(number: int, _: FrameType | None) -> None:
-        os.killpg(child, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # all have ended by themselves
+            os.killpg(child, signal.SIGKILL)
         os._exit(128 + number)
 
     for each in SIGNALS:

@@ -24,6 +24,7 @@ from uellm.cli.local.prepare import Prepared, prepare
 from uellm.cli.local.serve import Ports, choose_ports, serve
 from uellm.errors import BadInput, CannotBeDone, PlanError
 from uellm_devcluster import tinymodel
+from uellm_devcluster.local import free_port
 
 CONFIG = tinymodel.config()
 FAKE_ENGINE = """
@@ -103,10 +104,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def ports() -> Ports:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return choose_ports(port)
+    return choose_ports(free_port())
 
 
 def test_the_pods_own_documents_are_written_for_the_processes(prepared, tmp_path):

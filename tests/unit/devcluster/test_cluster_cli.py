@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,10 @@ def test_directories_to_make_come_parents_first_and_each_once(tmp_path: Path) ->
 def test_free_ports_differ() -> None:
     ports: dict[str, Any] = local.free_ports("a", "b", "c")
     assert len(set(ports.values())) == 3
+
+
+def test_a_port_that_somebody_has_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = local.free_port()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(local, "_ports", iter([taken.getsockname()[1], free]))
+        assert local.free_port() == free

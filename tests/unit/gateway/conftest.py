@@ -157,7 +157,7 @@ async def engines() -> AsyncIterator[Callable[..., Awaitable[FakeEngine]]]:
         async def start() -> FakeEngine:
             fake = FakeEngine()
             await fake.start()
-            stack.push_async_callback(fake.stop)
+            stack.push_async_callback(fake.end)
             return fake
 
         yield start

@@ -223,7 +223,7 @@ async def test_the_gateways_own_keys_are_asked_for_in_addition(launch, engines, 
 
 
 async def test_slow_and_silent_clients_and_those_that_leave_leave_nothing_behind(launch, engines) -> None:
-    harness = await launch(limits=RequestLimits(header_deadline_s=0.3, body_deadline_s=0.3, idle_s=0.3))
+    harness = await launch(limits=RequestLimits(header_deadline_s=1.0, body_deadline_s=1.0, idle_s=1.0, linger_s=0.5))
     engine = await engines()
     harness.serve("llama", engine.port)
     slow = [b"", b"POST / HT", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99\r\n\r\n{"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterator
 
 import pytest
 from aiohttp import web
@@ -13,11 +14,13 @@ from uellm.gateway.retry_budget import RetryBudget
 from uellm.routing import books
 
 
-def dead_port() -> int:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        port: int = holder.getsockname()[1]
-        return port
+@pytest.fixture
+def dead_ports() -> Iterator[list[int]]:
+    """Two ports that nobody listens on: bound, so that nobody else gets them."""
+    with socket.socket() as one, socket.socket() as other:
+        for each in (one, other):
+            each.bind(("127.0.0.1", 0))
+        yield [each.getsockname()[1] for each in (one, other)]
 
 
 def refusing(outcome: str, status: int = 503):
@@ -57,9 +60,9 @@ async def test_requests_go_to_the_replica_with_the_fewest(harness, engines) -> N
     assert {status for status, _ in await asyncio.gather(*asking)} == {200}
 
 
-async def test_a_replica_that_cannot_be_reached_is_passed_over(harness, engines) -> None:
+async def test_a_replica_that_cannot_be_reached_is_passed_over(harness, engines, dead_ports) -> None:
     engine = await engines()
-    harness.serve("llama", dead_port(), engine.port)
+    harness.serve("llama", dead_ports[0], engine.port)
     await ask_until_both_were_first(harness, 6)
     assert len(engine.received) == 6
     retries = harness.gateway.figures.retries
@@ -211,8 +214,8 @@ async def test_a_request_that_broke_two_connections_breaks_no_third_one(harness,
     assert sum(len(engine.received) for engine in three) == 2
 
 
-async def test_where_no_replica_can_be_reached_the_client_is_told(harness) -> None:
-    harness.serve("llama", dead_port(), dead_port())
+async def test_where_no_replica_can_be_reached_the_client_is_told(harness, dead_ports) -> None:
+    harness.serve("llama", *dead_ports)
     async with harness.post() as response:
         assert response.status == 503
         error = (await response.json())["error"]
@@ -253,12 +256,18 @@ async def test_a_replica_that_never_answers_keeps_no_share_of_the_requests(harne
     hanging, good = await engines(), await engines()
     hanging.script = FakeEngine.on_word
     harness.serve("llama", hanging.port, good.port)
-    for _ in range(20):
-        asking = harness.ask()
-        await asyncio.wait({asking}, timeout=0.1)
-        asking.cancel()
+
+    async def ask_once() -> None:
+        hung, asking = len(hanging.received), harness.ask()
+        await eventually(lambda: asking.done() or len(hanging.received) > hung)
+        if not asking.done():
+            await asyncio.sleep(10 * books.SILENT_S)
+            asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await eventually(lambda: not harness.gateway.drain.active)
+
+    for _ in range(20):
+        await ask_once()
     assert len(hanging.received) == 1
     assert len(good.received) == 19
 

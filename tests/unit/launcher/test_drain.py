@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -88,6 +89,8 @@ def test_a_drain_that_does_not_end_is_given_up(serve, capfd, tmp_path):
 
 
 @pytest.fixture
-def unused_port() -> int:
-    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        return server.server_port
+def unused_port() -> Iterator[int]:
+    """A port that nobody listens on: bound, so that nobody else gets it."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]

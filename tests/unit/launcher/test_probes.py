@@ -58,10 +58,11 @@ def sidecar() -> Iterator[Peer]:
 
 
 @pytest.fixture
-def nobody() -> tuple[str, int]:
-    """An address at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return ("127.0.0.1", taken.getsockname()[1])
+def nobody() -> Iterator[tuple[str, int]]:
+    """An address at which nobody listens: bound, so that nobody else gets it."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()
 
 
 @pytest.fixture

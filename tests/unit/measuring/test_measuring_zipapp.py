@@ -41,6 +41,17 @@ empty = zeros = ones = randn = lost
 """
 
 
+SIGNALLED_AT_ONCE = """
+import os, signal, time
+from uellm.measuring.__main__ import supervised
+
+os.register_at_fork(after_in_child=lambda: time.sleep(60))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+os.kill(os.getpid(), signal.SIGTERM)
+supervised(lambda: 0)
+"""
+
+
 @pytest.fixture(scope="module")
 def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("zipapp") / "measuring.pyz"
@@ -101,6 +112,13 @@ def test_it_ends_at_once_when_it_gets_a_signal_whatever_torch_is_doing(zipapp, t
         assert process.stdout.read() == ""
         assert process.wait(10) == 128 + signal.SIGTERM
         assert time.monotonic() - start_s < 2  # the pod's grace period
+
+
+def test_a_signal_ends_a_process_too_that_has_not_come_to_its_first_line():
+    words = [sys.executable, "-c", SIGNALLED_AT_ONCE]
+    # The pipes end with the last process that has them.
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
 
 
 def test_a_device_that_torch_cannot_use_is_one_line_and_no_result_that_anybody_would_take_for_done(zipapp, tmp_path):

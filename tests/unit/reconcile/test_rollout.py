@@ -89,7 +89,7 @@ def test_between_changes_a_deployment_is_made_ready_for_a_restart_without_a_gap(
     rolling=st.booleans(),
     first=st.sampled_from([SURGE, IN_PLACE]),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_a_strategy_turns_at_most_once_between_changes(choose, live, surges, rolling, first):
     """At rest into a surge, during a rollout into one in place: never back, whatever becomes free or is taken."""
     found = [first]

@@ -33,7 +33,7 @@ async def engine() -> AsyncIterator[FakeEngine]:
     fake = FakeEngine()
     await fake.start()
     yield fake
-    await fake.stop()
+    await fake.end()
 
 
 @dataclass

@@ -80,13 +80,14 @@ async def test_an_engines_start_options_come_from_the_configuration(telling):
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(liveness, "STILL_S", 0.05)
-    monkeypatch.setattr(liveness, "CANARY_S", 0.1)
+    monkeypatch.setattr(liveness, "CANARY_S", 2.0)
 
 
 @pytest.mark.usefixtures("impatient")
 async def test_an_engine_that_hangs_but_reports_healthy_gets_a_canary_and_then_no_more_requests(
-    engine, telling, eventually
+    engine, telling, eventually, monkeypatch
 ):
+    monkeypatch.setattr(liveness, "CANARY_S", 0.1)
     engine.script = engine.on_word
     harness = await telling()
     asked = harness.ask(b'{"first": 1}')

@@ -76,7 +76,7 @@ async def test_a_connection_may_be_unused_for_longer_than_load_balancers_keep_on
 
 
 async def test_a_connection_that_was_unused_too_long_is_told_before_it_is_closed(engine, launch):
-    harness = await launch({"classes": [], "http": {"idleTimeout": "100ms"}})
+    harness = await launch({"classes": [], "http": {"idleTimeout": "500ms"}})
     reader, writer = await harness.connect()
     writer.write(GET)
     await reader.readuntil(b"\r\n\r\n")
@@ -92,11 +92,11 @@ async def test_the_idle_time_of_a_connection_begins_anew_with_each_answer(engine
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), 0.4)
+        asked_s = asyncio.get_running_loop().time()
         writer.write(GET)
         await reader.readuntil(b"\r\n\r\n")
-    answered_s = asyncio.get_running_loop().time()
     assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 408 ")
-    assert asyncio.get_running_loop().time() - answered_s > 0.9
+    assert asyncio.get_running_loop().time() - asked_s > 0.9
     writer.close()
 
 
@@ -279,7 +279,7 @@ async def test_a_priority_that_is_a_number_is_replaced(engine, launch):
 
 
 async def test_a_process_that_ends_answers_for_a_while_that_it_does(engine, launch):
-    harness = await launch(lame_duck_s=0.3)
+    harness = await launch(lame_duck_s=2.0)
     ending = asyncio.create_task(harness.sidecar.stop(linger=True))
     async with harness.post() as response:
         assert (response.status, response.headers["Connection"]) == (503, "close")

@@ -214,11 +214,11 @@ UPLOAD = b"POST /sleep HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\n"
 
 
 async def test_a_client_that_is_refused_during_its_upload_reads_the_refusal_at_its_end(launch):
-    harness = await launch(limits=RequestLimits(linger_s=0.2))
+    harness = await launch(limits=RequestLimits(linger_s=0.5))
     reader, writer = await harness.connect()
     writer.write(UPLOAD)
     loop = asyncio.get_running_loop()
-    until_s = loop.time() + 1.0
+    until_s = loop.time() + 2.0
     while loop.time() < until_s:  # a client at a slow pace, for far longer than the time between two of its bytes
         writer.write(bytes(20_000))
         await writer.drain()
