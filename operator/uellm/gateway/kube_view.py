@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from uellm.api.names import SERVICE_LABEL, WANTED_AT_ANNOTATION
 from uellm.gateway.catalog import Service, ServiceKey
+from uellm.gateway.contact import Contact
 from uellm.gateway.documents import key_of, ready_endpoints, service_of, slice_service
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.replicas import ReplicaAddress
@@ -37,8 +38,7 @@ class KubeView:
         self._fleet = fleet
         self._namespaces: Sequence[str | None] = tuple(namespaces) or (None,)
         self._clock = clock
-        self._heard_s: dict[tuple[Kind, str | None], float] = {}
-        self._synced: set[tuple[Kind, str | None]] = set()
+        self._contact = Contact((LLMSERVICE, ENDPOINTSLICE), self._namespaces, clock)
         self._slices: dict[ServiceKey, dict[str, dict[str, ReplicaAddress]]] = defaultdict(dict)
         """By service and slice: the addresses of ready pods."""
         self._slice_of: dict[ServiceKey, ServiceKey] = {}
@@ -49,12 +49,17 @@ class KubeView:
 
     @property
     def complete(self) -> bool:
-        """Whether everything was read once."""
-        return len(self._synced) == 2 * len(self._namespaces)
+        """Whether everything was read once that can be read."""
+        return self._contact.complete
+
+    @property
+    def refused(self) -> set[str]:
+        """Namespaces that cannot be read: their services are not served."""
+        return {namespace for namespace in self._contact.refused if namespace is not None}
 
     def age_s(self) -> float:
         """Seconds since the API server was heard of; infinite before the first time."""
-        return self._clock() - min(self._heard_s.values(), default=float("-inf"))
+        return self._contact.age_s()
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -95,15 +100,27 @@ class KubeView:
     async def _follow(
         self, kind: Kind, namespace: str | None, label_selector: str, put: Callable[[Event], None]
     ) -> None:
-        def heard() -> None:
-            self._heard_s[kind, namespace] = self._clock()
-
-        watched = self._kube.watch(kind, namespace=namespace, label_selector=label_selector, on_contact=heard)
+        watched = self._kube.watch(
+            kind,
+            namespace=namespace,
+            label_selector=label_selector,
+            on_contact=lambda: self._contact.heard(kind, namespace),
+            on_refused=lambda error: self._refused(kind, namespace, error),
+        )
         async for event in watched:
             if event.type == SYNCED:
-                self._synced.add((kind, namespace))
+                self._contact.synced(kind, namespace)
             else:
                 put(event)
+
+    def _refused(self, kind: Kind, namespace: str | None, error: KubeError) -> None:
+        if not self._contact.refuse(kind, namespace):
+            return
+        if namespace is None:
+            LOG.error("no namespace can be read: %s; give the gateway the ClusterRoleBinding of its chart", error)
+        else:
+            todo = "take it out of gateway.namespaces if it was deleted; if not, helm upgrade gives the rights anew"
+            LOG.error("the services of namespace %s cannot be read: %s; %s", namespace, error, todo)
 
     def _service(self, event: Event) -> None:
         if event.type == DELETED:

@@ -81,11 +81,14 @@ class Watch:
         on_contact: Callable[[], None] | None = None,
         optional: bool = False,
         forbidden_s: float | None = None,
+        on_refused: Callable[[Forbidden | NotFound], None] | None = None,
     ) -> None:
         """`optional`: the kind may not be installed; then `events` ends with NotFound or Forbidden.
 
         `forbidden_s`: `events` ends with Forbidden where that was all it heard for so long, until it has once worked.
+        `on_refused`: called at every NotFound or Forbidden that is retried, in place of a line in the log.
         """
+        self._on_refused = on_refused
         self._optional = optional
         self._forbidden_s = forbidden_s
         self._forbidden_since: float | None = None
@@ -209,8 +212,12 @@ class Watch:
         longest_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._failures, 10))
         requested_s = (failure.retry_after_s if failure else None) or 0.0
         delay_s = max(random.uniform(0, longest_s), min(requested_s, LONGEST_DELAY_S))
-        level = logging.WARNING if failure and not isinstance(failure, Gone) else logging.INFO
-        logger.log(level, "watch of %s: %s; again in %.1f s", self._path, failure or "ended without an event", delay_s)
+        if self._on_refused is not None and isinstance(failure, NotFound | Forbidden):
+            self._on_refused(failure)
+        else:
+            level = logging.WARNING if failure and not isinstance(failure, Gone) else logging.INFO
+            why = failure or "ended without an event"
+            logger.log(level, "watch of %s: %s; again in %.1f s", self._path, why, delay_s)
         await sleep(delay_s)
 
 

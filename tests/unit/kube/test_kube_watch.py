@@ -202,3 +202,17 @@ async def test_a_watch_that_has_worked_outlives_a_refusal(server, kube, scripts)
         scripts.streams(("ADDED", scripts.config_map("b", "12")), then=for_ever),
     ]
     assert await take(kube, 3, forbidden_s=0.0) == [("SYNCED", ""), ("ADDED", "a"), ("ADDED", "b")]
+
+
+async def test_who_wants_to_know_of_refusals_is_told_of_each_and_they_are_not_logged(server, kube, scripts, caplog):
+    server.script = [
+        scripts.refuses(403, "Forbidden"),
+        scripts.refuses(404, "NotFound"),
+        scripts.refuses(503),
+        scripts.lists("10"),
+        scripts.streams(then=for_ever),
+    ]
+    refused: list[int] = []
+    assert await take(kube, 1, on_refused=lambda error: refused.append(error.status)) == [("SYNCED", "")]
+    assert refused == [403, 404]
+    assert [record.levelname for record in caplog.records if record.name == "uellm.kube.watch"] == ["WARNING"]
