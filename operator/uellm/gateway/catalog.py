@@ -73,6 +73,8 @@ class Service:
     created_s: int = 0
     """Unix time."""
     suspended: bool = False
+    deleting: bool = False
+    """It is being deleted, which may take as long as its pods do, and gets no replica any more."""
     wakes: bool = False
     """It gets a replica when the gateway asks for one."""
     replicas: int = 1
@@ -87,7 +89,7 @@ class Service:
     @property
     def starts(self) -> bool:
         """Whether it gets a replica, by itself or when it is asked for one."""
-        return not self.suspended and (self.wakes or self.replicas > 0)
+        return not self.suspended and not self.deleting and (self.wakes or self.replicas > 0)
 
     def class_of(self, headers: HeaderLookup) -> TargetClass | None:
         """The class that a request names, or else the default; targets of its own replace those of the class.
@@ -200,8 +202,11 @@ class Catalog:
             return
         self._stale = False
         in_namespace: dict[tuple[str, str], list[Match]] = defaultdict(list)
-        for key in sorted(self.services):
-            for match in _matches(self.services[key], self._told.get(key, frozenset())):
+        for key, service in sorted(self.services.items()):
+            told = self._told.get(key, frozenset())
+            if service.deleting and not told:
+                continue
+            for match in _matches(service, told):
                 in_namespace[key.namespace, match.name].append(match)
         self._owners, self._by_full_name = defaultdict(list), {}
         for (namespace, name), matches in in_namespace.items():

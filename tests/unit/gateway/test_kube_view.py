@@ -76,6 +76,15 @@ def test_a_suspended_service_does_not_wake() -> None:
     assert (service.suspended, service.wakes) == (True, False)
 
 
+@pytest.mark.parametrize("spec", [{"autoscaling": {"maxReplicas": 1}, "replicas": 0}, {"replicas": 2}])
+def test_a_service_that_is_being_deleted_gets_no_replica(spec) -> None:
+    document = llmservice(**spec)
+    assert service_of(document).starts
+    document["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z"
+    service = service_of(document)
+    assert (service.deleting, service.wakes, service.starts) == (True, False, False)
+
+
 @pytest.mark.parametrize("spec", [{}, {"model": None, "slo": 1, "autoscaling": [], "auth": {"apiKeysSecretRef": 1}}])
 def test_odd_fields_count_as_not_set(spec) -> None:
     service = service_of(llmservice(**spec))
