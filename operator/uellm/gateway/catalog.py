@@ -176,7 +176,7 @@ class Catalog:
         if len(found) != 1:
             raise _ambiguous(asked, found) if found else self._unknown(asked)
         if found[0].pending:
-            raise _pending(found[0])
+            raise not_yet(found[0])
         return found[0]
 
     def listed(self) -> list[dict[str, Any]]:
@@ -281,7 +281,8 @@ def _able(matches: list[Match]) -> list[Match]:
     return [match for match in matches if match.served] or [match for match in matches if match.answered] or matches
 
 
-def _pending(match: Match) -> Refusal:
+def not_yet(match: Match) -> Refusal:
+    """The answer to requests that name what no replica of the service serves yet."""
     service = match.service.key.name
     message = f"no replica of {service} serves `{match.name}` yet; the status of {service} says why; retry later"
     return Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_ENGINE_S))
