@@ -6,7 +6,6 @@ While the API server is away the last state stays in force: replicas that are go
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import time
 from collections import defaultdict
@@ -19,11 +18,9 @@ from uellm.gateway.contact import Contact
 from uellm.gateway.documents import key_of, ready_endpoints, service_of, slice_service
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.replicas import ReplicaAddress
-from uellm.kube import DELETED, ENDPOINTSLICE, LLMSERVICE, SECRET, SYNCED, Event, Kind, Kube, KubeError
+from uellm.gateway.secret_keys import KeySecret, SecretKeys
+from uellm.kube import DELETED, ENDPOINTSLICE, LLMSERVICE, SYNCED, Event, Kind, Kube, KubeError
 from uellm.proxying.keys import Keys
-
-KEYS_FOR_S = 30.0
-"""How long keys that were read, or a refusal to read them, are taken for current."""
 
 LOG = logging.getLogger("uellm.gateway")
 
@@ -43,9 +40,7 @@ class KubeView:
         """By service and slice: the addresses of ready pods."""
         self._slice_of: dict[ServiceKey, ServiceKey] = {}
         """The service of each slice."""
-        self._keys: dict[ServiceKey, tuple[float, Keys | None]] = {}
-        self._reading: defaultdict[ServiceKey, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """Keys: of a burst of requests the first one reads them."""
+        self._keys = SecretKeys(kube, clock)
 
     @property
     def complete(self) -> bool:
@@ -78,24 +73,9 @@ class KubeView:
             LOG.error("cannot ask for a replica of %s: %s", key, error)
 
     async def keys(self, service: Service) -> Keys | None:
-        """The keys of its Secret, where a Role of the namespace lets the gateway read it."""
-        if service.keys_secret is None:
-            return None
-        async with self._reading[service.key]:
-            until_s, keys = self._keys.get(service.key, (0.0, None))
-            if self._clock() >= until_s:
-                keys = await self._read_keys(service.key.namespace, service.keys_secret)
-                self._keys[service.key] = (self._clock() + KEYS_FOR_S, keys)
-            return keys
-
-    async def _read_keys(self, namespace: str, secret: str) -> Keys | None:
-        try:
-            document = await self._kube.get(SECRET, secret, namespace)
-        except KubeError:
-            return None
-        values = [base64.b64decode(value) for value in ((document or {}).get("data") or {}).values()]
-        lines = [line.strip() for value in values for line in value.decode("utf-8", "replace").splitlines()]
-        return Keys(line for line in lines if line)
+        """The keys of its Secret, where a Role of the namespace lets the gateway read it. Raises Refusal."""
+        secret = _secret_of(service)
+        return None if secret is None else await self._keys.of(secret)
 
     async def _follow(
         self, kind: Kind, namespace: str | None, label_selector: str, put: Callable[[Event], None]
@@ -123,12 +103,15 @@ class KubeView:
             LOG.error("the services of namespace %s cannot be read: %s; %s", namespace, error, todo)
 
     def _service(self, event: Event) -> None:
-        if event.type == DELETED:
-            self._keys.pop(key_of(event.object), None)
-            self._reading.pop(key_of(event.object), None)
+        before = self._fleet.catalog.services.get(key_of(event.object))
+        after = None if event.type == DELETED else service_of(event.object)
+        if after is None:
             self._fleet.drop(key_of(event.object))
         else:
-            self._fleet.put(service_of(event.object))
+            self._fleet.put(after)
+        secret = before and _secret_of(before)
+        if secret and (after is None or _secret_of(after) != secret):
+            self._keys.forget(secret)
 
     def _slice(self, event: Event) -> None:
         name = key_of(event.object)
@@ -154,3 +137,7 @@ class KubeView:
         if not self._slices[service]:
             del self._slices[service]
         self._fleet.place(service, by_pod.values())
+
+
+def _secret_of(service: Service) -> KeySecret | None:
+    return None if service.keys_secret is None else KeySecret(service.key.namespace, service.keys_secret)

@@ -30,4 +30,7 @@ class FleetView(Protocol):
         """Ask for a replica. Raises nothing: the caller asks again."""
 
     async def keys(self, service: Service) -> Keys | None:
-        """The API keys of a service; None: they are not for the gateway to read, or there are none."""
+        """The API keys of a service; None: they are not for the gateway to read, or there are none.
+
+        Raises Refusal: they cannot be read now.
+        """

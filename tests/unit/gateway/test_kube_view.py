@@ -18,6 +18,7 @@ from uellm.gateway.fleet import Fleet
 from uellm.gateway.kube_view import KubeView
 from uellm.gateway.replicas import ReplicaAddress
 from uellm.kube import ADDED, DELETED, ENDPOINTSLICE, LLMSERVICE, MODIFIED, SYNCED, Event, Forbidden, Kind
+from uellm.proxying.outcome import Refusal
 
 LLAMA = ServiceKey("team-a", "llama")
 
@@ -204,6 +205,23 @@ async def test_keys_that_may_not_be_read_are_not_there(world) -> None:
     kube, view, _ = world
     kube.secret = Forbidden(403, "Forbidden", "no")
     assert await view.keys(service_of(llmservice(auth={"apiKeysSecretRef": {"name": "keys"}}))) is None
+
+
+async def test_another_secret_is_read_at_once(world) -> None:
+    kube, view, fleet = world
+    old, new = ({"apiKeysSecretRef": {"name": name}} for name in ("old", "new"))
+    await kube.put(LLMSERVICE, ADDED, llmservice(auth=old))
+    kube.secret = {"data": {"a": base64.b64encode(b"one").decode()}}
+    (await view.keys(fleet.catalog.services[LLAMA])).check("POST", "/v1/x", "one")
+    kube.secret = {"data": {"a": base64.b64encode(b"two").decode()}}
+    await kube.put(LLMSERVICE, MODIFIED, llmservice(auth=new))
+    keys = await view.keys(fleet.catalog.services[LLAMA])
+    keys.check("POST", "/v1/x", "two")
+    with pytest.raises(Refusal, match="not one of this service's"):
+        keys.check("POST", "/v1/x", "one")
+    assert kube.reads == 2
+    await kube.put(LLMSERVICE, DELETED, llmservice())
+    assert view._keys._read == {}
 
 
 async def test_a_namespace_that_was_deleted_is_logged_once_and_the_others_are_served(caplog) -> None:
