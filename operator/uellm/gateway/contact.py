@@ -15,6 +15,10 @@ Namespaces = Sequence[str | None]
 """Those that are watched; None: all in one."""
 
 
+LOST_S = 300.0
+"""After so long a refusal counts as the end of a namespace: what is known of its services is no longer true."""
+
+
 class Contact:
     """Which watches have answered, which are refused, and when they were heard of last."""
 
@@ -24,41 +28,42 @@ class Contact:
         self._kinds = tuple(kinds)
         self._namespaces = namespaces
         self._clock = clock
+        self.complete = False
+        """Whether every namespace was read once or is refused, and one at least was read. It stays so."""
         self._heard_s: dict[tuple[Kind, str | None], float] = {}
         self._synced: set[tuple[Kind, str | None]] = set()
         self._answered: set[tuple[Kind, str | None]] = set()
         """Those that have read everything, or were refused, at least once."""
-        self._refused: set[tuple[Kind, str | None]] = set()
-        """Those whose last answer was a refusal."""
+        self._refused_s: dict[tuple[Kind, str | None], float] = {}
+        """Those whose last answer was a refusal: since when."""
 
     def heard(self, kind: Kind, namespace: str | None) -> None:
         """A watch has received something."""
         self._heard_s[kind, namespace] = self._clock()
-        self._refused.discard((kind, namespace))
+        self._refused_s.pop((kind, namespace), None)
 
     def synced(self, kind: Kind, namespace: str | None) -> None:
         """A watch has read everything."""
         self._synced.add((kind, namespace))
-        self._answered.add((kind, namespace))
+        self._answer(kind, namespace)
 
     def refuse(self, kind: Kind, namespace: str | None) -> bool:
         """A watch was refused. Whether that is news: its namespace was not refused before."""
         news = namespace not in self.refused
-        self._refused.add((kind, namespace))
-        self._answered.add((kind, namespace))
+        self._refused_s.setdefault((kind, namespace), self._clock())
+        self._answer(kind, namespace)
         return news
+
+    def lost(self, kind: Kind, namespace: str | None) -> bool:
+        """Whether a watch has been refused for long, and others are not: its namespace is not there any more."""
+        since_s = self._refused_s.get((kind, namespace))
+        others = set(self._namespaces) - self.refused
+        return bool(others) and since_s is not None and self._clock() - since_s >= LOST_S
 
     @property
     def refused(self) -> set[str | None]:
         """Namespaces that cannot be read."""
-        return {namespace for _, namespace in self._refused}
-
-    @property
-    def complete(self) -> bool:
-        """Whether every namespace was read once or is refused, and one at least was read."""
-        watches = {(kind, namespace) for namespace in self._namespaces for kind in self._kinds}
-        read = (all((kind, namespace) in self._synced for kind in self._kinds) for namespace in self._namespaces)
-        return watches == self._answered and any(read)
+        return {namespace for _, namespace in self._refused_s}
 
     def age_s(self) -> float:
         """Seconds since the API server was heard of; infinite before the first time.
@@ -68,3 +73,8 @@ class Contact:
         refused = self.refused
         counted_s = [heard_s for (_, namespace), heard_s in self._heard_s.items() if namespace not in refused]
         return self._clock() - min(counted_s or self._heard_s.values(), default=float("-inf"))
+
+    def _answer(self, kind: Kind, namespace: str | None) -> None:
+        self._answered.add((kind, namespace))
+        read = (all((kind, namespace) in self._synced for kind in self._kinds) for namespace in self._namespaces)
+        self.complete = len(self._answered) == len(self._kinds) * len(set(self._namespaces)) and any(read)

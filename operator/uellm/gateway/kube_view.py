@@ -93,14 +93,11 @@ class KubeView:
             else:
                 put(event)
 
-    def _refused(self, kind: Kind, namespace: str | None, error: KubeError) -> None:
-        if not self._contact.refuse(kind, namespace):
-            return
-        if namespace is None:
-            LOG.error("no namespace can be read: %s; give the gateway the ClusterRoleBinding of its chart", error)
-        else:
-            todo = "take it out of gateway.namespaces if it was deleted; if not, helm upgrade gives the rights anew"
-            LOG.error("the services of namespace %s cannot be read: %s; %s", namespace, error, todo)
+    def _refused(self, kind: Kind, namespace: str | None, error: KubeError) -> bool:
+        """Log a refusal that is news; whether everything known of the namespace is to be dropped."""
+        if self._contact.refuse(kind, namespace):
+            LOG.error("%s", _refusal(namespace, error))
+        return self._contact.lost(kind, namespace)
 
     def _service(self, event: Event) -> None:
         before = self._fleet.catalog.services.get(key_of(event.object))
@@ -141,3 +138,10 @@ class KubeView:
 
 def _secret_of(service: Service) -> KeySecret | None:
     return None if service.keys_secret is None else KeySecret(service.key.namespace, service.keys_secret)
+
+
+def _refusal(namespace: str | None, error: KubeError) -> str:
+    if namespace is None:
+        return f"no namespace can be read: {error}; give the gateway the ClusterRoleBinding of its chart"
+    todo = "take it out of gateway.namespaces if it was deleted; if not, helm upgrade gives the rights anew"
+    return f"the services of namespace {namespace} cannot be read: {error}; {todo}"

@@ -182,13 +182,14 @@ class Kube:
         on_contact: Callable[[], None] | None = None,
         optional: bool = False,
         forbidden_s: float | None = None,
-        on_refused: Callable[[Forbidden | NotFound], None] | None = None,
+        on_refused: Callable[[Forbidden | NotFound], bool] | None = None,
     ) -> AsyncGenerator[Event]:
         """All objects as ADDED, then SYNCED, then every change, for ever; see `uellm.kube.watch`.
 
         `optional`: raises NotFound where the kind is not installed, and Forbidden where it may not be read.
         `forbidden_s`: raises Forbidden where it was forbidden for so long and has never worked.
-        `on_refused`: called at every NotFound or Forbidden that is retried; nothing is logged of them then.
+        `on_refused`: called at every NotFound or Forbidden that is retried; nothing is logged of them then. Where it
+        returns True, everything known is yielded as DELETED.
         `on_contact` is called whenever something was received: at least every `session_s` while the server works.
         """
         watch = Watch(

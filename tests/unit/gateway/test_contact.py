@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from uellm.gateway.contact import Contact
+from uellm.gateway.contact import LOST_S, Contact
 from uellm.kube import ENDPOINTSLICE, LLMSERVICE
 
 KINDS = (LLMSERVICE, ENDPOINTSLICE)
@@ -95,3 +95,17 @@ def test_a_namespace_that_can_be_read_again_is_refused_no_more_and_may_be_news_o
     assert contact.refused == set()
     assert contact.complete, "its lists may have many pages, and meanwhile the others go on"
     assert contact.refuse(LLMSERVICE, "b")
+
+
+@pytest.mark.parametrize(("namespaces", "lost"), [([None], False), (["gone"], False), (["gone", "a"], True)])
+def test_a_namespace_that_stays_refused_is_lost_if_there_is_another_one(clock, namespaces, lost) -> None:
+    contact = Contact(KINDS, namespaces, clock)
+    read(contact, *namespaces)
+    contact.refuse(LLMSERVICE, namespaces[0])
+    clock.now_s = LOST_S - 1
+    contact.refuse(LLMSERVICE, namespaces[0])
+    assert not contact.lost(LLMSERVICE, namespaces[0])
+    clock.now_s = LOST_S
+    assert contact.lost(LLMSERVICE, namespaces[0]) == lost
+    contact.heard(LLMSERVICE, namespaces[0])
+    assert not contact.lost(LLMSERVICE, namespaces[0])
