@@ -7,6 +7,10 @@ a served name with a slash in it.
 What the replicas tell is what can be answered: after an edit of the names the old ones work as long as a replica serves
 them, and the new ones as soon as one does. A name that a spec has, however, is never taken over by what replicas of
 another namespace tell.
+
+Where several services have a name, those that can answer come before those that cannot, and those with replicas before
+those that have yet to start one. Of those that are left in one namespace the oldest has the name; of several namespaces
+none has, and the request has to say which one it means.
 """
 
 from __future__ import annotations
@@ -69,6 +73,8 @@ class Service:
     created_s: int = 0
     """Unix time."""
     suspended: bool = False
+    deleting: bool = False
+    """It is being deleted, which may take as long as its pods do, and gets no replica any more."""
     wakes: bool = False
     """It gets a replica when the gateway asks for one."""
     replicas: int = 1
@@ -83,7 +89,7 @@ class Service:
     @property
     def starts(self) -> bool:
         """Whether it gets a replica, by itself or when it is asked for one."""
-        return not self.suspended and (self.wakes or self.replicas > 0)
+        return not self.suspended and not self.deleting and (self.wakes or self.replicas > 0)
 
     def class_of(self, headers: HeaderLookup) -> TargetClass | None:
         """The class that a request names, or else the default; targets of its own replace those of the class.
@@ -125,6 +131,8 @@ class Match:
     """There are replicas, and none of them serves it yet."""
     answered: bool = True
     """A replica serves it, or will once there is one."""
+    served: bool = True
+    """A replica serves it now."""
 
 
 @dataclass(slots=True)
@@ -133,8 +141,11 @@ class Catalog:
 
     services: dict[ServiceKey, Service] = field(default_factory=dict)
     _told: dict[ServiceKey, Told] = field(default_factory=dict)
+    _owners: dict[str, list[Match]] = field(default_factory=dict)
+    """By name: of each namespace the service that has it there."""
     _by_name: dict[str, list[Match]] = field(default_factory=dict)
-    _by_full_name: dict[str, list[Match]] = field(default_factory=dict)
+    """Those of them between which only a request can choose; mostly one."""
+    _by_full_name: dict[str, Match] = field(default_factory=dict)
     _stale: bool = False
     """The names are to be found anew. Many services change at once, so that is done when a name is asked for."""
 
@@ -160,31 +171,27 @@ class Catalog:
     def find(self, asked: str) -> Match:
         """The one service of that name. Raises Refusal: there is none, or several, or no replica serves it yet."""
         self._index()
-        found = self._by_full_name.get(asked) or self._by_name.get(asked) or []
+        full = self._by_full_name.get(asked)
+        found = [full] if full else self._by_name.get(asked, [])
         if len(found) != 1:
             raise _ambiguous(asked, found) if found else self._unknown(asked)
         if found[0].pending:
-            raise _pending(found[0])
+            raise not_yet(found[0])
         return found[0]
 
     def listed(self) -> list[dict[str, Any]]:
         """OpenAI's model objects of every name that can be answered now, or once its service has been started.
 
-        A name that several namespaces have is listed with its namespace.
+        A name is listed with its namespace where the name alone leads to no service, or to another one.
         """
         self._index()
-        listed: dict[str, dict[str, Any]] = {}
-        for name, matches in sorted(self._by_name.items()):
-            for match in matches:
-                if not match.answered:
-                    continue
-                shown = (
-                    name
-                    if len(matches) == 1 and name not in self._by_full_name
-                    else f"{match.service.key.namespace}/{name}"
-                )
-                listed.setdefault(shown, model_object(shown, match))
-        return list(listed.values())
+        listed: list[dict[str, Any]] = []
+        for name, owners in sorted(self._owners.items()):
+            plain = [] if name in self._by_full_name else self._by_name[name]
+            for match in owners:
+                if match.answered:
+                    listed.append(model_object(name if plain == [match] else _full_name(match), match))
+        return listed
 
     def _unknown(self, asked: str) -> Refusal:
         message = f"The model `{asked[:_LONGEST_NAME]}` does not exist. {_names(m['id'] for m in self.listed())}"
@@ -195,17 +202,17 @@ class Catalog:
             return
         self._stale = False
         in_namespace: dict[tuple[str, str], list[Match]] = defaultdict(list)
-        for key in sorted(self.services):
-            for match in _matches(self.services[key], self._told.get(key, frozenset())):
+        for key, service in sorted(self.services.items()):
+            told = self._told.get(key, frozenset())
+            if service.deleting and not told:
+                continue
+            for match in _matches(service, told):
                 in_namespace[key.namespace, match.name].append(match)
-        by_name: dict[str, list[Match]] = defaultdict(list)
-        self._by_full_name = {}
+        self._owners, self._by_full_name = defaultdict(list), {}
         for (namespace, name), matches in in_namespace.items():
-            owners = self._by_full_name[f"{namespace}/{name}"] = _owners(matches)
-            by_name[name] += owners
-        self._by_name = {
-            name: [match for match in matches if match.declared] or matches for name, matches in by_name.items()
-        }
+            owner = self._by_full_name[f"{namespace}/{name}"] = _owner(matches)
+            self._owners[name].append(owner)
+        self._by_name = {name: _first(owners) for name, owners in self._owners.items()}
 
 
 def model_object(shown: str, match: Match) -> dict[str, Any]:
@@ -241,20 +248,41 @@ def _matches(service: Service, told: Told) -> Iterator[Match]:
             declared=name in spec,
             pending=pending,
             answered=not pending and (bool(told) or service.starts),
+            served=not pending and bool(told),
         )
 
 
-def _owners(matches: list[Match]) -> list[Match]:
-    """Who has a name in one namespace: the services whose spec has it.
+def _full_name(match: Match) -> str:
+    return f"{match.service.key.namespace}/{match.name}"
 
-    Where none of their replicas serves it yet, those that still do stand in: two services may exchange their names.
+
+def _owner(matches: list[Match]) -> Match:
+    """Who has a name in one namespace: a service whose spec has it.
+
+    Where none of them can answer, one whose replicas still do stands in: two services may exchange their names.
     """
     declared = [match for match in matches if match.declared]
     others = [replace(match, declared=bool(declared)) for match in matches if not match.declared]
-    return others if others and all(match.pending for match in declared) else declared
+    stands_in = others and not any(match.answered for match in declared)
+    return min(_able(others if stands_in else declared), key=_seniority)
 
 
-def _pending(match: Match) -> Refusal:
+def _seniority(match: Match) -> tuple[int, ServiceKey]:
+    return match.service.created_s, match.service.key
+
+
+def _first(matches: list[Match]) -> list[Match]:
+    """Who may be meant by a name without a namespace."""
+    return _able([match for match in matches if match.declared] or matches)
+
+
+def _able(matches: list[Match]) -> list[Match]:
+    """Those of them with replicas that serve the name; else those that can start one; else all."""
+    return [match for match in matches if match.served] or [match for match in matches if match.answered] or matches
+
+
+def not_yet(match: Match) -> Refusal:
+    """The answer to requests that name what no replica of the service serves yet."""
     service = match.service.key.name
     message = f"no replica of {service} serves `{match.name}` yet; the status of {service} says why; retry later"
     return Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_ENGINE_S))
@@ -269,14 +297,6 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _ambiguous(asked: str, found: list[Match]) -> Refusal:
-    full = dict.fromkeys(f"{match.service.key.namespace}/{match.name}" for match in found)
-    shown = asked[:_LONGEST_NAME]
-    if len(full) > 1:
-        message = f"The model `{shown}` exists in several namespaces; ask for one of: {', '.join(full)}."
-    else:
-        services = ", ".join(match.service.key.name for match in found)
-        message = (
-            f"The model `{shown}` is served by several LLMServices of one namespace ({services}); "
-            "give them different served names."
-        )
+    full = ", ".join(map(_full_name, found))
+    message = f"The model `{asked[:_LONGEST_NAME]}` exists in several namespaces; ask for one of: {full}."
     return Refusal(RequestOutcome.MODEL_AMBIGUOUS, message)

@@ -31,7 +31,7 @@ def service_of(document: Mapping[str, Any]) -> Service:
     metadata, spec = document["metadata"], _map(document, "spec")
     model, autoscaling = _map(spec, "model"), _map(spec, "autoscaling")
     key = key_of(document)
-    suspended = spec.get("suspend") is True
+    suspended, deleting = spec.get("suspend") is True, bool(metadata.get("deletionTimestamp"))
     named = [model.get("servedName") or key.name]
     named += [adapter.get("name") for adapter in _list(model, "adapters") if isinstance(adapter, Mapping)]
     startup_s = _map(_map(document, "status"), "autoscaling").get("startupSeconds")
@@ -41,7 +41,8 @@ def service_of(document: Mapping[str, Any]) -> Service:
         uid=metadata.get("uid", ""),
         created_s=_unix_s(metadata.get("creationTimestamp")),
         suspended=suspended,
-        wakes=bool(autoscaling) and not suspended,
+        deleting=deleting,
+        wakes=bool(autoscaling) and not suspended and not deleting,
         replicas=spec.get("replicas", 1) if isinstance(spec.get("replicas", 1), int) else 1,
         startup_s=float(startup_s) if isinstance(startup_s, int | float) else None,
         classes=_classes(_map(spec, "slo")),

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from uellm.gateway.attempt import ForwardedRequest, ReplicaAnswer, failed_there, retry_reason
-from uellm.gateway.catalog import Match, Service
+from uellm.gateway.catalog import Match, Service, not_yet
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.holding import Holding, stopped
 from uellm.gateway.replicas import Replica, Replicas
@@ -120,6 +120,8 @@ class Forwarding:
         if not len(replicas) and pinned is None:
             deadline_s = None if chosen is None else chosen.deadline_s
             match = replace(match, service=await self._hold(request, record, service, replicas, deadline_s))
+        if match.adapter and pinned is None and len(replicas) and not await replicas.can_serve(match):
+            raise not_yet(match)
         route = record.route if len(replicas) > 1 else ""  # without a choice nothing need be known of the prompt
         routed = routed_request(route, request.body, chosen, replicas.ratio, record.arrival_s, match.adapter)
         # Without a uid it is from a file, where it may have any name.

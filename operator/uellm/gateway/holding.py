@@ -170,6 +170,8 @@ def _spread_s(left_s: float | None) -> float:
 
 def stopped(service: Service) -> Refusal:
     """The answer to requests of a service that gets no replica."""
+    if service.deleting:
+        return Refusal(RequestOutcome.MODEL_NOT_FOUND, f"{service.key.name} is being deleted")
     why = "it is suspended" if service.suspended else "it is scaled to 0 replicas and has no spec.autoscaling"
     message = f"{service.key.name} has no replica, and none will start: {why}"
     return Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry=False)

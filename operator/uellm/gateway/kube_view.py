@@ -6,7 +6,6 @@ While the API server is away the last state stays in force: replicas that are go
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import time
 from collections import defaultdict
@@ -15,14 +14,13 @@ from datetime import UTC, datetime
 
 from uellm.api.names import SERVICE_LABEL, WANTED_AT_ANNOTATION
 from uellm.gateway.catalog import Service, ServiceKey
+from uellm.gateway.contact import Contact
 from uellm.gateway.documents import key_of, ready_endpoints, service_of, slice_service
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.replicas import ReplicaAddress
-from uellm.kube import DELETED, ENDPOINTSLICE, LLMSERVICE, SECRET, SYNCED, Event, Kind, Kube, KubeError
+from uellm.gateway.secret_keys import KeySecret, SecretKeys
+from uellm.kube import DELETED, ENDPOINTSLICE, LLMSERVICE, SYNCED, Event, Kind, Kube, KubeError
 from uellm.proxying.keys import Keys
-
-KEYS_FOR_S = 30.0
-"""How long keys that were read, or a refusal to read them, are taken for current."""
 
 LOG = logging.getLogger("uellm.gateway")
 
@@ -37,24 +35,26 @@ class KubeView:
         self._fleet = fleet
         self._namespaces: Sequence[str | None] = tuple(namespaces) or (None,)
         self._clock = clock
-        self._heard_s: dict[tuple[Kind, str | None], float] = {}
-        self._synced: set[tuple[Kind, str | None]] = set()
+        self._contact = Contact((LLMSERVICE, ENDPOINTSLICE), self._namespaces, clock)
         self._slices: dict[ServiceKey, dict[str, dict[str, ReplicaAddress]]] = defaultdict(dict)
         """By service and slice: the addresses of ready pods."""
         self._slice_of: dict[ServiceKey, ServiceKey] = {}
         """The service of each slice."""
-        self._keys: dict[ServiceKey, tuple[float, Keys | None]] = {}
-        self._reading: defaultdict[ServiceKey, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """Keys: of a burst of requests the first one reads them."""
+        self._keys = SecretKeys(kube, clock)
 
     @property
     def complete(self) -> bool:
-        """Whether everything was read once."""
-        return len(self._synced) == 2 * len(self._namespaces)
+        """Whether everything was read once that can be read."""
+        return self._contact.complete
+
+    @property
+    def refused(self) -> set[str]:
+        """Namespaces that cannot be read: their services are not served."""
+        return {namespace for namespace in self._contact.refused if namespace is not None}
 
     def age_s(self) -> float:
         """Seconds since the API server was heard of; infinite before the first time."""
-        return self._clock() - min(self._heard_s.values(), default=float("-inf"))
+        return self._contact.age_s()
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -73,45 +73,42 @@ class KubeView:
             LOG.error("cannot ask for a replica of %s: %s", key, error)
 
     async def keys(self, service: Service) -> Keys | None:
-        """The keys of its Secret, where a Role of the namespace lets the gateway read it."""
-        if service.keys_secret is None:
-            return None
-        async with self._reading[service.key]:
-            until_s, keys = self._keys.get(service.key, (0.0, None))
-            if self._clock() >= until_s:
-                keys = await self._read_keys(service.key.namespace, service.keys_secret)
-                self._keys[service.key] = (self._clock() + KEYS_FOR_S, keys)
-            return keys
-
-    async def _read_keys(self, namespace: str, secret: str) -> Keys | None:
-        try:
-            document = await self._kube.get(SECRET, secret, namespace)
-        except KubeError:
-            return None
-        values = [base64.b64decode(value) for value in ((document or {}).get("data") or {}).values()]
-        lines = [line.strip() for value in values for line in value.decode("utf-8", "replace").splitlines()]
-        return Keys(line for line in lines if line)
+        """The keys of its Secret, where a Role of the namespace lets the gateway read it. Raises Refusal."""
+        secret = _secret_of(service)
+        return None if secret is None else await self._keys.of(secret)
 
     async def _follow(
         self, kind: Kind, namespace: str | None, label_selector: str, put: Callable[[Event], None]
     ) -> None:
-        def heard() -> None:
-            self._heard_s[kind, namespace] = self._clock()
-
-        watched = self._kube.watch(kind, namespace=namespace, label_selector=label_selector, on_contact=heard)
+        watched = self._kube.watch(
+            kind,
+            namespace=namespace,
+            label_selector=label_selector,
+            on_contact=lambda: self._contact.heard(kind, namespace),
+            on_refused=lambda error: self._refused(kind, namespace, error),
+        )
         async for event in watched:
             if event.type == SYNCED:
-                self._synced.add((kind, namespace))
+                self._contact.synced(kind, namespace)
             else:
                 put(event)
 
+    def _refused(self, kind: Kind, namespace: str | None, error: KubeError) -> bool:
+        """Log a refusal that is news; whether everything known of the namespace is to be dropped."""
+        if self._contact.refuse(kind, namespace):
+            LOG.error("%s", _refusal(namespace, error))
+        return self._contact.lost(kind, namespace)
+
     def _service(self, event: Event) -> None:
-        if event.type == DELETED:
-            self._keys.pop(key_of(event.object), None)
-            self._reading.pop(key_of(event.object), None)
+        before = self._fleet.catalog.services.get(key_of(event.object))
+        after = None if event.type == DELETED else service_of(event.object)
+        if after is None:
             self._fleet.drop(key_of(event.object))
         else:
-            self._fleet.put(service_of(event.object))
+            self._fleet.put(after)
+        secret = before and _secret_of(before)
+        if secret and (after is None or _secret_of(after) != secret):
+            self._keys.forget(secret)
 
     def _slice(self, event: Event) -> None:
         name = key_of(event.object)
@@ -137,3 +134,14 @@ class KubeView:
         if not self._slices[service]:
             del self._slices[service]
         self._fleet.place(service, by_pod.values())
+
+
+def _secret_of(service: Service) -> KeySecret | None:
+    return None if service.keys_secret is None else KeySecret(service.key.namespace, service.keys_secret)
+
+
+def _refusal(namespace: str | None, error: KubeError) -> str:
+    if namespace is None:
+        return f"no namespace can be read: {error}; give the gateway the ClusterRoleBinding of its chart"
+    todo = "take it out of gateway.namespaces if it was deleted; if not, helm upgrade gives the rights anew"
+    return f"the services of namespace {namespace} cannot be read: {error}; {todo}"

@@ -132,6 +132,12 @@ class Gateway(ServingProxy):
             Gauge("uellm_gateway_connections", "Open connections of clients.", lambda: len(self.connections)),
             Gauge("uellm_gateway_body_bytes", "Bytes of request bodies in memory.", lambda: self.bodies.held_bytes),
             Gauge("uellm_gateway_view_age_seconds", "Time since the API server was heard of.", self.view.age_s),
+            Gauge(
+                "uellm_gateway_namespace_refused",
+                "1 for each namespace that the gateway cannot read: it was deleted, or the rights are missing.",
+                lambda: dict.fromkeys(((namespace,) for namespace in self.view.refused), 1.0),
+                "namespace",
+            ),
             Gauge("uellm_gateway_draining", "1 once it is to stop, and not ready.", lambda: self.drain.draining),
         ):
             self.figures.gauge(gauge)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from uellm.api.replica_load import ReplicaLoad
@@ -17,6 +18,8 @@ from uellm.routing import RoutedRequest, Router
 IDLE_S = 60.0
 """Sidecars keep idle connections for longer."""
 CONNECT_TIMEOUT_S = 3.0
+TELL_S = 2.0
+"""So long a new replica has to tell its names. After that it counts as one that tells none."""
 DEAD_PEER_S = 10.0
 """A machine that answers no packet for so long is gone, although no connection was closed."""
 
@@ -37,7 +40,7 @@ class ReplicaAddress:
 class Replica:
     """Connections to one replica."""
 
-    def __init__(self, address: ReplicaAddress) -> None:
+    def __init__(self, address: ReplicaAddress, now_s: float) -> None:
         self.address = address
         self.name = str(address)
         self.pool = EnginePool(
@@ -50,10 +53,16 @@ class Replica:
         """Reads its load."""
         self.names: tuple[str, ...] = ()
         """What it answers to, as it has told; empty: it has not."""
+        self.tells_by_s = now_s if address.metrics_port is None else now_s + TELL_S
+        """Until when its names are waited for; 0: it has told its load, which has them unless the sidecar is older."""
 
     def serves(self, match: Match) -> bool:
         """Whether it answers to the name. One that has not told its names counts as serving those of the spec."""
         return match.service.fixed_names or match.name in (self.names or match.service.names)
+
+    def may_lack(self, match: Match, now_s: float) -> bool:
+        """Whether it may yet tell that it does not serve it: an engine starts also if an adapter cannot be loaded."""
+        return bool(match.adapter) and not match.service.fixed_names and now_s < self.tells_by_s
 
     def read_nothing(self) -> None:
         """Stop to read its load."""
@@ -98,11 +107,10 @@ class Replicas:
         self._leaving = [replica for replica in self._leaving if replica.pool.connections]
         for name, address in wanted.items():
             if name not in self._by_name:
-                self._by_name[name] = Replica(address)
+                self._by_name[name] = Replica(address, now_s)
                 self._router.add(name, now_s)
         self._read_loads()
-        if self._by_name:
-            self._wake()
+        self._wake()
 
     @property
     def told(self) -> Told:
@@ -159,7 +167,23 @@ class Replicas:
         return bool(self._able(match, tried))
 
     def _able(self, match: Match, tried: Collection[str]) -> list[str]:
-        return [name for name, each in self._by_name.items() if name not in tried and each.serves(match)]
+        now_s = asyncio.get_running_loop().time()
+        return [
+            name
+            for name, each in self._by_name.items()
+            if name not in tried and each.serves(match) and not each.may_lack(match, now_s)
+        ]
+
+    async def can_serve(self, match: Match) -> bool:
+        """Whether a replica serves the name. Waits until one is known to, or none may tell any more that it does."""
+        while not self._able(match, ()):
+            telling_s = [each.tells_by_s for each in self._by_name.values() if each.serves(match)]
+            if not telling_s:
+                return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(min(telling_s)):
+                    await self._change()
+        return True
 
     def serve(self, *, awaited: bool) -> None:
         """Whether the service exists and gets a replica, by itself or when it is asked for one."""
@@ -175,12 +199,15 @@ class Replicas:
     async def some(self) -> None:
         """Wait until there is a replica, or none will start any more."""
         while self.missing:
-            changed = asyncio.get_running_loop().create_future()
-            self._changed.add(changed)
-            try:
-                await changed
-            finally:
-                self._changed.discard(changed)
+            await self._change()
+
+    async def _change(self) -> None:
+        changed = asyncio.get_running_loop().create_future()
+        self._changed.add(changed)
+        try:
+            await changed
+        finally:
+            self._changed.discard(changed)
 
     def close(self) -> None:
         """Cut every connection."""
@@ -199,6 +226,9 @@ class Replicas:
             if load.names != replica.names:
                 replica.names = load.names
                 self._on_told()
+            if replica.tells_by_s:
+                replica.tells_by_s = 0.0
+                self._wake()
 
         address = EngineAddress(replica.address.host, port)
         return LoadReader(address, lambda: self._router.known_prefixes(replica.name), report)

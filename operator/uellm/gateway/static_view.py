@@ -12,6 +12,7 @@ services:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -57,6 +58,7 @@ class StaticView:
     """The services of a file; it is read once. Raises BadInput."""
 
     complete = True
+    refused: Collection[str] = ()
 
     def __init__(self, path: Path, fleet: Fleet) -> None:
         for each in _read(path).services:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 from uellm.gateway.catalog import Service
@@ -13,7 +14,11 @@ class FleetView(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether everything was read once."""
+        """Whether everything was read once that can be read."""
+
+    @property
+    def refused(self) -> Collection[str]:
+        """Namespaces that cannot be read: their services are not served."""
 
     def age_s(self) -> float:
         """Seconds since it was up to date for certain."""
@@ -25,4 +30,7 @@ class FleetView(Protocol):
         """Ask for a replica. Raises nothing: the caller asks again."""
 
     async def keys(self, service: Service) -> Keys | None:
-        """The API keys of a service; None: they are not for the gateway to read, or there are none."""
+        """The API keys of a service; None: they are not for the gateway to read, or there are none.
+
+        Raises Refusal: they cannot be read now.
+        """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any
 
-from uellm.kube.errors import Conflict, NotFound
+from uellm.kube.errors import Conflict, Forbidden, NotFound
 from uellm.kube.fence import WritableFor, always
 from uellm.kube.kinds import POD, Kind, kind_of
 from uellm.kube.transport import Observe, Transport, unobserved
@@ -182,11 +182,14 @@ class Kube:
         on_contact: Callable[[], None] | None = None,
         optional: bool = False,
         forbidden_s: float | None = None,
+        on_refused: Callable[[Forbidden | NotFound], bool] | None = None,
     ) -> AsyncGenerator[Event]:
         """All objects as ADDED, then SYNCED, then every change, for ever; see `uellm.kube.watch`.
 
         `optional`: raises NotFound where the kind is not installed, and Forbidden where it may not be read.
         `forbidden_s`: raises Forbidden where it was forbidden for so long and has never worked.
+        `on_refused`: called at every NotFound or Forbidden that is retried; nothing is logged of them then. Where it
+        returns True, everything known is yielded as DELETED.
         `on_contact` is called whenever something was received: at least every `session_s` while the server works.
         """
         watch = Watch(
@@ -198,6 +201,7 @@ class Kube:
             on_contact=on_contact,
             optional=optional,
             forbidden_s=forbidden_s,
+            on_refused=on_refused,
         )
         return watch.events()
 

@@ -44,6 +44,16 @@ async def load(kubeconfig: str | None = None, context: str | None = None) -> Con
     return configuration
 
 
+def authorities(configuration: Any) -> bytes:
+    """The certificates of the cluster's authority that a configuration names, as they are now; empty: the system's."""
+    if configuration.ssl_ca_cert is None:
+        return b""
+    try:
+        return Path(configuration.ssl_ca_cert).read_bytes()
+    except OSError:
+        return b""
+
+
 def namespace(kubeconfig: str | None = None, context: str | None = None) -> str:
     """The namespace of the context or the pod that `load` takes; empty where none is named. Raises as `load`."""
     if kubeconfig is None and context is None and in_cluster():

@@ -68,6 +68,7 @@ class Transport:
         self._writable_for = writable_for
         self._observe = observe
         self._renewing = asyncio.Lock()
+        self._authorities = config.authorities(api.configuration)
         self._writes = Slots(urgent_besides=URGENT_BESIDES)
 
     @classmethod
@@ -79,12 +80,15 @@ class Transport:
         observe: Observe = unobserved,
     ) -> Transport:
         """Read the credentials; nothing is sent yet."""
-        configuration = await config.load(kubeconfig, context)
-        traces = {"trace_configs": [fence.trace_config(writable_for)]}
-        configuration.client_session_kwargs = {**(configuration.client_session_kwargs or {}), **traces}
         from kubernetes.aio.client import ApiClient
 
-        return cls(ApiClient(configuration), lambda: config.load(kubeconfig, context), writable_for, observe)
+        async def load() -> Any:
+            configuration = await config.load(kubeconfig, context)
+            traces = {"trace_configs": [fence.trace_config(writable_for)]}
+            configuration.client_session_kwargs = {**(configuration.client_session_kwargs or {}), **traces}
+            return configuration
+
+        return cls(ApiClient(await load()), load, writable_for, observe)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -164,9 +168,13 @@ class Transport:
             raise Unavailable(0, "Unreachable", f"{request}: {self.host} cannot be reached: {error}") from error
 
     async def _authorized(self, request: _Request) -> aiohttp.ClientResponse:
-        token = await self._token()
+        token, api = await self._token(), self._api
         try:
             return await self._send(request, token)
+        except aiohttp.ClientConnectorCertificateError:
+            if not await self._trusts_anew(api):
+                raise
+            return await self._send(request, await self._token())
         except Unauthorized:
             # A token (of a file, an exec plugin, OIDC) may have expired. Only a different one is worth a second try.
             renewed = await self._renewed(token)
@@ -201,6 +209,27 @@ class Transport:
     async def _token(self) -> str | None:
         token: str | None = await self._api.configuration.get_api_key_with_prefix("BearerToken")
         return token
+
+    async def _trusts_anew(self, api: Any) -> bool:
+        """Whether the cluster's authority has changed since this client was made; it is replaced then.
+
+        Its open connections are cut: they trust the old one.
+        """
+        async with self._renewing:
+            if self._api is not api:
+                return True
+            try:
+                fresh = await self._reload()
+            except UellmError as error:
+                logger.warning("the certificate of the cluster's authority cannot be read again: %s", error)
+                return False
+            authorities = config.authorities(fresh)
+            if authorities == self._authorities:
+                return False
+            logger.info("the cluster's authority has changed: %s is connected to anew", self.host)
+            self._api, self._authorities = type(api)(fresh), authorities
+            await api.close()
+            return True
 
     async def _renewed(self, refused: str | None) -> str | None:
         async with self._renewing:

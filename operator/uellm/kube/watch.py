@@ -81,11 +81,15 @@ class Watch:
         on_contact: Callable[[], None] | None = None,
         optional: bool = False,
         forbidden_s: float | None = None,
+        on_refused: Callable[[Forbidden | NotFound], bool] | None = None,
     ) -> None:
         """`optional`: the kind may not be installed; then `events` ends with NotFound or Forbidden.
 
         `forbidden_s`: `events` ends with Forbidden where that was all it heard for so long, until it has once worked.
+        `on_refused`: called at every NotFound or Forbidden that is retried, in place of a line in the log. Where it
+        returns True, everything that was known is yielded as DELETED.
         """
+        self._on_refused = on_refused
         self._optional = optional
         self._forbidden_s = forbidden_s
         self._forbidden_since: float | None = None
@@ -121,6 +125,10 @@ class Watch:
                 if (self._optional and isinstance(error, NotFound | Forbidden)) or self._stays_forbidden(error):
                     raise
                 failure = error
+                if self._on_refused and isinstance(error, NotFound | Forbidden) and self._on_refused(error):
+                    self._version = ""
+                    for event in list(self._changes([])):
+                        yield event
             if failure or (self._doubtful and time.monotonic() < start_s + TOO_SHORT_S):
                 await self._pause(failure)
             else:
@@ -209,8 +217,10 @@ class Watch:
         longest_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._failures, 10))
         requested_s = (failure.retry_after_s if failure else None) or 0.0
         delay_s = max(random.uniform(0, longest_s), min(requested_s, LONGEST_DELAY_S))
-        level = logging.WARNING if failure and not isinstance(failure, Gone) else logging.INFO
-        logger.log(level, "watch of %s: %s; again in %.1f s", self._path, failure or "ended without an event", delay_s)
+        if not (self._on_refused and isinstance(failure, NotFound | Forbidden)):
+            level = logging.WARNING if failure and not isinstance(failure, Gone) else logging.INFO
+            why = failure or "ended without an event"
+            logger.log(level, "watch of %s: %s; again in %.1f s", self._path, why, delay_s)
         await sleep(delay_s)
 
 

@@ -35,6 +35,7 @@ class ScriptedView:
 
     fleet: Fleet
     complete: bool = True
+    refused: set[str] = field(default_factory=set)
     wanted: list[ServiceKey] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     keys_of: dict[ServiceKey, Keys] = field(default_factory=dict)

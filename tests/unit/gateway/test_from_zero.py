@@ -185,6 +185,32 @@ async def test_a_service_that_is_deleted_is_waited_for_no_longer(harness) -> Non
     assert b"llama was deleted while the request waited" in body
 
 
+async def test_a_service_that_is_being_deleted_serves_until_its_last_replica_is_gone_and_wakes_no_more(
+    harness, engines
+) -> None:
+    facts = {"wakes": False, "replicas": 0, "deleting": True}
+    service = harness.serve("llama", (await engines()).port, **facts)
+    assert (await harness.ask())[0] == 200
+    assert [each["id"] for each in harness.gateway.fleet.catalog.listed()] == ["llama"]
+    harness.place(service)
+    status, body = await harness.ask()
+    assert status == 404
+    assert b"The model `llama` does not exist" in body
+    assert harness.gateway.fleet.catalog.listed() == []
+    assert harness.view.wanted == []
+
+
+async def test_requests_that_wait_for_a_service_are_answered_as_soon_as_its_deletion_begins(harness) -> None:
+    service = harness.serve("llama", wakes=True, replicas=0)
+    asking = harness.ask()
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 1)
+    harness.serve("llama", wakes=False, replicas=0, deleting=True)
+    status, body = await asyncio.wait_for(asking, 5)
+    assert status == 404
+    assert b"llama is being deleted" in body
+    await eventually(lambda: not harness.gateway.holding._asking)
+
+
 @pytest.mark.parametrize(
     ("edit", "why"),
     [

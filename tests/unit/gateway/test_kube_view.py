@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from helpers.fake_engine import eventually
 from uellm.gateway.catalog import ServiceKey
 from uellm.gateway.documents import ready_endpoints, service_of
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.kube_view import KubeView
 from uellm.gateway.replicas import ReplicaAddress
 from uellm.kube import ADDED, DELETED, ENDPOINTSLICE, LLMSERVICE, MODIFIED, SYNCED, Event, Forbidden, Kind
+from uellm.proxying.outcome import Refusal
 
 LLAMA = ServiceKey("team-a", "llama")
 
@@ -75,6 +77,15 @@ def test_a_suspended_service_does_not_wake() -> None:
     assert (service.suspended, service.wakes) == (True, False)
 
 
+@pytest.mark.parametrize("spec", [{"autoscaling": {"maxReplicas": 1}, "replicas": 0}, {"replicas": 2}])
+def test_a_service_that_is_being_deleted_gets_no_replica(spec) -> None:
+    document = llmservice(**spec)
+    assert service_of(document).starts
+    document["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z"
+    service = service_of(document)
+    assert (service.deleting, service.wakes, service.starts) == (True, False, False)
+
+
 @pytest.mark.parametrize("spec", [{}, {"model": None, "slo": 1, "autoscaling": [], "auth": {"apiKeysSecretRef": 1}}])
 def test_odd_fields_count_as_not_set(spec) -> None:
     service = service_of(llmservice(**spec))
@@ -94,15 +105,22 @@ def test_endpoints_that_are_not_ready_or_about_to_end_are_left_out() -> None:
 
 
 class ScriptedKube:
-    """Yields the events that a test puts in."""
+    """Yields the events that a test puts in; those of namespaces that it forbids are refused."""
 
     def __init__(self) -> None:
         self.events: dict[Kind, asyncio.Queue[Event]] = {LLMSERVICE: asyncio.Queue(), ENDPOINTSLICE: asyncio.Queue()}
+        self.forbidden: set[str | None] = set()
         self.secret: dict[str, Any] | Exception | None = None
         self.reads = 0
 
-    async def watch(self, kind: Kind, *, on_contact: Any, **_: Any) -> AsyncIterator[Event]:
+    async def watch(
+        self, kind: Kind, *, namespace: str | None, on_contact: Any, on_refused: Any, **_: Any
+    ) -> AsyncIterator[Event]:
         while True:
+            if namespace in self.forbidden:
+                on_refused(Forbidden(403, "Forbidden", f"cannot list {kind.plural}"))
+                await asyncio.sleep(0.001)
+                continue
             event = await self.events[kind].get()
             on_contact()
             yield event
@@ -187,3 +205,58 @@ async def test_keys_that_may_not_be_read_are_not_there(world) -> None:
     kube, view, _ = world
     kube.secret = Forbidden(403, "Forbidden", "no")
     assert await view.keys(service_of(llmservice(auth={"apiKeysSecretRef": {"name": "keys"}}))) is None
+
+
+async def test_another_secret_is_read_at_once(world) -> None:
+    kube, view, fleet = world
+    old, new = ({"apiKeysSecretRef": {"name": name}} for name in ("old", "new"))
+    await kube.put(LLMSERVICE, ADDED, llmservice(auth=old))
+    kube.secret = {"data": {"a": base64.b64encode(b"one").decode()}}
+    (await view.keys(fleet.catalog.services[LLAMA])).check("POST", "/v1/x", "one")
+    kube.secret = {"data": {"a": base64.b64encode(b"two").decode()}}
+    await kube.put(LLMSERVICE, MODIFIED, llmservice(auth=new))
+    keys = await view.keys(fleet.catalog.services[LLAMA])
+    keys.check("POST", "/v1/x", "two")
+    with pytest.raises(Refusal, match="not one of this service's"):
+        keys.check("POST", "/v1/x", "one")
+    assert kube.reads == 2
+    await kube.put(LLMSERVICE, DELETED, llmservice())
+    assert view._keys._read == {}
+
+
+async def test_a_namespace_that_was_deleted_is_logged_once_and_the_others_are_served(caplog) -> None:
+    kube, fleet = ScriptedKube(), Fleet()
+    kube.forbidden = {"gone"}
+    view = KubeView(kube, fleet, ["team-a", "gone"])  # type: ignore[arg-type]
+    running = asyncio.create_task(view.run())
+    await kube.put(LLMSERVICE, ADDED, llmservice())
+    await kube.put(LLMSERVICE, SYNCED, {})
+    await kube.put(ENDPOINTSLICE, SYNCED, {})
+    await eventually(lambda: view.complete)
+    assert view.refused == {"gone"}
+    assert view.age_s() < 5
+    assert fleet.catalog.find("llama").service.key == LLAMA
+    assert caplog.messages == [
+        "the services of namespace gone cannot be read: cannot list llmservices; take it out of gateway.namespaces if "
+        "it was deleted; if not, helm upgrade gives the rights anew"
+    ]
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    fleet.close()
+
+
+async def test_a_gateway_without_the_rights_to_read_all_namespaces_is_not_ready_and_says_why(caplog) -> None:
+    kube, fleet = ScriptedKube(), Fleet()
+    kube.forbidden = {None}
+    view = KubeView(kube, fleet)  # type: ignore[arg-type]
+    running = asyncio.create_task(view.run())
+    await eventually(lambda: bool(caplog.messages))
+    assert not view.complete
+    assert view.refused == set()
+    assert caplog.messages == [
+        "no namespace can be read: cannot list llmservices; give the gateway the ClusterRoleBinding of its chart"
+    ]
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running

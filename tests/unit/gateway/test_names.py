@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from aiohttp import web
 
 from helpers.fake_engine import FakeEngine, Received, eventually
 from uellm.gateway.catalog import Catalog, Service, ServiceKey
+from uellm.gateway.replicas import ReplicaAddress
 from uellm.gateway.static_view import StaticView
 from uellm.proxying.outcome import Refusal
 from uellm.sidecar.process import Sidecar
@@ -106,6 +109,52 @@ async def test_a_new_adapter_is_asked_only_of_replicas_that_have_loaded_it(harne
     assert "sql" not in one.asked
     assert set(other.asked) == {"sql"}
     assert await statuses(harness, "llama") == {200}
+
+
+@pytest.mark.parametrize(("loaded", "expected"), [(["sql"], 200), ([], 503)])
+async def test_a_request_that_waited_for_an_adapter_goes_to_no_replica_that_could_not_load_it(
+    harness, replica, loaded, expected
+) -> None:
+    """The replica is there before it has told its names."""
+    vllm, sidecar = await replica("llama", *loaded)
+    service = harness.serve("llama", names=("llama", "sql"), wakes=True, replicas=0)
+    asking = [harness.ask(name) for name in ("sql", "default/sql", "llama")]
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 3)
+    harness.place_sidecars(service, sidecar)
+    answers = [status for status, _ in await asyncio.gather(*asking)]
+    assert answers == [expected, expected, 200]
+    assert vllm.asked.count("sql") == 2 * len(loaded)
+    assert harness.outcomes() == {"completed": answers.count(200)} | ({} if loaded else {"engine_unavailable": 2})
+
+
+async def test_a_new_replica_is_asked_for_an_adapter_only_once_it_has_told_its_names(harness, replica) -> None:
+    (one, first), (other, second) = await replica("llama"), await replica("llama", "sql")
+    service = harness.serve("llama", names=("llama", "sql"))
+    harness.place_sidecars(service, second)
+    await until_listed(harness, "llama", "sql")
+    harness.place_sidecars(service, first, second)
+    assert await statuses(harness, "sql") == {200}
+    assert "sql" not in one.asked
+    assert len(other.asked) == 6
+
+
+async def test_the_models_own_name_does_not_wait_for_names_and_an_adapter_not_for_ever(
+    harness, engines, monkeypatch
+) -> None:
+    """A replica whose load cannot be read, for example because of a NetworkPolicy."""
+    engine = await engines()
+    service = harness.serve("llama", names=("llama", "sql"))
+    place = partial(harness.gateway.fleet.place, service.key, [ReplicaAddress("127.0.0.1", engine.port, 1)])
+    monkeypatch.setattr("uellm.gateway.replicas.TELL_S", 3600.0)
+    place()
+    waiting = harness.ask("sql")
+    assert (await harness.ask("llama"))[0] == 200
+    assert not waiting.done()
+    harness.place(service)
+    assert (await waiting)[0] == 503
+    monkeypatch.setattr("uellm.gateway.replicas.TELL_S", 0.05)
+    place()
+    assert (await harness.ask("sql"))[0] == 200
 
 
 async def test_an_adapter_that_is_taken_away_works_until_no_engine_has_it(harness, replica) -> None:

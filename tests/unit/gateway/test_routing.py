@@ -74,15 +74,44 @@ async def test_an_unknown_name_gets_openais_error_and_the_names_that_there_are(h
     assert harness.outcomes() == {"model_not_found": 1}
 
 
-async def test_two_services_of_one_namespace_with_one_name_are_told_apart_by_nobody(harness) -> None:
-    harness.serve("one", 1, names=("llama",))
-    harness.serve("two", 1, names=("llama",))
-    async with harness.post("default/llama") as response:
-        message = (await response.json())["error"]["message"]
-    assert message == (
-        "The model `default/llama` is served by several LLMServices of one namespace (one, two); "
-        "give them different served names."
-    )
+async def test_the_older_of_two_services_of_one_namespace_keeps_their_name(harness, engines) -> None:
+    older, younger = await engines(), await engines()
+    harness.serve("one", younger.port, names=("llama",), created_s=2)
+    harness.serve("two", older.port, names=("llama",), created_s=1)
+    for name in ("llama", "default/llama"):
+        assert (await harness.ask(name))[0] == 200
+    assert len(older.received) == 2
+    assert younger.received == []
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"suspended": True}, {"replicas": 0}, {"replicas": 1}, {"wakes": True, "replicas": 0}],
+    ids=["suspended", "none", "starting", "zero"],
+)
+@pytest.mark.parametrize("namespace", ["default", "a-first"])
+async def test_a_service_without_replicas_does_not_take_its_name_from_one_that_serves(
+    harness, engines, namespace, facts
+) -> None:
+    engine = await engines()
+    harness.serve("llama", engine.port, created_s=2)
+    harness.serve("other", namespace=namespace, names=("llama",), created_s=1, **facts)
+    for name in ("llama", "default/llama"):
+        assert (await harness.ask(name))[0] == 200
+    assert len(engine.received) == 2
+    async with harness.client.get(harness.url("/v1/models")) as response:
+        listed = [each["id"] for each in (await response.json())["data"]]
+    waits = namespace == "a-first" and ("wakes" in facts or facts.get("replicas") == 1)
+    assert listed == [*["a-first/llama"] * waits, "llama"]
+
+
+async def test_a_name_goes_to_the_service_that_can_start_a_replica_where_none_has_one(harness, engines) -> None:
+    harness.serve("llama", namespace="a", suspended=True)
+    service = harness.serve("llama", namespace="b", wakes=True, replicas=0)
+    asking = harness.ask("llama")
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 1)
+    harness.place(service, (await engines()).port)
+    assert (await asking)[0] == 200
 
 
 async def test_nobody_takes_over_a_name_of_another_namespace_by_a_slash_in_a_served_name(harness, engines) -> None:

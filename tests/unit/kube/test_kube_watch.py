@@ -202,3 +202,31 @@ async def test_a_watch_that_has_worked_outlives_a_refusal(server, kube, scripts)
         scripts.streams(("ADDED", scripts.config_map("b", "12")), then=for_ever),
     ]
     assert await take(kube, 3, forbidden_s=0.0) == [("SYNCED", ""), ("ADDED", "a"), ("ADDED", "b")]
+
+
+async def test_who_wants_to_know_of_refusals_is_told_of_each_and_they_are_not_logged(server, kube, scripts, caplog):
+    server.script = [
+        scripts.refuses(403, "Forbidden"),
+        scripts.refuses(404, "NotFound"),
+        scripts.refuses(503),
+        scripts.lists("10"),
+        scripts.streams(then=for_ever),
+    ]
+    refused: list[int] = []
+    assert await take(kube, 1, on_refused=lambda error: bool(refused.append(error.status))) == [("SYNCED", "")]
+    assert refused == [403, 404]
+    assert [record.levelname for record in caplog.records if record.name == "uellm.kube.watch"] == ["WARNING"]
+
+
+async def test_who_is_told_of_refusals_may_have_everything_deleted_and_it_comes_again_when_it_may_be_read(
+    server, kube, scripts
+):
+    server.script = [
+        scripts.lists("10", scripts.config_map("a", "1"), scripts.config_map("b", "2")),
+        scripts.refuses(403, "Forbidden"),
+        scripts.refuses(403, "Forbidden"),
+        scripts.lists("20", scripts.config_map("a", "1")),
+        scripts.streams(then=for_ever),
+    ]
+    taken = await take(kube, 6, on_refused=lambda _: True)
+    assert taken[3:] == [("DELETED", "a"), ("DELETED", "b"), ("ADDED", "a")]
