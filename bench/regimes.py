@@ -13,6 +13,8 @@ are closed-loop: each sends its next request as soon as it has its answer.
     on, off           two seconds with 48 clients, two seconds with none
     long after short  8 clients, prompts of 20 tokens, then of 700
     mixed             16 clients, prompts of 10 to 700 tokens, answers of 1 to 60
+    whole             48 clients, prompts of 126 tokens, answers of 32 that come whole and of which nothing is seen
+                      before (`echo`, which the sidecar passes on as it is); TTFT is the time of the whole answer
 
 The class has TTFT and TPOT targets that no path comes near, so the sidecar's guards are active but nothing needs
 ordering. Engine, proxies and clients share the machine, so the table also shows the CPU seconds of nginx and the
@@ -56,6 +58,10 @@ def short(draw: random.Random) -> tuple[int, int]:
     return 126, 16
 
 
+def longer_answers(draw: random.Random) -> tuple[int, int]:
+    return 126, 32
+
+
 def shorter(draw: random.Random) -> tuple[int, int]:
     return 20, 16
 
@@ -85,7 +91,7 @@ class Clients:
     def now_s(self) -> float:
         return asyncio.get_running_loop().time()
 
-    async def ask(self, lengths: Lengths) -> None:
+    async def ask(self, lengths: Lengths, *, whole: bool = False) -> None:
         prompt, output = lengths(self.draw)
         body = {
             "model": "tiny",
@@ -93,7 +99,8 @@ class Clients:
             "max_tokens": output,
             "ignore_eos": True,
             "temperature": 0,
-            "stream": True,
+            "stream": not whole,
+            "echo": whole,
         }
         sent_s, first = self.now_s(), True
         async with self.session.post(f"{self.url}/v1/completions", json=body) as answer:
@@ -101,18 +108,18 @@ class Clients:
                 self.failed += 1
                 return
             async for line in answer.content:
-                if first and line.startswith(b"data:"):
+                if first and (whole or line.startswith(b"data:")):
                     self.first_s.append(self.now_s() - sent_s)
                     first = False
 
-    async def until(self, end_s: float, lengths: Lengths) -> None:
+    async def until(self, end_s: float, lengths: Lengths, *, whole: bool = False) -> None:
         """One closed-loop client."""
         while self.now_s() < end_s:
-            await self.ask(lengths)
+            await self.ask(lengths, whole=whole)
 
-    async def many(self, count: int, seconds: float, lengths: Lengths) -> None:
+    async def many(self, count: int, seconds: float, lengths: Lengths, *, whole: bool = False) -> None:
         end_s = self.now_s() + seconds
-        await asyncio.gather(*(self.until(end_s, lengths) for _ in range(count)))
+        await asyncio.gather(*(self.until(end_s, lengths, whole=whole) for _ in range(count)))
 
 
 async def quiet_then_burst(clients: Clients, seconds: float) -> None:
@@ -149,8 +156,8 @@ async def long_after_short(clients: Clients, seconds: float) -> None:
     await clients.many(8, seconds / 2, long)
 
 
-def steady(count: int, lengths: Lengths) -> Callable[[Clients, float], Awaitable[None]]:
-    return lambda clients, seconds: clients.many(count, seconds, lengths)
+def steady(count: int, lengths: Lengths, *, whole: bool = False) -> Callable[[Clients, float], Awaitable[None]]:
+    return lambda clients, seconds: clients.many(count, seconds, lengths, whole=whole)
 
 
 REGIMES: dict[str, Callable[[Clients, float], Awaitable[None]]] = {
@@ -162,6 +169,7 @@ REGIMES: dict[str, Callable[[Clients, float], Awaitable[None]]] = {
     "on, off": on_and_off,
     "long after short": long_after_short,
     "mixed": steady(16, mixed),
+    "whole": steady(MANY, longer_answers, whole=True),
 }
 
 
