@@ -251,6 +251,7 @@ class Reconciler:
             deferred_s,
             routes_in_s,
             self._surges.due_in_s(observed, now),
+            self._planning.promises.refused_in_s(observed.key, now),
         )
         recheck_s = min(filter(None, rechecks), default=None)
         if deferred_s is None:

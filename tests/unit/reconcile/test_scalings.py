@@ -50,13 +50,18 @@ class World:
         self.step: StepTime | None = None
         """As the sidecars measure it."""
         self.pods: list[dict] | None = None
+        self.refuses: int | None = None
+        """Replicas that the API server refuses; 0: only an additional one. None: it refuses none."""
         self.made = 0
 
     def look(self) -> Scaling:
         """One pass."""
         pods = self.pods if self.pods is not None else [self._ready(place) for place in range(self.made)]
         service = parse_service({name: self.document[name] for name in ("apiVersion", "kind", "metadata", "spec")})
-        children = {DEPLOYMENT: self.make.deployment(self.made)} if self.made else {}
+        deployment = self.make.deployment(self.made)
+        if self.refuses is not None:
+            deployment = self.make.refused(deployment, self.made - self.refuses)
+        children = {DEPLOYMENT: deployment} if self.made else {}
         observed = Observed(self.document, service, children=children, pods=tuple(pods))
         loads = (
             {
@@ -576,3 +581,23 @@ def of_group(pod, group, index):
     named = {f"leaderworkerset.sigs.k8s.io/{label}": value for label, value in labels.items()}
     metadata = {**pod["metadata"], "name": f"llama-engine-{group}-{index}", "uid": f"uid-{group}-{index}"}
     return {**pod, "metadata": {**metadata, "labels": {**pod["metadata"]["labels"], **named}}}
+
+
+def test_replicas_that_the_api_server_refuses_are_told(world):
+    here = world(3, 4)
+    here.look()
+    here.pods, here.counted, here.refuses = [here._ready(0)], {"uid-0": 0}, 2
+
+    scaling = here.look()
+
+    assert (scaling.replicas, scaling.reason) == (3, "ScalingLimited")
+    assert scaling.message.startswith("the API server refuses 2 of 3 replicas: pods ")
+    assert scaling.message.endswith("is forbidden: exceeded quota: gpus")
+
+
+def test_an_additional_pod_of_a_rollout_that_is_refused_limits_nothing(world):
+    here = world(1, 4)
+    here.look()
+    here.counted, here.refuses = {"uid-0": 0}, 0
+
+    assert here.look().reason == "AsNeeded"

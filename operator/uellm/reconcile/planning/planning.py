@@ -103,6 +103,8 @@ class Planning:
         self._edits.look(observed)
         standing = self._standing.get(observed.key)
         self.promises.runs(observed, None if standing is None else standing.choice.plan)
+        if self.promises.refuses(observed, now):
+            self._others_may_fit()
         known = self._known.get(observed.key)
         if known is not None and self._is_unchanged(known, observed, now):
             choice, rendered = known.planned
@@ -111,6 +113,12 @@ class Planning:
             if choice.plan is None or rendered is not None:
                 return known.planned
         return await self._plan(observed, now)
+
+    def _others_may_fit(self) -> None:
+        """No event tells those that wait of GPUs that are no longer promised."""
+        if self._on_planned is not None:
+            for key in self.waiting():
+                self._on_planned(key)
 
     def _frozen(self, key: Key, known: LastPass) -> Planned:
         """The revision has what was rendered, so that nobody needs it any more."""
