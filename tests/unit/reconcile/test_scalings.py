@@ -47,6 +47,8 @@ class World:
         self.serves_per_s = math.inf
         """What each replica serves; it refuses the rest."""
         self.refused: dict[str, int] = {}
+        self.passed = 0
+        """Requests that are not scheduled, of each replica."""
         self.step: StepTime | None = None
         """As the sidecars measure it."""
         self.pods: list[dict] | None = None
@@ -95,9 +97,8 @@ class World:
     def _load(self, uid: str) -> LoadMeasurement:
         ended, refused = self.counted[uid], self.refused.get(uid, 0)
         served = ended - refused
-        return LoadMeasurement(
-            ended, refused, 900 * ended, 200 * served, 0, 0, step=self.step, prompts=ended, answers=served
-        )
+        counted = LoadMeasurement(ended, refused, 900 * ended, 200 * served, 0, 0, prompts=ended, answers=served)
+        return counted._replace(step=self.step, passed=self.passed)
 
 
 @pytest.fixture
@@ -328,6 +329,20 @@ def test_an_idle_service_ends_its_last_replicas_only_when_all_report(world):
     here.silent = 0
 
     assert here.minutes(30, 0.0) == 0
+
+
+def test_a_service_that_is_used_by_routes_that_are_not_scheduled_runs_on_until_those_cease(world):
+    here = world(0, 3)
+    here.look()
+    for _ in range(6):
+        assert here.minutes(5, 0.0) == 1
+        here.passed += 1
+
+    here.minutes(0.25, 0.0)
+    here.passed = 1  # its sidecar was started anew, and asked since
+    here.minutes(0.25, 0.0)
+    assert here.minutes(IDLE_S / 60 - 1, 0.0) == 1
+    assert here.minutes(2, 0.0) == 0
 
 
 def test_a_service_without_requests_runs_no_pods_until_one_waits(world):
