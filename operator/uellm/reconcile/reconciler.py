@@ -221,6 +221,7 @@ class Reconciler:
             wanted=writable.wanted,
             routed=routes.condition,
             added=writable.added,
+            predicted_earlier=self._planning.is_of_earlier_spec(observed.key),
         )
         try:
             await self._applier.write_status(observed, decision.status)

@@ -247,6 +247,10 @@ class Planning:
         if observed.step_times and (found := correction(observed)) is not None:
             self._steps.put(found, now)
 
+    def is_of_earlier_spec(self, key: Key) -> bool:
+        """Whether what the plan is predicted to do is of an earlier spec: none could be made to judge the change by."""
+        return self._edits.waits(key)
+
     def pods_deferred_s(self, observed: Observed, now: datetime) -> float | None:
         """Seconds for which the pods are held back at most, while other services wait for a plan; None: not at all.
 
@@ -340,8 +344,7 @@ class Planning:
             return None
         if version != self.promises.version and self.promises.room_is_gone(observed, request, choice.plan):
             return None
-        if answer.found:
-            self._edits.answered(observed, choice.plan)
+        self._edits.searched(observed, choice.plan, found=answer.found)
         standing = Standing(observed.spec_digest, request, stranded, improve, placed, choice, now)
         self._enter(observed, standing)
         if choice.plan is not None and rendered is not None:
