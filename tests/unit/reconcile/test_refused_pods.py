@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
-from uellm.kube.kinds import DEPLOYMENT, LEADERWORKERSET, POD
+from uellm.kube.kinds import DEPLOYMENT, LEADERWORKERSET, LLMSERVICE, POD
 from uellm.reconcile.names import Key
+from uellm.reconcile.planning.ledger import claims_of_others
 from uellm.reconcile.planning.planning import Planning
 
 KEY = Key("ns", "one")
@@ -119,3 +120,12 @@ async def test_pods_of_groups_count_as_refused_where_they_have_not_been_there_fo
     world.now += MINUTE
     await world.plan("one")
     assert (await world.plan("two")).plan is not None
+
+
+def test_from_the_status_alone_nothing_is_promised_to_refused_pods_either(world):
+    """As `uellm plan` counts, which reads no Deployments."""
+    document = world.service("one", plan=world.make.plan(nodes=("a",)))
+    for reason, pods in (("EngineStarting", 1), ("PodsRefused", 0)):
+        document["status"]["conditions"] = [{"type": "Ready", "status": "False", "reason": reason}]
+        world.put(LLMSERVICE, document)
+        assert [claim.pods for claim in claims_of_others(world.cache, Key("ns", "two"))] == [pods]

@@ -25,8 +25,10 @@ from uellm.hardware import StageNeeds, class_place
 from uellm.planner.request import NodeOffer
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
+from uellm.reconcile.conditions import find
 from uellm.reconcile.kueue import gates
 from uellm.reconcile.names import Key, key_of
+from uellm.reconcile.pods.refusal import PODS_REFUSED
 from uellm.reconcile.profiled_node import ProfiledNode
 from uellm.reconcile.scaling.scaling import wanted_replicas
 
@@ -222,12 +224,18 @@ def commitment_of(document: Mapping[str, Any], nodes: Mapping[str, ProfiledNode]
     return commitment_to(plan, nodes)
 
 
+def _is_refused_pods(document: Mapping[str, Any]) -> bool:
+    """Whether the operator reports that the API server refuses pods of the service."""
+    ready = find(document.get("status") or {}, "Ready")
+    return ready is not None and ready.get("reason") == PODS_REFUSED
+
+
 def claims_of_others(cache: Cache, key: Key) -> list[Claim]:
     """The claims of all services but one, as their statuses have them."""
     nodes = known_nodes(cache)
     promised = [(key_of(document), document, commitment_of(document, nodes)) for document in cache.services()]
     return [
-        claim(commitment, wanted_replicas(document), cache.pods(other))
+        claim(commitment, wanted_replicas(document), cache.pods(other), grows=not _is_refused_pods(document))
         for other, document, commitment in promised
         if commitment is not None and other != key
     ]

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from uellm.reconcile.times import moment
 
+PODS_REFUSED = "PodsRefused"
+"""The reason of the condition Ready."""
+
 
 class PodsRefused(NamedTuple):
     """The Deployment's condition ReplicaFailure."""
