@@ -69,7 +69,8 @@ async def test_what_is_no_longer_refused_is_promised_again(world):
     assert (await world.plan("two")).failure.reason == "NoFit"
 
 
-async def test_the_minute_begins_when_a_pod_that_the_quota_still_counted_has_ended(world):
+async def test_the_place_of_a_pod_that_the_quota_still_counted_is_kept_until_kubernetes_has_tried_again(world):
+    """Refused for five minutes, it is tried again within the next five."""
     world.node("a", None, None)
     ending = world.make.pod(node="a")
     ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:05:00Z"
@@ -83,6 +84,9 @@ async def test_the_minute_begins_when_a_pod_that_the_quota_still_counted_has_end
     world.cache.remove(POD, {"metadata": {"namespace": "ns", "name": "one-1", "uid": "uid-one-1"}})
     await world.plan("one")
     world.service("two")
+    assert (await world.plan("two")).failure.reason == "NoFit"
+    world.now += 5 * MINUTE
+    await world.plan("one")
     assert (await world.plan("two")).failure.reason == "NoFit"
     world.now += MINUTE
     await world.plan("one")

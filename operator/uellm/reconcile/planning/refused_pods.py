@@ -1,7 +1,10 @@
 """Services whose pods the API server has refused for a minute. What no pod can take is promised to nobody.
 
-A Deployment tells of a refusal. A LeaderWorkerSet does not, so its pods count as refused where they are not there. The
-minute begins anew whenever a pod comes or goes: a pod that is ending may be what the quota still counts.
+A Deployment tells of a refusal. A LeaderWorkerSet does not, so its pods count as refused where they are not there.
+
+A pod that ends may be what the quota still counted, as in a rollout in place. Kubernetes tries to make the next one
+after about as long as it has been refused. So whenever a pod comes or goes, the minute begins anew, and that time is
+added.
 """
 
 from __future__ import annotations
@@ -16,13 +19,24 @@ from uellm.reconcile.pods.refusal import pods_refused
 
 PATIENCE = timedelta(seconds=60)
 """A webhook that is away for a moment refuses nothing for good."""
+LONGEST_RETRY = timedelta(seconds=1000)
+"""Between two tries of Kubernetes' own controllers."""
 
 
 class _Shortfall(NamedTuple):
-    """Pods are lacking since then, beside these."""
+    """Pods that are lacking beside others."""
 
+    first: datetime
+    """When they began to lack."""
     since: datetime
+    """When one of the others came or went last."""
     pods: frozenset[str]
+    """The others, by uid."""
+
+    @property
+    def until(self) -> datetime:
+        """Until when those that are lacking may come by themselves."""
+        return self.since + PATIENCE + min(self.since - self.first, LONGEST_RETRY)
 
 
 class RefusedPods:
@@ -37,16 +51,19 @@ class RefusedPods:
             self.forget(observed.key)
             return False
         known, pods = self._shortfalls.get(observed.key), frozenset(map(uid_of, observed.pods))
-        if known is None or known.pods != pods:
-            refused = pods_refused(observed.deployment) if known is None else None
-            since = refused.since if refused is not None and refused.since is not None else now
-            known = self._shortfalls[observed.key] = _Shortfall(since, pods)
-        return now >= known.since + PATIENCE
+        if known is None:
+            refused = pods_refused(observed.deployment)
+            first = now if refused is None or refused.since is None else min(refused.since, now)
+            known = _Shortfall(first, first, pods)
+        elif known.pods != pods:
+            known = _Shortfall(known.first, now, pods)
+        self._shortfalls[observed.key] = known
+        return now >= known.until
 
     def due_in_s(self, key: Key, now: datetime) -> float | None:
-        """In how many seconds a minute is over; None where no pods are refused, or it is over."""
+        """In how many seconds `look` finds that they have been; None where no pods are refused, or it is so already."""
         known = self._shortfalls.get(key)
-        left_s = 0.0 if known is None else (known.since + PATIENCE - now).total_seconds()
+        left_s = 0.0 if known is None else (known.until - now).total_seconds()
         return left_s if left_s > 0 else None
 
     def forget(self, key: Key) -> None:
