@@ -80,6 +80,14 @@ ADMINISTRATIVE = frozenset(
 OPEN = frozenset(("/health", "/ping", "/metrics", "/version"))
 """Routes that need no API key: for load balancers and scrapers, and open in vLLM as well."""
 
+_POLLED = OPEN | {"/load", "/v1/models"}
+"""Routes that monitors and waiting clients ask again and again, whether anybody uses the model or not."""
+
+
+def is_use(path: str) -> bool:
+    """Whether a request for a decoded path is a sign that somebody uses the service."""
+    return path not in _POLLED and not administrative(path)
+
 
 def administrative(path: str) -> bool:
     """Whether a decoded path is an administrative route."""

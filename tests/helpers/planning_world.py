@@ -86,10 +86,13 @@ class PlanningWorld:
         self.put(LLMSERVICE, document)
         return document
 
-    def deployed(self, name, *, replicas=1, inputs=""):
-        """The Deployment of the service's current spec. `inputs`: digest of the plan that it carries out."""
+    def deployed(self, name, *, replicas=1, inputs="", refused=False):
+        """The Deployment of the service's current spec. `inputs`: digest of the plan that it carries out; `refused`:
+        the API server lets it create no further pod."""
         observed = self.observed(name)
         deployment = self.make.deployment(replicas)
+        if refused:
+            deployment = self.make.refused(deployment, len(observed.pods))
         revision = self.make.revision(observed.spec_mark, inputs)
         self.revisions[name] = {revision.name: revision}
         metadata = {**deployment["metadata"], "name": f"{name}-engine"}

@@ -64,7 +64,7 @@ class StepMeasurement(NamedTuple):
 
 
 class LoadMeasurement(NamedTuple):
-    """The load of one replica. The first four, `prompts` and `answers` grow from the sidecar's start on."""
+    """The load of one replica. The first four, `prompts`, `answers` and `passed` grow from the sidecar's start on."""
 
     ended: int
     """Requests, refused ones included."""
@@ -89,6 +89,8 @@ class LoadMeasurement(NamedTuple):
     served alone, for all requests that ended."""
     answers: int | None = None
     """Requests that ended with an answer as long as it was to be; not those that were refused or lost."""
+    passed: int = 0
+    """Requests of routes that are not scheduled that ended. No work is known of them, but somebody used the service."""
 
     def to_dict(self) -> dict[str, Any]:
         """`load`."""
@@ -104,6 +106,7 @@ class LoadMeasurement(NamedTuple):
             "passing": self.passing,
             "prompts": self.prompts,
             "answers": self.answers,
+            "passed": self.passed,
         }
 
 
@@ -174,7 +177,8 @@ def _load(entry: Any) -> LoadMeasurement | None:
     # A sidecar of an earlier release does not tell the last ones.
     passing = _count(entry.get("passing")) or 0
     known = _count(entry.get("prompts")), _count(entry.get("answers"))
-    return LoadMeasurement(ended, missed, prompts, outputs, running, queued, share, step, passing, *known)
+    passed = _count(entry.get("passed")) or 0
+    return LoadMeasurement(ended, missed, prompts, outputs, running, queued, share, step, passing, *known, passed)
 
 
 def _factor(value: Any) -> float | None:

@@ -24,6 +24,7 @@ from uellm.kube.kinds import (
     FORMER_WORKLOAD,
     LEADERWORKERSET,
     POD,
+    PVC,
     REPLICASET,
     RESOURCECLAIMTEMPLATE,
     WORKLOAD,
@@ -53,25 +54,26 @@ from uellm.reconcile.names import (
 from uellm.reconcile.observe import Observed, child_names
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.pods.pod_failures import Removal
+from uellm.reconcile.pods.pod_state import mounts
 from uellm.reconcile.scaling.deletion_costs import CostMark
+from uellm.text import and_more
 
 logger = logging.getLogger(__name__)
 
 Manifest = Mapping[str, Any]
 _Identity = tuple[Kind, str, str]
 NAME_TAKEN = "NameTaken"
+LEFT_BEHIND = "LeftBehind"
+"""A child of a deleted service of the same name still exists. It goes by itself, as a rule within a second."""
+_CAUSES = (NAME_TAKEN, LEFT_BEHIND)
+"""Other refusals may follow from these."""
 TRIES = 3
 """Of an edit that depends on the version of an object."""
+_PODS_NAMED = 3
 EXPLAINED_WITHIN_S = 10.0
 """For which a pass waits for the words of others about a pod."""
 WORKLOAD_KINDS = (DEPLOYMENT, LEADERWORKERSET)
 """Those that make the engine's pods. A service has one of them."""
-
-
-class LeftBehind(CannotBeDone):
-    """A child of a deleted service of the same name still exists; the garbage collector will remove it soon."""
-
-    transient = True
 
 
 class WriteRefused(CannotBeDone):
@@ -113,9 +115,8 @@ class Applier:
                 refusals.append(await self._try(observed, manifest))
             elif _live(observed, manifest) is None:
                 refusals.append(await self._taken(observed, manifest))
-        # A taken name comes first: other refusals may follow from it.
         found = [each for each in refusals if each is not None]
-        return min(found, key=lambda each: each.reason != NAME_TAKEN, default=None)
+        return min(found, key=lambda each: each.reason not in _CAUSES, default=None)
 
     async def only_as_new(self, observed: Observed, manifests: Sequence[Manifest]) -> bool:
         """Whether these are refused only because a LeaderWorkerSet is there that keeps what it was made with.
@@ -142,7 +143,7 @@ class Applier:
                 try:
                     if await self._try(observed, manifest) is not None:
                         continue
-                except (KubeError, LeftBehind) as error:
+                except KubeError as error:
                     # The status, which says what is wrong with the spec, does not wait for it.
                     logger.warning("%s: %s is left for the next pass: %s", observed.key, manifest["kind"], error)
                     continue
@@ -364,7 +365,8 @@ class Applier:
         if live is None:
             return None
         if belonged_to_namesake(live, observed.document):
-            raise LeftBehind(f"{kind.kind} {metadata['name']} of the deleted {observed.key} is still being deleted")
+            what = f"{kind.kind} {metadata['name']} of the deleted LLMService {observed.key} is still being deleted"
+            return Obstacle(LEFT_BEHIND, f"{what}: {await self._what_holds(kind, metadata)}")
         if belongs_to(live, observed.document):
             self._cache.put(kind, live)
             return None
@@ -375,6 +377,14 @@ class Applier:
             f"{kind.kind} {metadata['name']} exists and {whose}; it is not touched: delete it, or give this LLMService "
             "another name",
         )
+
+    async def _what_holds(self, kind: Kind, metadata: Mapping[str, Any]) -> str:
+        """What an object waits for that is being deleted. A claim is kept for the pods that mount it, whoever's."""
+        pods = await self._kube.list(POD, metadata["namespace"]) if kind == PVC else ()
+        if holders := sorted(pod["metadata"]["name"] for pod in pods if mounts(pod, metadata["name"])):
+            named = and_more(holders, _PODS_NAMED, "pod")
+            return f"it is mounted by {named}, and goes when nothing mounts it any more: wait, or delete what does"
+        return "wait; if it stays, look at its finalizers"
 
 
 def _refusal(kind: Kind, error: KubeError) -> Obstacle:

@@ -7,7 +7,7 @@ Stalled      True: it is not, and only a person can change that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 MESSAGE_LENGTH = 4096
@@ -35,11 +35,20 @@ def clip(text: str, length: int) -> str:
 
 
 def condition_entries(
-    conditions: Iterable[Condition], before: Iterable[Mapping[str, Any]], *, generation: int, now: str
+    conditions: Iterable[Condition],
+    before: Iterable[Mapping[str, Any]],
+    *,
+    generation: int,
+    now: str,
+    earlier: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """The entries of `status.conditions`. A transition time changes only with the condition's status."""
-    since = {entry["type"]: entry for entry in before}
-    return [_entry(condition, since.get(condition.type), generation, now) for condition in conditions]
+    """The entries of `status.conditions`. A transition time changes only with the condition's status.
+
+    `earlier`: types that still are about the generation that they were about before.
+    """
+    known = {entry["type"]: entry for entry in before}
+    seen = {type_: known.get(type_, {}).get("observedGeneration", generation) for type_ in earlier}
+    return [_entry(each, known.get(each.type), seen.get(each.type, generation), now) for each in conditions]
 
 
 def _entry(condition: Condition, before: Mapping[str, Any] | None, generation: int, now: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from uellm.kube import LLMSERVICE, Kind, KubeError, NotFound
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, LEADERWORKERSET, RESOURCECLAIMTEMPLATE, kind_of
 from uellm.planner.result import Plan
 from uellm.reconcile.additions import told_additions
-from uellm.reconcile.apply import WORKLOAD_KINDS, Applier, Manifest, WriteRefused, has_other_pods
+from uellm.reconcile.apply import LEFT_BEHIND, WORKLOAD_KINDS, Applier, Manifest, WriteRefused, has_other_pods
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import DesiredState, Images, children, config_digest
 from uellm.reconcile.children.disruption import marks_to_lift
@@ -49,6 +49,8 @@ from uellm.reconcile.surges import Surges
 
 # A raised quota or a changed admission policy causes no event on our watches.
 REFUSED_RECHECK_S = 60.0
+LEFT_BEHIND_RECHECK_S = 5.0
+"""What a deleted namesake has left behind goes soon, and with an event, unless something holds it."""
 ASK_SOON_S = 1.0
 """After a pass that has not asked about the pods, because a person waits for more of them."""
 
@@ -219,6 +221,7 @@ class Reconciler:
             wanted=writable.wanted,
             routed=routes.condition,
             added=writable.added,
+            predicted_earlier=self._planning.is_of_earlier_spec(observed.key),
         )
         try:
             await self._applier.write_status(observed, decision.status)
@@ -247,10 +250,11 @@ class Reconciler:
             confirm_in_s,
             stranded_in_s(observed, now),
             improvable_in_s(observed, now) if planned.choice.better else None,
-            REFUSED_RECHECK_S if writable.refusal else None,
+            _refused_recheck_s(writable.refusal),
             deferred_s,
             routes_in_s,
             self._surges.due_in_s(observed, now),
+            self._planning.promises.refused_in_s(observed.key, now),
         )
         recheck_s = min(filter(None, rechecks), default=None)
         if deferred_s is None:
@@ -281,7 +285,8 @@ class Reconciler:
         anew = refusal is not None and await self._applier.only_as_new(observed, differing)
         if refusal is not None and (_serves(observed) or not anew):
             told = f"{refusal.message}; {HOW_TO_MAKE_ANEW}" if anew else refusal.message
-            return await self._left_alone(observed, refusal._replace(message=told))
+            keep_plan = refusal.reason == LEFT_BEHIND
+            return await self._left_alone(observed, refusal._replace(message=told), keep_plan=keep_plan)
         if desired.revision is not None:
             self._revisions.put(observed.key, desired.revision)
         wanted = None if desired.revision is None else _wanted(desired.revision.name, desired)
@@ -321,6 +326,13 @@ class Reconciler:
                 if (template := observed.claim_templates.get(configmap["metadata"]["name"])) is not None:
                     await self._applier.delete(RESOURCECLAIMTEMPLATE, template)
                 await self._applier.delete(CONFIGMAP, configmap)
+
+
+def _refused_recheck_s(refusal: Obstacle | None) -> float | None:
+    """When to try again what was refused; None where nothing was."""
+    if refusal is None:
+        return None
+    return LEFT_BEHIND_RECHECK_S if refusal.reason == LEFT_BEHIND else REFUSED_RECHECK_S
 
 
 def _is_told_to_grow(observed: Observed) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from uellm.kube import Kind, KubeError
 from uellm.kube.kinds import kind_of
-from uellm.reconcile.apply import Applier, LeftBehind, Manifest
+from uellm.reconcile.apply import Applier, Manifest
 from uellm.reconcile.children.http_route import http_route
 from uellm.reconcile.children.inference_pool import inference_pool
 from uellm.reconcile.conditions import Condition
@@ -100,8 +100,6 @@ async def _obstacle(applier: Applier, observed: Observed, manifest: Manifest) ->
         return unavailable(kind, availability)
     try:
         return await applier.refusal(observed, applier.differing(observed, [manifest]))
-    except LeftBehind as error:
-        return Obstacle("LeftBehind", str(error))
     except KubeError as error:
         if error.status not in _NO_KIND:
             raise

@@ -19,6 +19,7 @@ from uellm.reconcile.observe import Observed
 from uellm.reconcile.pods.engine_readiness import STALLED_RESTARTS, UNSTARTABLE, living
 from uellm.reconcile.pods.kubelet_events import bound_since
 from uellm.reconcile.pods.pod_state import is_ready
+from uellm.reconcile.pods.refusal import pods_refused
 from uellm.reconcile.times import moment
 
 Object = Mapping[str, Any]
@@ -121,10 +122,9 @@ def _suspicion(since: datetime, why: str) -> _Suspicion:
 
 def _refused(deployment: Object | None) -> Iterator[_Suspicion]:
     """Pods that the API server does not let the Deployment create."""
-    for condition in ((deployment or {}).get("status") or {}).get("conditions") or ():
-        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
-            why = f"the API server refuses the additional pod: {condition.get('message')}"
-            yield _suspicion(moment(condition["lastTransitionTime"]), why)
+    refused = pods_refused(deployment)
+    if refused is not None and refused.since is not None:
+        yield _suspicion(refused.since, f"the API server refuses the additional pod: {refused.message}")
 
 
 def _starting(pods: Sequence[Object]) -> Iterator[Object]:

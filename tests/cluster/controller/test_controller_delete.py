@@ -6,7 +6,6 @@ import pytest
 
 from helpers.sizes import GIB
 from uellm.kube import LLMSERVICE, POD, REPLICASET
-from uellm.reconcile.apply import LeftBehind
 from uellm.reconcile.cache import CHILD_KINDS
 from uellm.reconcile.names import Key
 
@@ -80,11 +79,12 @@ async def test_deleted_and_made_again_at_once_it_waits_for_its_namesakes_childre
     uid = (await second.get())["metadata"]["uid"]
 
     async def own_children():
-        try:
-            await watching.settle("llama")
-        except LeftBehind:
-            return False
-        owners = [(await second.child(kind))["metadata"]["ownerReferences"][0]["uid"] for kind in CHILD_KINDS]
-        return owners == [uid] * 4
+        await watching.step("llama")
+        children = [child for kind in CHILD_KINDS if (child := await second.child(kind)) is not None]
+        if [child["metadata"]["ownerReferences"][0]["uid"] for child in children] == [uid] * 4:
+            return True
+        document = await second.get()
+        assert document["status"]["observedGeneration"] == document["metadata"]["generation"]
+        return False
 
     await eventually(own_children, timeout_s=40)

@@ -208,6 +208,34 @@ async def test_another_storage_class_is_told_in_one_line(world):
     assert message.startswith(f"claim llama-weights has storage class {world.made['storageClassName']}, and ")
 
 
+@pytest.mark.timeout(120)
+async def test_made_again_while_its_former_claim_is_being_deleted_it_says_so_and_goes_on_later(world, eventually):
+    former = await world.serving()
+    before = (await world.claim())["metadata"]["uid"]
+    await world.hold("uellm.test/held")
+    await former.delete()
+    llama = await world.service(model=model(cache=world.made))
+
+    async def told():
+        await world.operator.settle("llama")
+        return (await llama.condition("Ready"))[:2] == ("False", "LeftBehind")
+
+    await eventually(told)
+    message = "PersistentVolumeClaim llama-weights of the deleted LLMService "
+    assert (await llama.condition("Ready"))[2].startswith(message)
+    document = await llama.get()
+    assert document["status"]["observedGeneration"] == document["metadata"]["generation"]
+
+    await world.hold()
+
+    async def made_anew():
+        await world.operator.settle("llama")
+        found = await world.claim()
+        return found is not None and found["metadata"]["uid"] != before
+
+    await eventually(made_anew, timeout_s=40)
+
+
 async def test_another_storage_class_is_had_by_suspending_and_deleting_the_claim(world, eventually):
     llama = await world.serving()
     former = (await world.claim())["metadata"]["uid"]

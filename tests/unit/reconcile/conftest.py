@@ -93,6 +93,19 @@ class Make:
         }
 
     @staticmethod
+    def refused(deployment: dict[str, Any], replicas: int, since: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
+        """The same Deployment where the API server lets it have so many replicas."""
+        condition = {
+            "type": "ReplicaFailure",
+            "status": "True",
+            "reason": "FailedCreate",
+            "message": 'pods "llama-engine-x" is forbidden: exceeded quota: gpus',
+            "lastTransitionTime": since,
+        }
+        status = {**deployment["status"], "replicas": replicas, "conditions": [condition]}
+        return {**deployment, "status": status}
+
+    @staticmethod
     def pod(name: str = "llama-engine-a", *, node: str | None = "node-1", **status: Any) -> dict[str, Any]:
         return {
             "gpus": 2,

@@ -145,10 +145,10 @@ async def test_figures_of_a_service_whose_number_follows_the_load_are_asked_for_
     assert await measurements.refresh([pod()], 15.0) == 15.0
     assert measurements.loads_of([pod()])["uid-a"].load.ended == 1
     now_s = 15.0
-    load = {**load, "ended": 2, "passing": 3, "prompts": 2, "answers": 1}
+    load = {**load, "ended": 2, "passing": 3, "prompts": 2, "answers": 1, "passed": 4}
     answers.append({"version": 1, "classes": [], "load": load})
     assert await measurements.refresh([pod()], 15.0) == 15.0
-    assert measurements.loads_of([pod()])["uid-a"] == (15.0, (2, 0, 1, 1, 0, 0, 0.0, None, 3, 2, 1))
+    assert measurements.loads_of([pod()])["uid-a"] == (15.0, (2, 0, 1, 1, 0, 0, 0.0, None, 3, 2, 1, 4))
     now_s = 30.0
     answers.append({"version": 1, "classes": []})
     await measurements.refresh([pod()], 15.0)

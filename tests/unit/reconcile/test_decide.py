@@ -155,6 +155,17 @@ def test_an_impossible_change_of_the_spec_is_not_ready_although_old_pods_serve(m
     assert found["Ready"]["observedGeneration"] == 2
 
 
+def test_what_is_predicted_by_an_earlier_spec_says_of_which_generation_it_is(make, observed):
+    condition = {"type": "SLOFeasible", "status": "Unknown", "reason": "NothingAsked", "observedGeneration": 1}
+    conditions_before = [{**condition, "lastTransitionTime": "2026-01-01T00:00:00Z"}]
+    document = make.service(status={"plan": plan_status(make.plan()), "conditions": conditions_before})
+    document["metadata"]["generation"] = 2
+    seen = observed(document, deployment=make.deployment(ready=1), pods=[make.pod()])
+    for earlier, generation in ((True, 1), (False, 2)):
+        found = conditions(decided(seen, Choice(make.plan()), predicted_earlier=earlier))
+        assert (found["SLOFeasible"]["observedGeneration"], found["Ready"]["observedGeneration"]) == (generation, 2)
+
+
 @pytest.mark.parametrize(
     ("choice", "reason"),
     [(Choice(None, Obstacle("InvalidAdapter", "because")), "InvalidAdapter"), (None, "AdaptersLoading")],

@@ -10,8 +10,9 @@ from datetime import timedelta
 from helpers.children import CONFIG
 from helpers.sizes import GIB
 from uellm.api import parse_service
-from uellm.kube.kinds import LLMSERVICE, NODE
+from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE
 from uellm.planner.request import NodeOffer
+from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key
 from uellm.reconcile.planning.answer import PlanningQuestion, answer
 from uellm.reconcile.planning.ledger import offers
@@ -42,8 +43,30 @@ class Service:
 
     def written(self, plan) -> None:
         generation = self.document["metadata"]["generation"]
-        self.document["status"] = {"observedGeneration": generation, "plan": plan_status(plan)}
+        predicted = generation
+        if self.world.planning.is_of_earlier_spec(KEY):
+            predicted = self.predicted_generation
+        condition = {"type": "SLOFeasible", "observedGeneration": predicted}
+        self.document["status"] = {
+            "observedGeneration": generation,
+            "plan": plan_status(plan),
+            "conditions": [condition],
+        }
         self.world.put(LLMSERVICE, self.document)
+
+    def restart_operator(self) -> None:
+        """Another one, which knows what the API server has."""
+        former, self.world.cache = self.world.cache, Cache()
+        for kind in (GPUNODEPROFILE, NODE, LLMSERVICE, DEPLOYMENT):
+            for each in former.snapshot(kind).values():
+                self.world.put(kind, each.object)
+        self.world.planning = Planning(self.world.cache, self.world)
+        self.world.planning.promises.restore()
+
+    @property
+    def predicted_generation(self) -> int:
+        """Of the spec that the prediction in the status is about."""
+        return self.document["status"]["conditions"][0]["observedGeneration"]
 
     def edit(self, rate: str) -> None:
         self.document = copy.deepcopy(self.document)
@@ -68,6 +91,40 @@ async def test_a_change_is_asked_for_until_a_search_finds_a_plan(world):
     for _ in range(2):
         await service.look()
     assert world.revisions_asked == [True, True, True]
+
+
+async def test_a_change_that_finds_no_plan_is_asked_for_by_an_operator_that_is_restarted_too(world):
+    service = Service(world)
+    await service.look()
+    world.deployed("one")
+    service.cordon(closed=True)
+    service.edit("8")
+    await service.look()
+    assert (service.document["status"]["observedGeneration"], service.predicted_generation) == (2, 1)
+    service.restart_operator()
+    await service.look()
+    assert service.predicted_generation == 1
+    service.cordon(closed=False)
+    await service.look()
+    assert world.revisions_asked == [True, True, True, True]
+    assert service.predicted_generation == 2
+    service.restart_operator()
+    await service.look()
+    assert world.revisions_asked[4:] == [False]
+
+
+async def test_a_change_that_asks_nothing_of_a_plan_leaves_the_one_before_open(world):
+    service = Service(world)
+    await service.look()
+    world.deployed("one")
+    service.cordon(closed=True)
+    service.edit("8")
+    await service.look()
+    service.document = copy.deepcopy(service.document)
+    service.document["spec"]["http"] = {"idleTimeout": "30m"}
+    service.document["metadata"]["generation"] += 1
+    await service.look()
+    assert service.predicted_generation == 1
 
 
 async def test_a_change_that_was_answered_is_not_asked_for_again(world):

@@ -139,10 +139,10 @@ def test_a_report_with_a_load_is_read_back_and_a_damaged_one_is_left_out() -> No
 
 
 def test_a_load_of_an_earlier_release_is_read_without_the_counts_that_it_lacks() -> None:
-    known = load(7)._replace(prompts=7, answers=5)
+    known = load(7)._replace(prompts=7, answers=5, passed=3)
     document = AttainmentReport((), 300, load=known).to_dict()
     assert AttainmentReport.from_dict(document).load == known
-    for name in ("prompts", "answers"):
+    for name in ("prompts", "answers", "passed"):
         del document["load"][name]
 
     assert AttainmentReport.from_dict(document).load == load(7)

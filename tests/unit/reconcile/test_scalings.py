@@ -47,16 +47,23 @@ class World:
         self.serves_per_s = math.inf
         """What each replica serves; it refuses the rest."""
         self.refused: dict[str, int] = {}
+        self.passed = 0
+        """Requests that are not scheduled, of each replica."""
         self.step: StepTime | None = None
         """As the sidecars measure it."""
         self.pods: list[dict] | None = None
+        self.refuses: int | None = None
+        """Replicas that the API server refuses; 0: only an additional one. None: it refuses none."""
         self.made = 0
 
     def look(self) -> Scaling:
         """One pass."""
         pods = self.pods if self.pods is not None else [self._ready(place) for place in range(self.made)]
         service = parse_service({name: self.document[name] for name in ("apiVersion", "kind", "metadata", "spec")})
-        children = {DEPLOYMENT: self.make.deployment(self.made)} if self.made else {}
+        deployment = self.make.deployment(self.made)
+        if self.refuses is not None:
+            deployment = self.make.refused(deployment, self.made - self.refuses)
+        children = {DEPLOYMENT: deployment} if self.made else {}
         observed = Observed(self.document, service, children=children, pods=tuple(pods))
         loads = (
             {
@@ -90,9 +97,8 @@ class World:
     def _load(self, uid: str) -> LoadMeasurement:
         ended, refused = self.counted[uid], self.refused.get(uid, 0)
         served = ended - refused
-        return LoadMeasurement(
-            ended, refused, 900 * ended, 200 * served, 0, 0, step=self.step, prompts=ended, answers=served
-        )
+        counted = LoadMeasurement(ended, refused, 900 * ended, 200 * served, 0, 0, prompts=ended, answers=served)
+        return counted._replace(step=self.step, passed=self.passed)
 
 
 @pytest.fixture
@@ -323,6 +329,20 @@ def test_an_idle_service_ends_its_last_replicas_only_when_all_report(world):
     here.silent = 0
 
     assert here.minutes(30, 0.0) == 0
+
+
+def test_a_service_that_is_used_by_routes_that_are_not_scheduled_runs_on_until_those_cease(world):
+    here = world(0, 3)
+    here.look()
+    for _ in range(6):
+        assert here.minutes(5, 0.0) == 1
+        here.passed += 1
+
+    here.minutes(0.25, 0.0)
+    here.passed = 1  # its sidecar was started anew, and asked since
+    here.minutes(0.25, 0.0)
+    assert here.minutes(IDLE_S / 60 - 1, 0.0) == 1
+    assert here.minutes(2, 0.0) == 0
 
 
 def test_a_service_without_requests_runs_no_pods_until_one_waits(world):
@@ -576,3 +596,23 @@ def of_group(pod, group, index):
     named = {f"leaderworkerset.sigs.k8s.io/{label}": value for label, value in labels.items()}
     metadata = {**pod["metadata"], "name": f"llama-engine-{group}-{index}", "uid": f"uid-{group}-{index}"}
     return {**pod, "metadata": {**metadata, "labels": {**pod["metadata"]["labels"], **named}}}
+
+
+def test_replicas_that_the_api_server_refuses_are_told(world):
+    here = world(3, 4)
+    here.look()
+    here.pods, here.counted, here.refuses = [here._ready(0)], {"uid-0": 0}, 2
+
+    scaling = here.look()
+
+    assert (scaling.replicas, scaling.reason) == (3, "ScalingLimited")
+    assert scaling.message.startswith("the API server refuses 2 of 3 replicas: pods ")
+    assert scaling.message.endswith("is forbidden: exceeded quota: gpus")
+
+
+def test_an_additional_pod_of_a_rollout_that_is_refused_limits_nothing(world):
+    here = world(1, 4)
+    here.look()
+    here.counted, here.refuses = {"uid-0": 0}, 0
+
+    assert here.look().reason == "AsNeeded"

@@ -55,6 +55,18 @@ async def test_any_key_of_any_file_opens_every_route_and_nothing_else_does(engin
         assert response.status == 200
 
 
+async def test_requests_that_are_not_scheduled_are_told_as_use_but_for_refused_ones_and_what_monitors_poll(keyed):
+    for path in ("/tokenize", "/v1/audio/speech"):
+        assert await status(keyed, "sk-one", path) == 200
+    assert await status(keyed, None, "/tokenize") == 401
+    assert await status(keyed, "sk-one", "/sleep") == 403
+    for path in ("/health", "/version", "/metrics", "/load", "/v1/models"):
+        async with keyed.client.get(keyed.url(path), headers={"Authorization": "Bearer sk-one"}) as response:
+            assert response.status == 200
+    load = keyed.sidecar.proxy.attainment().load
+    assert (load.passed, load.ended) == (2, 0)
+
+
 async def test_a_refusal_is_in_openais_form_and_is_counted(keyed):
     async with keyed.post(Authorization="Bearer sk-planted") as response:
         document = await response.json()

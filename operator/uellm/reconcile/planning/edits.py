@@ -1,7 +1,8 @@
 """Which services' specs have changed since the plan in force was predicted.
 
 Such a change may find no fresh plan to be judged by, as on a cordoned node, or be written as observed before a search
-has looked at it. So it counts until the status has the answer of a search that found a plan.
+has looked at it. So it counts until the status has the answer of a search that found a plan. While searches find none,
+the condition SLOFeasible is kept as one of the earlier generation: from it a restarted operator knows of the change.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from uellm.planner.result import Plan
+from uellm.reconcile.conditions import find
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed
+from uellm.reconcile.status.slo_feasible import TYPE
 
 
 @dataclass
@@ -20,6 +23,8 @@ class _Edit:
     generation: int
     chosen: Plan | None = None
     """By a search that knew of the change, and found a plan; None: there was none yet."""
+    waits: bool = False
+    """A search that knew of this change, or of one before, found no plan."""
 
 
 class Edits:
@@ -37,7 +42,9 @@ class Edits:
         edit = self._edits.get(observed.key)
         if observed.status.get("observedGeneration") != observed.generation:
             if edit is None or edit.generation != observed.generation:
-                self._edits[observed.key] = _Edit(observed.generation)
+                self._edits[observed.key] = _Edit(observed.generation, waits=self.waits(observed.key))
+        elif edit is None and _is_of_earlier_spec(observed):
+            self._edits[observed.key] = _Edit(observed.generation, waits=True)
         elif edit is not None and edit.chosen is not None and edit.chosen == observed.incumbent:
             del self._edits[observed.key]
 
@@ -45,8 +52,20 @@ class Edits:
         """Whether the plan in force is to be predicted anew."""
         return key in self._edits
 
-    def answered(self, observed: Observed, chosen: Plan | None) -> None:
-        """A search for the service as it was observed has found a plan. `chosen`: that one, or the one in force."""
+    def waits(self, key: Key) -> bool:
+        """Whether what is predicted is of an earlier spec, because there was no plan to judge the change by."""
+        edit = self._edits.get(key)
+        return edit is not None and edit.waits and edit.chosen is None
+
+    def searched(self, observed: Observed, chosen: Plan | None, *, found: bool) -> None:
+        """There was a search for the service as it was observed. `chosen`: the plan that it found, or that in force."""
         edit = self._edits.get(observed.key)
         if edit is not None and edit.generation == observed.generation:
-            edit.chosen = chosen
+            edit.chosen = chosen if found else edit.chosen
+            edit.waits |= not found
+
+
+def _is_of_earlier_spec(observed: Observed) -> bool:
+    """Whether the operator, before it was restarted, found no plan to judge the last change by."""
+    condition = find(observed.status, TYPE)
+    return condition is not None and condition.get("observedGeneration", observed.generation) != observed.generation

@@ -7,7 +7,8 @@ counted here, as numbers, because it is not known which devices the kubelet will
     promised  is the number of free devices that others will take: GPUs of their pods on the node that the profile does
               not show yet, and GPUs of their replicas without a node, each counted on the first node that suits the
               plan and has room: the nodes that the plan names come first, but a pod may go to any that suits. Not
-              those of pods that scheduling gates hold back: whoever set the gates decides when it is their turn.
+              those of pods that scheduling gates hold back: whoever set the gates decides when it is their turn. Nor
+              those of pods that the API server refuses.
 
 GPUs for replicas that will claim them are known by name: those of the plan, else others that its claim admits. They are
 not offered to others.
@@ -24,8 +25,10 @@ from uellm.hardware import StageNeeds, class_place
 from uellm.planner.request import NodeOffer
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
+from uellm.reconcile.conditions import find
 from uellm.reconcile.kueue import gates
 from uellm.reconcile.names import Key, key_of
+from uellm.reconcile.pods.refusal import PODS_REFUSED
 from uellm.reconcile.profiled_node import ProfiledNode
 from uellm.reconcile.scaling.scaling import wanted_replicas
 
@@ -128,7 +131,7 @@ class Claim(NamedTuple):
 
     commitment: Commitment
     pods: int
-    """Of all its replicas together."""
+    """Of all its replicas together; not those that the API server refuses."""
     bound_pods: tuple[BoundPod, ...]
     queued: int = 0
     """Pods that scheduling gates hold back."""
@@ -199,15 +202,17 @@ def _suits(needs: tuple[int, ...], alike: bool, kinds: tuple[tuple[int, str], ..
     return all(memory_bytes >= need for (memory_bytes, _), need in zip(smallest, needs, strict=True))
 
 
-def claim(commitment: Commitment, replicas: int, pods: Iterable[Mapping[str, Any]]) -> Claim:
-    """A service's claim, from its wanted replicas and its pods."""
-    pods = tuple(pods)
+def claim(commitment: Commitment, replicas: int, pods: Iterable[Mapping[str, Any]], *, grows: bool = True) -> Claim:
+    """A service's claim, from its wanted replicas and its pods. `grows`: those that are not there may be created."""
+    unfinished = [pod for pod in pods if pod["status"].get("phase") not in ("Failed", "Succeeded")]
     bound_pods = tuple(
         BoundPod(pod["metadata"]["uid"], pod["spec"]["nodeName"], pod.get("gpus") or commitment.gpus)
-        for pod in pods
-        if pod["spec"].get("nodeName") and pod["status"].get("phase") not in ("Failed", "Succeeded")
+        for pod in unfinished
+        if pod["spec"].get("nodeName")
     )
-    return Claim(commitment, replicas * commitment.pods, bound_pods, sum(bool(gates(pod)) for pod in pods))
+    wanted = replicas * commitment.pods
+    number = wanted if grows else min(wanted, len(unfinished))
+    return Claim(commitment, number, bound_pods, sum(bool(gates(pod)) for pod in unfinished))
 
 
 def commitment_of(document: Mapping[str, Any], nodes: Mapping[str, ProfiledNode]) -> Commitment | None:
@@ -219,12 +224,18 @@ def commitment_of(document: Mapping[str, Any], nodes: Mapping[str, ProfiledNode]
     return commitment_to(plan, nodes)
 
 
+def _is_refused_pods(document: Mapping[str, Any]) -> bool:
+    """Whether the operator reports that the API server refuses pods of the service."""
+    ready = find(document.get("status") or {}, "Ready")
+    return ready is not None and ready.get("reason") == PODS_REFUSED
+
+
 def claims_of_others(cache: Cache, key: Key) -> list[Claim]:
     """The claims of all services but one, as their statuses have them."""
     nodes = known_nodes(cache)
     promised = [(key_of(document), document, commitment_of(document, nodes)) for document in cache.services()]
     return [
-        claim(commitment, wanted_replicas(document), cache.pods(other))
+        claim(commitment, wanted_replicas(document), cache.pods(other), grows=not _is_refused_pods(document))
         for other, document, commitment in promised
         if commitment is not None and other != key
     ]

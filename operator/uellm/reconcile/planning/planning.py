@@ -103,6 +103,8 @@ class Planning:
         self._edits.look(observed)
         standing = self._standing.get(observed.key)
         self.promises.runs(observed, None if standing is None else standing.choice.plan)
+        if self.promises.refuses(observed, now):
+            self._others_may_fit()
         known = self._known.get(observed.key)
         if known is not None and self._is_unchanged(known, observed, now):
             choice, rendered = known.planned
@@ -111,6 +113,12 @@ class Planning:
             if choice.plan is None or rendered is not None:
                 return known.planned
         return await self._plan(observed, now)
+
+    def _others_may_fit(self) -> None:
+        """No event tells those that wait of GPUs that are no longer promised."""
+        if self._on_planned is not None:
+            for key in self.waiting():
+                self._on_planned(key)
 
     def _frozen(self, key: Key, known: LastPass) -> Planned:
         """The revision has what was rendered, so that nobody needs it any more."""
@@ -239,6 +247,10 @@ class Planning:
         if observed.step_times and (found := correction(observed)) is not None:
             self._steps.put(found, now)
 
+    def is_of_earlier_spec(self, key: Key) -> bool:
+        """Whether what the plan is predicted to do is of an earlier spec: none could be made to judge the change by."""
+        return self._edits.waits(key)
+
     def pods_deferred_s(self, observed: Observed, now: datetime) -> float | None:
         """Seconds for which the pods are held back at most, while other services wait for a plan; None: not at all.
 
@@ -332,8 +344,7 @@ class Planning:
             return None
         if version != self.promises.version and self.promises.room_is_gone(observed, request, choice.plan):
             return None
-        if answer.found:
-            self._edits.answered(observed, choice.plan)
+        self._edits.searched(observed, choice.plan, found=answer.found)
         standing = Standing(observed.spec_digest, request, stranded, improve, placed, choice, now)
         self._enter(observed, standing)
         if choice.plan is not None and rendered is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 
 from uellm.api.llmservice import LLMService
 from uellm.kube.kinds import DEPLOYMENT, LEADERWORKERSET
@@ -32,6 +33,7 @@ from uellm.reconcile.planning.ledger import (
     suits,
 )
 from uellm.reconcile.planning.node_classes import doubts, with_nodes, would_join
+from uellm.reconcile.planning.refused_pods import RefusedPods
 from uellm.reconcile.planning.request import has_own_image, plan_request
 from uellm.reconcile.planning.rooms import Rooms
 from uellm.reconcile.planning.stranded import all_placed
@@ -71,6 +73,9 @@ class Promises:
         """The plans that Deployments carry out, and what they need."""
         self._refused: set[Key] = set()
         """Services whose pods stay as they are, because their spec was changed and is refused."""
+        self._refused_pods = RefusedPods()
+        self._short: set[Key] = set()
+        """Services to which nothing is promised besides the pods that are there: the API server refuses others."""
         self._taking: set[Key] = set()
         """Services that fit on no free GPUs, and are planned on those that others hold."""
         self._another: dict[Key, tuple[tuple[int, int, int], str]] = {}
@@ -109,6 +114,19 @@ class Promises:
         if (self._ledger.get(key) if known is None else known[1]) != commitment:
             self._ledger.touch(key)
 
+    def refuses(self, observed: Observed, now: datetime) -> bool:
+        """Take note of whether pods of the service are refused. Return whether GPUs promised to them became free."""
+        key, short = observed.key, self._refused_pods.look(observed, now)
+        if short == (key in self._short):
+            return False
+        self._short ^= {key}
+        self._ledger.touch(key)
+        return short
+
+    def refused_in_s(self, key: Key, now: datetime) -> float | None:
+        """In how many seconds nothing is promised to refused pods any more; None where none are, or nothing is."""
+        return self._refused_pods.due_in_s(key, now)
+
     def end(self, key: Key, *, refused: bool = False) -> None:
         """The service has no plan: its pods keep their GPUs, and nothing is promised to further replicas.
 
@@ -136,6 +154,8 @@ class Promises:
         """The service is gone."""
         self.withdraw(key)
         self._running.pop(key, None)
+        self._refused_pods.forget(key)
+        self._short.discard(key)
         self._taking.discard(key)
         self._another.pop(key, None)
 
@@ -259,7 +279,7 @@ class Promises:
         elif deployed is not None and (commitment.nodes or commitment.needs) and key in self._running:
             # Until a new plan is carried out, a pod that is evicted comes back as it was.
             commitment = max(commitment, self._running[key][1], key=lambda each: each.gpus * each.pods)
-        return claim(commitment, replicas, self._cache.pods(key))
+        return claim(commitment, replicas, self._cache.pods(key), grows=key not in self._short)
 
     def _deployed(self, key: Key) -> int | None:
         """Replicas of the service's Deployment, or of its LeaderWorkerSet; None where there is neither."""

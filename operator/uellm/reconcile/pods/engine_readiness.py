@@ -18,6 +18,7 @@ from uellm.reconcile.names import revision_label
 from uellm.reconcile.pods.groups import without_workers, worker_index
 from uellm.reconcile.pods.pod_failures import PodFailures
 from uellm.reconcile.pods.pod_state import taken_from
+from uellm.reconcile.pods.refusal import PODS_REFUSED, pods_refused
 
 # One failed start may be bad luck (a download, a device still being released); three in a row are not.
 STALLED_RESTARTS = 3
@@ -127,11 +128,8 @@ def _is_seen(deployment: Mapping[str, Any], alive: Sequence[Mapping[str, Any]]) 
 
 
 def _refused_by_server(deployment: Mapping[str, Any]) -> EngineReadiness | None:
-    """Pods that the API server does not let the Deployment create: a quota, Pod Security, an admission webhook."""
-    for condition in (deployment.get("status") or {}).get("conditions") or ():
-        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
-            return EngineReadiness(False, "PodsRefused", str(condition.get("message", "")), stalled=True)
-    return None
+    refused = pods_refused(deployment)
+    return None if refused is None else EngineReadiness(False, PODS_REFUSED, refused.message, stalled=True)
 
 
 def unschedulable_since(pod: Mapping[str, Any]) -> str | None:

@@ -33,3 +33,10 @@ def taken_from(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
             found: Mapping[str, Any] = each
             return found
     return None
+
+
+def mounts(pod: Mapping[str, Any], claim: str) -> bool:
+    """Whether a whole pod, as the API server has it, keeps this claim from being deleted."""
+    volumes = pod["spec"].get("volumes") or ()
+    named = any((each.get("persistentVolumeClaim") or {}).get("claimName") == claim for each in volumes)
+    return named and bool(pod["spec"].get("nodeName")) and pod["status"].get("phase") not in ("Failed", "Succeeded")

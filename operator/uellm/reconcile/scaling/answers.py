@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.kueue import gates
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.groups import replica_of
+from uellm.reconcile.pods.refusal import pods_refused
 from uellm.reconcile.scaling.scaling import INVALID_SPEC, Scaling
 from uellm.text import counted
 
@@ -52,7 +54,9 @@ def _have_nodes(observed: Observed) -> bool:
 
 
 def waiting_for_room(observed: Observed, replicas: int, took_s: float | None) -> Scaling | None:
-    """Told where pods find no GPUs, or wait in a queue."""
+    """Told where pods are refused, find no GPUs, or wait in a queue."""
+    if (refused := _refused(observed, replicas)) is not None:
+        return Scaling(replicas, "ScalingLimited", refused, took_s)
     unbound = [pod for pod in living(observed.pods) if not pod["spec"].get("nodeName") and not gates(pod)]
     waiting = len({replica_of(pod) for pod in unbound})
     if waiting and observed.unschedulable_since is not None:
@@ -62,3 +66,16 @@ def waiting_for_room(observed: Observed, replicas: int, took_s: float | None) ->
         message = f"{queued} of {counted(replicas, 'replica')} wait in a queue, or for another scheduling gate"
         return Scaling(replicas, "ScalingLimited", message, took_s)
     return None
+
+
+def _refused(observed: Observed, replicas: int) -> str | None:
+    """What the API server says of replicas that it refuses; None where only an additional pod is refused, or none."""
+    deployment = observed.deployment
+    refused = pods_refused(deployment)
+    if deployment is None or refused is None:
+        return None
+    wanted = int(deployment["spec"].get("replicas", 1)) - has_stand_in(deployment)
+    lacking = wanted - int(deployment["status"].get("replicas") or 0)
+    if lacking <= 0:
+        return None
+    return f"the API server refuses {lacking} of {counted(replicas, 'replica')}: {refused.message}"

@@ -57,6 +57,12 @@ def interval(
     )
 
 
+def any_passed(before: Mapping[str, LoadMeasurement], loads: Mapping[str, LoadMeasurement]) -> bool:
+    """Whether requests of routes that are not scheduled have ended between two readings of the same pods."""
+    # A smaller count is that of a sidecar that was started anew.
+    return any(load.passed not in (0, before[uid].passed) for uid, load in loads.items())
+
+
 def measured_step(loads: Iterable[LoadMeasurement]) -> StepTime | None:
     """The measured step of the replica in the middle, the faster of two; None: none was measured."""
     steps = sorted((each.step for each in loads if each.step is not None), key=lambda step: step.step_s(*_TYPICAL))

@@ -26,7 +26,7 @@ from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.measurements import TimedLoad
 from uellm.reconcile.pods.pod_state import is_ready
 from uellm.reconcile.scaling.answers import MOST_STARTUPS, as_needed, held, unread, waiting_for_room, without_ready
-from uellm.reconcile.scaling.load import interval, measured_step, startup_s
+from uellm.reconcile.scaling.load import any_passed, interval, measured_step, startup_s
 from uellm.reconcile.scaling.scaling import Scaling, bounds_of, chosen_before, within, without_gateway
 from uellm.reconcile.scaling.starts import Starts
 from uellm.reconcile.scaling.wishes import Wishes
@@ -205,7 +205,7 @@ class Scalings:
             memory.autoscaler.observe(taken)
         memory.loads, memory.seen_at = current, now
         memory.read_at_s = {uid: each.at_s for uid, each in loads.items()}
-        if taken.arrived or taken.running or taken.queued:
+        if taken.arrived or taken.running or taken.queued or any_passed(known, current):
             memory.asked_at = now
         if starting or memory.asked_at == now:
             memory.busy_at = now

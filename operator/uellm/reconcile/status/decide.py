@@ -29,6 +29,7 @@ from uellm.reconcile.status.fields import status_of
 from uellm.reconcile.status.needs_groups import NEEDS_LEADER_WORKER_SET
 from uellm.reconcile.status.predictions import TYPE as PREDICTIONS_HOLD
 from uellm.reconcile.status.predictions import predictions_hold
+from uellm.reconcile.status.slo_feasible import TYPE as SLO_FEASIBLE
 from uellm.reconcile.status.slo_feasible import allowed_replicas, feasible, missing_replicas
 from uellm.reconcile.status.waiting_for_node import waiting_for_node
 from uellm.reconcile.step_times.steps import service_steps
@@ -97,13 +98,14 @@ def decide(
     wanted: WantedConfig | None = None,
     routed: Condition | None = None,
     added: str = "",
+    predicted_earlier: bool = False,
 ) -> Decision:
     """Decide on the status.
 
     `change`: the change about to be made to the Deployment, empty for none; `refusal`: why the children cannot be
     written; `wanted`: what every pod is to run with, None where the pods are of a release whose sidecars do not report
     it, or nothing is wanted; `routed`: the condition Routed, None for none; `added`: what somebody has added to the
-    pods by hand, empty for nothing.
+    pods by hand, empty for nothing; `predicted_earlier`: what is predicted is of an earlier generation of the spec.
     """
     own_nodes = (node for node in observed.nodes if node.facts.name in observed.node_states)
     found = failed_pods(observed.pods, observed.node_states, now, lost_gpus(own_nodes))
@@ -138,7 +140,10 @@ def decide(
         status["summary"]["slo"] = words
     if failures is not None:
         status["podFailures"] = failures.to_dict()
-    status["conditions"] = condition_entries(conditions, before, generation=observed.generation, now=timestamp(now))
+    earlier = {SLO_FEASIBLE} if predicted_earlier and plan is not None else set()
+    status["conditions"] = condition_entries(
+        conditions, before, generation=observed.generation, now=timestamp(now), earlier=earlier
+    )
     notes = [note for note in transitions(conditions, before) if _is_worth_an_event(note, known=bool(before))]
     if choice.why and choice.plan is not None and choice.plan != observed.incumbent:
         notes.append(Condition("Planned", "True", "Replanned", choice.why))

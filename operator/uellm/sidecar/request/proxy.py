@@ -33,6 +33,7 @@ from uellm.sidecar.telemetry.tracing import RequestSpan, Tracing
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.read import Terms, read, unread
 from uellm.sidecar.wire.slo import SCHEDULING, targets_of
+from uellm.vllm_routes import is_use
 
 _NOT_PASSED_ON: Pairs = tuple((name.encode(), b"") for name in ("Content-Length", *SCHEDULING, MEANT_FOR, WAITED_MS))
 """Headers that the transport sets itself, and those that the sidecar has obeyed."""
@@ -69,6 +70,8 @@ class Proxy(RequestHandler[Record]):
         self.background = Background(engine, drain)
         self._passing = 0
         """Requests of other than the scheduled routes that the engine has, realtime sessions among them."""
+        self._passed_on = 0
+        """Those of them that ended since the start and are a sign of use."""
 
     async def metrics(self) -> str:
         """The sidecar's metrics, then the engine's with the sidecar's queue added to its waiting requests.
@@ -101,6 +104,7 @@ class Proxy(RequestHandler[Record]):
             self._passing,
             totals.prompts,
             totals.answers,
+            self._passed_on,
         )
 
     def _steps(self) -> StepMeasurement | None:
@@ -150,7 +154,7 @@ class Proxy(RequestHandler[Record]):
             await self._scheduled(request, reply, record, record.targets)
         else:
             await self._read_body(request, record)
-            await self._passed(request, reply, record)
+            await self._passed(request, reply, record, path)
 
     async def _scheduled(self, request: Request, reply: Reply, record: Record, targets: Targets) -> None:
         call = self._read(request, record, targets)
@@ -188,12 +192,13 @@ class Proxy(RequestHandler[Record]):
             self._faults.count("reading", error, record.id)
             return unread(record.route, request.headers, request.body, targets)
 
-    async def _passed(self, request: Request, reply: Reply, record: Record) -> None:
+    async def _passed(self, request: Request, reply: Reply, record: Record, path: str) -> None:
         self._passing += 1
         try:
             await self._pass(request, reply, record)
         finally:
             self._passing -= 1
+            self._passed_on += is_use(path)
 
     async def _pass(self, request: Request, reply: Reply, record: Record) -> None:
         switches = asks_for_websocket(request.method, request.headers)

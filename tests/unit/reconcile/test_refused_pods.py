@@ -1,0 +1,135 @@
+"""Pods that the API server refuses, as by a quota: what is promised to them, and to whom it goes instead."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from uellm.kube.kinds import DEPLOYMENT, LEADERWORKERSET, LLMSERVICE, POD
+from uellm.reconcile.names import Key
+from uellm.reconcile.planning.ledger import claims_of_others
+from uellm.reconcile.planning.planning import Planning
+
+KEY = Key("ns", "one")
+MINUTE = timedelta(seconds=60)
+
+
+async def refused(world, *, replicas=1, pods=()):
+    """A service with a plan for GPUs of node a, whose further pods are refused."""
+    world.service("one", replicas=replicas)
+    assert (await world.plan("one")).plan is not None
+    for name in pods:
+        world.pod("one", name, world.make.pod(node="a"))
+    world.deployed("one", replicas=replicas, refused=True)
+    await world.plan("one")
+
+
+async def test_gpus_of_a_refused_pod_are_kept_for_a_minute_and_then_offered_to_others(world):
+    world.node("a", None, None)
+    await refused(world)
+    world.service("two")
+    assert (await world.plan("two")).failure.reason == "NoFit"
+    assert world.planning.promises.refused_in_s(KEY, world.now) == 60
+
+    world.now += MINUTE
+    await world.plan("one")
+    assert world.planning.promises.refused_in_s(KEY, world.now) is None
+    assert (await world.plan("two")).plan is not None
+
+
+async def test_replicas_that_are_there_keep_their_gpus_where_others_are_refused(world):
+    world.node("a", "uid-one-1", "uid-one-1", None, None)
+    await refused(world, replicas=2, pods=["one-1"])
+    world.now += MINUTE
+    await world.plan("one")
+    for name in ("two", "three"):
+        world.service(name)
+    assert (await world.plan("two")).plan is not None
+    assert (await world.plan("three")).failure.reason == "NoFit"
+
+
+async def test_a_pod_that_is_let_in_after_all_is_promised_its_gpus_before_it_has_a_node(world):
+    world.node("a", None, None)
+    await refused(world)
+    world.now += MINUTE
+    await world.plan("one")
+    world.pod("one", "one-1", world.make.pod(node=None))
+    world.service("two")
+    assert (await world.plan("two")).failure.reason == "NoFit"
+
+
+async def test_what_is_no_longer_refused_is_promised_again(world):
+    world.node("a", None, None)
+    await refused(world)
+    world.now += MINUTE
+    await world.plan("one")
+    world.deployed("one")
+    await world.plan("one")
+    world.service("two")
+    assert (await world.plan("two")).failure.reason == "NoFit"
+
+
+async def test_the_place_of_a_pod_that_the_quota_still_counted_is_kept_until_kubernetes_has_tried_again(world):
+    """Refused for five minutes, it is tried again within the next five."""
+    world.node("a", None, None)
+    ending = world.make.pod(node="a")
+    ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:05:00Z"
+    world.service("one")
+    await world.plan("one")
+    world.pod("one", "one-1", ending)
+    world.deployed("one", refused=True)
+    await world.plan("one")
+    world.now += 5 * MINUTE
+    await world.plan("one")
+    world.cache.remove(POD, {"metadata": {"namespace": "ns", "name": "one-1", "uid": "uid-one-1"}})
+    await world.plan("one")
+    world.service("two")
+    assert (await world.plan("two")).failure.reason == "NoFit"
+    world.now += 5 * MINUTE
+    await world.plan("one")
+    assert (await world.plan("two")).failure.reason == "NoFit"
+    world.now += MINUTE
+    await world.plan("one")
+    assert (await world.plan("two")).plan is not None
+
+
+async def test_services_that_wait_are_looked_at_as_soon_as_nothing_is_promised_to_refused_pods(world):
+    told: asyncio.Queue[Key] = asyncio.Queue()
+    world.planning = Planning(world.cache, world, on_planned=told.put_nowait)
+    world.node("a", None, None)
+    for name in ("one", "two"):
+        world.service(name)
+        await world.planned(name)
+        assert await told.get() == Key("ns", name)
+    world.deployed("one", refused=True)
+    await world.planned("one")
+    assert told.empty()
+    world.now += MINUTE
+    await world.planned("one")
+    assert told.get_nowait() == Key("ns", "two")
+
+
+async def test_pods_of_groups_count_as_refused_where_they_have_not_been_there_for_a_minute(world):
+    world.node("a", None, None)
+    world.service("one")
+    await world.plan("one")
+    world.deployed("one")
+    deployment = world.observed("one").deployment
+    world.cache.remove(DEPLOYMENT, deployment)
+    size = {"size": 2, "leaderTemplate": deployment["spec"]["template"]}
+    world.put(LEADERWORKERSET, {**deployment, "spec": {"replicas": 1, "leaderWorkerTemplate": size}})
+    await world.plan("one")
+    world.service("two")
+    assert (await world.plan("two")).failure.reason == "NoFit"
+    world.now += MINUTE
+    await world.plan("one")
+    assert (await world.plan("two")).plan is not None
+
+
+def test_from_the_status_alone_nothing_is_promised_to_refused_pods_either(world):
+    """As `uellm plan` counts, which reads no Deployments."""
+    document = world.service("one", plan=world.make.plan(nodes=("a",)))
+    for reason, pods in (("EngineStarting", 1), ("PodsRefused", 0)):
+        document["status"]["conditions"] = [{"type": "Ready", "status": "False", "reason": reason}]
+        world.put(LLMSERVICE, document)
+        assert [claim.pods for claim in claims_of_others(world.cache, Key("ns", "two"))] == [pods]
