@@ -10,6 +10,7 @@ import pytest
 
 from helpers.scheduling import CHAT, STEP_MODEL, scheduler_before
 from uellm.sidecar.scheduling import POLICIES, EngineState, Lengths, Options, QueueFull, Scheduler, Targets, Ticket
+from uellm.sidecar.scheduling.fairness import Fairness
 
 READY = EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=512)
 URGENT = Targets("urgent", priority=10, ttft_s=2.0)
@@ -55,3 +56,15 @@ def test_requests_that_ended_are_forgotten_under_lasting_overload(policy):
             core.expire(ticket.arrival_s)
         most_alive = max(most_alive, len(alive))
     assert most_alive < 5 * MOST_QUEUED
+
+
+@pytest.mark.parametrize("tenants", [1, 100])
+def test_fairness_remembers_no_more_of_tenants_that_send_one_request_after_the_other(tenants):
+    fairness = Fairness()
+    fairness.arrived("steady", 0.0)
+    for number in range(20_000):
+        tenant, now_s = f"tenant {number % tenants}", number * 0.01
+        fairness.arrived(tenant, now_s)
+        fairness.charge(tenant, 100, 10, now_s)
+        fairness.left(tenant, now_s)
+    assert len(fairness._least) < 100
