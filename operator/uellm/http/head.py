@@ -73,6 +73,12 @@ class HeadFinder:
             raise Fault(431, f"the headers exceed {limits.headers_bytes} bytes")
 
 
+def without_blank_lines(data: bytes) -> bytes:
+    """What follows the blank lines that some clients send before a request, however many they are."""
+    lines = (len(data) - len(data.lstrip(b"\r\n"))) // 2
+    return data[2 * lines :] if data.startswith(b"\r\n" * lines) else data
+
+
 def begins_well(data: bytes) -> bool:
     """Whether the first byte can begin a method. It refuses, for example, a TLS handshake at once."""
     return 0x41 <= data[0] <= 0x5A or 0x61 <= data[0] <= 0x7A

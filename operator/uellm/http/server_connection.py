@@ -11,7 +11,7 @@ from functools import partial
 from typing import cast
 
 from uellm.http.body import Body
-from uellm.http.head import Head, HeadFinder, HeadParser, begins_well
+from uellm.http.head import Head, HeadFinder, HeadParser, begins_well, without_blank_lines
 from uellm.http.message import Budget, Fault, RequestLimits
 from uellm.http.reply import Reply
 from uellm.http.request import Handler, Refuse, Request
@@ -74,8 +74,8 @@ class ServerConnection(asyncio.Protocol):
 
     @property
     def unread(self) -> bool:
-        """The body of the request in progress is not complete, so that nothing can follow an answer to it."""
-        return self._body is not None and not self._body.complete
+        """Nothing can follow an answer to the request in progress: its body is incomplete, or lost bytes follow it."""
+        return self._body is not None and (not self._body.complete or self._body.surplus)
 
     # What the event loop calls.
 
@@ -159,10 +159,13 @@ class ServerConnection(asyncio.Protocol):
     # One request after the other.
 
     def _next(self) -> None:
-        while self._buffer[:2] == b"\r\n":
-            self._buffer = self._buffer[2:]
-        if not self._buffer:
-            return
+        if self._buffer[:1] == b"\r":
+            self._buffer = without_blank_lines(self._buffer)
+            if not self._buffer:
+                self._stop_alarms()
+                return
+            if self._buffer == b"\r":  # half of a blank line
+                return
         try:
             if not begins_well(self._buffer):
                 raise Fault(400, "the request cannot be read as HTTP/1.1")

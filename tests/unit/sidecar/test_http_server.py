@@ -10,6 +10,7 @@ from uellm.http import RequestLimits, Server
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST /v1/models HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b"
+CHUNKED = b"POST /v1/models HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
 
 
 async def test_pipelined_requests_wait_for_their_turn(engine, harness):
@@ -41,6 +42,37 @@ async def test_blank_lines_between_requests_are_passed_over(harness):
     for _ in range(2):
         writer.write(b"\r\n" + POST % (2, b"{}") + b"\r\n")
         assert (await reader.readuntil(b"{}")).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+@pytest.mark.parametrize("blank", [b"\r\n", b"\r\n" * 1000, b"\r"], ids=["a line", "many lines", "half a line"])
+async def test_a_connection_stays_open_behind_blank_lines(launch, eventually, blank):
+    harness = await launch(limits=RequestLimits(header_deadline_s=0.2))
+    reader, writer = await harness.connect()
+    writer.write(POST % (2, b"{}") + blank)
+    assert (await reader.readuntil(b"{}")).startswith(b"HTTP/1.1 200")
+    if blank == b"\r":
+        writer.write(b"\n")
+    closed = asyncio.create_task(reader.read())
+    assert not (await asyncio.wait({closed}, timeout=0.5))[0]
+    writer.write(POST.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) % (2, b"{}"))
+    assert (await closed).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+async def test_what_follows_chunks_in_the_same_piece_is_announced_as_lost(engine, harness):
+    """Where it begins is unknown. A client that is told that the connection ends sends it again."""
+    head, _, body = (await harness.raw(CHUNKED + GET)).partition(b"\r\n\r\n")
+    assert b"\r\nConnection: close" in head
+    assert body == b"{}"
+    assert len(engine.received) == 1
+
+
+async def test_blank_lines_behind_chunks_are_not_lost_requests(harness):
+    reader, writer = await harness.connect()
+    for _ in range(2):
+        writer.write(CHUNKED + b"\r\n")
+        assert b"Connection: close" not in await reader.readuntil(b"{}")
     writer.close()
 
 
