@@ -50,7 +50,8 @@ class ServerConnection(asyncio.Protocol):
         self._service = service
         self._loop = asyncio.get_running_loop()
         self._finder = HeadFinder(service.limits)
-        self._buffer = b""
+        self._buffer: bytes | bytearray = b""
+        """Of the next request. A bytearray while it is a long head, to which most bytes are added without a copy."""
         self._body: Body | None = None
         self._reply: Reply | None = None
         self._task: asyncio.Task[None] | None = None
@@ -171,17 +172,16 @@ class ServerConnection(asyncio.Protocol):
                 raise Fault(400, "the request cannot be read as HTTP/1.1")
             end = self._finder.find(self._buffer)
             if end:
-                parser = HeadParser()
-                self._begin(parser.parse(self._buffer[:end]), parser, end)
+                parser, received = HeadParser(), bytes(self._buffer)
+                self._begin(parser.parse(received[:end]), parser, received[end:])
             else:
                 self._hold_head()
         except Fault as fault:
             self._refuse(fault)
 
-    def _begin(self, head: Head, parser: HeadParser, end: int) -> None:
+    def _begin(self, head: Head, parser: HeadParser, rest: bytes) -> None:
         service = self._service
         self._stop_alarms()
-        rest = self._buffer[end:]
         self._forget_buffer()
         limit_bytes = service.limits.body_bytes_of.get(head.path, service.limits.body_bytes)
         body = self._body = Body(head.length, parser, limit_bytes, service.budget)
@@ -240,6 +240,8 @@ class ServerConnection(asyncio.Protocol):
             if not self._service.budget.take(over_bytes):
                 raise Fault(429, "waiting requests use all memory; retry later")
             self._head_bytes += over_bytes
+            if isinstance(self._buffer, bytes):
+                self._buffer = bytearray(self._buffer)
 
     def _forget_buffer(self) -> None:
         self._buffer = b""
@@ -258,7 +260,7 @@ class ServerConnection(asyncio.Protocol):
     def tunnel(self, take: Callable[[bytes], None]) -> None:
         """From now on the client's bytes go to `take`, until the handler ends."""
         self._tunnel = take
-        data, self._buffer = self._buffer, b""
+        data, self._buffer = bytes(self._buffer), b""
         if self._reading_paused:
             self._reading_paused = False
             self.transport.resume_reading()

@@ -76,6 +76,22 @@ async def test_blank_lines_behind_chunks_are_not_lost_requests(harness):
     writer.close()
 
 
+async def test_a_long_head_that_drips_in_is_not_copied_for_each_piece(engine, launch, eventually):
+    harness = await launch(limits=RequestLimits(ahead_bytes=100))
+    reader, writer = await harness.connect()
+    head = GET[:-2] + b"X: " + b"x" * 500
+    writer.write(head)
+    await eventually(lambda: any(len(each._buffer) == len(head) for each in harness.connections()))
+    (connection,) = harness.connections()
+    held = connection._buffer
+    writer.write(b"y")
+    await eventually(lambda: len(held) == len(head) + 1)
+    writer.write(b"\r\n\r\n" + POST % (2, b"{}"))
+    assert (await reader.readuntil(b"{}")).count(b"HTTP/1.1 200") == 2
+    assert engine.received[0].headers["X"] == "x" * 500 + "y"
+    writer.close()
+
+
 async def test_a_client_beyond_the_limit_of_connections_is_refused_and_the_others_stay(launch, eventually):
     harness = await launch(limits=RequestLimits(connections=2))
     held = [await harness.connect() for _ in range(2)]
