@@ -9,7 +9,19 @@ from weakref import WeakSet
 import pytest
 
 from helpers.scheduling import CHAT, STEP_MODEL, scheduler_before
-from uellm.sidecar.scheduling import POLICIES, EngineState, Lengths, Options, QueueFull, Scheduler, Targets, Ticket
+from uellm.sidecar.scheduling import (
+    POLICIES,
+    EngineState,
+    Lengths,
+    Options,
+    QueueFull,
+    Scheduler,
+    State,
+    Targets,
+    Ticket,
+    alarms,
+)
+from uellm.sidecar.scheduling.best_effort import BestEffortQueue
 from uellm.sidecar.scheduling.fairness import Fairness
 
 READY = EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=512)
@@ -68,3 +80,18 @@ def test_fairness_remembers_no_more_of_tenants_that_send_one_request_after_the_o
         fairness.charge(tenant, 100, 10, now_s)
         fairness.left(tenant, now_s)
     assert len(fairness._least) < 100
+
+
+def test_requests_that_may_be_on_time_again_leave_the_best_effort_queue_at_little_cost(monkeypatch):
+    """They still wait, so nothing can be dropped for them. No try to is made at each of them."""
+    drops = []
+    heapify = alarms.heapq.heapify
+    monkeypatch.setattr(alarms.heapq, "heapify", lambda heap: (drops.append(len(heap)), heapify(heap)))
+    queue = BestEffortQueue()
+    tickets = [Ticket(CHAT, 0.0) for _ in range(2000)]
+    for number, ticket in enumerate(tickets):
+        ticket.state, ticket.sequence = State.QUEUED, number
+        queue.add(ticket, 1.0, 1.0, 100.0)
+    for ticket in tickets:
+        queue.remove(ticket)
+    assert sum(drops) < 10 * len(tickets)
