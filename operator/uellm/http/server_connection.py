@@ -164,6 +164,8 @@ class ServerConnection(asyncio.Protocol):
             self._buffer = without_blank_lines(self._buffer)
             if not self._buffer:
                 self._stop_alarms()
+                if self._half_closed:
+                    self._flush()
                 return
             if self._buffer == b"\r":  # half of a blank line
                 return

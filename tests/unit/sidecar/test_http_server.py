@@ -60,6 +60,19 @@ async def test_a_connection_stays_open_behind_blank_lines(launch, eventually, bl
     writer.close()
 
 
+@pytest.mark.parametrize("blank", [b"", b"\r\n"], ids=["nothing", "a blank line"])
+async def test_a_client_that_has_said_all_gets_its_answer_and_the_end(engine, harness, eventually, blank):
+    engine.script = engine.on_word
+    reader, writer = await harness.connect()
+    writer.write(POST % (2, b"{}") + blank)
+    writer.write_eof()
+    asked = await engine.arrivals.get()
+    await eventually(lambda: any(each._half_closed for each in harness.connections()))
+    asked.go_on.set()
+    assert b"200 OK" in await reader.read()
+    writer.close()
+
+
 async def test_what_follows_chunks_in_the_same_piece_is_announced_as_lost(engine, harness):
     """Where it begins is unknown. A client that is told that the connection ends sends it again."""
     head, _, body = (await harness.raw(CHUNKED + GET)).partition(b"\r\n\r\n")
