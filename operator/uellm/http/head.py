@@ -26,28 +26,29 @@ _ONCE = (b"host", b"content-length", b"transfer-encoding")
 class HeadFinder:
     """Finds the end of a head in bytes that arrive in pieces; each byte is examined once."""
 
-    __slots__ = ("_checked", "_fields", "_limits", "_line_bytes")
+    __slots__ = ("_checked", "_fields", "_limits", "_line_bytes", "_searched")
 
     def __init__(self, limits: RequestLimits) -> None:
         self._limits = limits
-        self._checked = self._line_bytes = self._fields = 0
+        self._checked = self._searched = self._line_bytes = self._fields = 0
 
-    def find(self, data: bytes) -> int:
+    def find(self, data: bytes | bytearray) -> int:
         """Length of the head at the start of `data`; 0 while it is incomplete. Raises Fault for a bad line.
 
         `data` begins with the data of the last call.
         """
-        while (end := data.find(b"\n", self._checked) + 1) > 0:
-            line = data[self._checked : end]
-            self._checked = end
+        while (end := data.find(b"\n", self._searched) + 1) > 0:
+            line = bytes(data[self._checked : end])
+            self._checked = self._searched = end
             if not self._line_bytes:
                 self._begin(line)
             elif line == b"\r\n":
                 self._measure(end)
-                self._checked = self._line_bytes = self._fields = 0
+                self._checked = self._searched = self._line_bytes = self._fields = 0
                 return end
             else:
                 self._count(line)
+        self._searched = len(data)
         self._measure(len(data))
         return 0
 
@@ -73,7 +74,13 @@ class HeadFinder:
             raise Fault(431, f"the headers exceed {limits.headers_bytes} bytes")
 
 
-def begins_well(data: bytes) -> bool:
+def without_blank_lines(data: bytes | bytearray) -> bytes | bytearray:
+    """What follows the blank lines that some clients send before a request, however many they are."""
+    lines = (len(data) - len(data.lstrip(b"\r\n"))) // 2
+    return data[2 * lines :] if data.startswith(b"\r\n" * lines) else data
+
+
+def begins_well(data: bytes | bytearray) -> bool:
     """Whether the first byte can begin a method. It refuses, for example, a TLS handshake at once."""
     return 0x41 <= data[0] <= 0x5A or 0x61 <= data[0] <= 0x7A
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import cast
 
 from uellm.http.body import Body
-from uellm.http.head import Head, HeadFinder, HeadParser, begins_well
+from uellm.http.head import Head, HeadFinder, HeadParser, begins_well, without_blank_lines
 from uellm.http.message import Budget, Fault, RequestLimits
 from uellm.http.reply import Reply
 from uellm.http.request import Handler, Refuse, Request
@@ -50,7 +50,8 @@ class ServerConnection(asyncio.Protocol):
         self._service = service
         self._loop = asyncio.get_running_loop()
         self._finder = HeadFinder(service.limits)
-        self._buffer = b""
+        self._buffer: bytes | bytearray = b""
+        """Of the next request. A bytearray while it is a long head, to which most bytes are added without a copy."""
         self._body: Body | None = None
         self._reply: Reply | None = None
         self._task: asyncio.Task[None] | None = None
@@ -74,8 +75,8 @@ class ServerConnection(asyncio.Protocol):
 
     @property
     def unread(self) -> bool:
-        """The body of the request in progress is not complete, so that nothing can follow an answer to it."""
-        return self._body is not None and not self._body.complete
+        """Nothing can follow an answer to the request in progress: its body is incomplete, or lost bytes follow it."""
+        return self._body is not None and (not self._body.complete or self._body.surplus)
 
     # What the event loop calls.
 
@@ -159,26 +160,30 @@ class ServerConnection(asyncio.Protocol):
     # One request after the other.
 
     def _next(self) -> None:
-        while self._buffer[:2] == b"\r\n":
-            self._buffer = self._buffer[2:]
-        if not self._buffer:
-            return
+        if self._buffer[:1] == b"\r":
+            self._buffer = without_blank_lines(self._buffer)
+            if not self._buffer:
+                self._stop_alarms()
+                if self._half_closed:
+                    self._flush()
+                return
+            if self._buffer == b"\r":  # half of a blank line
+                return
         try:
             if not begins_well(self._buffer):
                 raise Fault(400, "the request cannot be read as HTTP/1.1")
             end = self._finder.find(self._buffer)
             if end:
-                parser = HeadParser()
-                self._begin(parser.parse(self._buffer[:end]), parser, end)
+                parser, received = HeadParser(), bytes(self._buffer)
+                self._begin(parser.parse(received[:end]), parser, received[end:])
             else:
                 self._hold_head()
         except Fault as fault:
             self._refuse(fault)
 
-    def _begin(self, head: Head, parser: HeadParser, end: int) -> None:
+    def _begin(self, head: Head, parser: HeadParser, rest: bytes) -> None:
         service = self._service
         self._stop_alarms()
-        rest = self._buffer[end:]
         self._forget_buffer()
         limit_bytes = service.limits.body_bytes_of.get(head.path, service.limits.body_bytes)
         body = self._body = Body(head.length, parser, limit_bytes, service.budget)
@@ -237,6 +242,8 @@ class ServerConnection(asyncio.Protocol):
             if not self._service.budget.take(over_bytes):
                 raise Fault(429, "waiting requests use all memory; retry later")
             self._head_bytes += over_bytes
+            if isinstance(self._buffer, bytes):
+                self._buffer = bytearray(self._buffer)
 
     def _forget_buffer(self) -> None:
         self._buffer = b""
@@ -255,7 +262,7 @@ class ServerConnection(asyncio.Protocol):
     def tunnel(self, take: Callable[[bytes], None]) -> None:
         """From now on the client's bytes go to `take`, until the handler ends."""
         self._tunnel = take
-        data, self._buffer = self._buffer, b""
+        data, self._buffer = bytes(self._buffer), b""
         if self._reading_paused:
             self._reading_paused = False
             self.transport.resume_reading()

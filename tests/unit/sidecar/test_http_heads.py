@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from uellm.http import Fault, RequestLimits
-from uellm.http.head import Head, HeadFinder, HeadParser, begins_well
+from uellm.http.head import Head, HeadFinder, HeadParser, begins_well, without_blank_lines
 
 
 def head_of(data: bytes) -> Head:
@@ -118,9 +118,46 @@ def test_too_long_input_is_refused_before_its_end():
     assert HeadFinder(limits).find(exact) == len(exact)
 
 
+class Searched(bytearray):
+    """Counts the bytes that are searched."""
+
+    searched = 0
+
+    def find(self, wanted, begin):
+        self.searched += len(self) - begin
+        return super().find(wanted, begin)
+
+
+def test_a_long_line_that_drips_in_is_searched_once():
+    finder, head = HeadFinder(RequestLimits()), Searched(b"GET / HTTP/1.1\r\nHost: h\r\nX: ")
+    assert finder.find(head) == 0
+    for _ in range(10_000):
+        head += b"x"
+        assert finder.find(head) == 0
+    head += b"\r\n\r\n"
+    assert finder.find(head) == len(head)
+    assert head.searched < 2 * len(head)
+
+
 def test_a_handshake_of_tls_cannot_begin_a_request():
     assert not begins_well(b"\x16\x03\x01")
     assert begins_well(b"GET")
+
+
+@pytest.mark.parametrize(
+    ("data", "rest"),
+    [
+        (b"GET", b"GET"),
+        (b"\r\nGET\r\n", b"GET\r\n"),
+        (b"\r\n" * 9 + b"\r", b"\r"),
+        (b"\r\n\r\n", b""),
+        (b"\r\n\rGET", b"\rGET"),
+        (b"\r\n\n\r\nGET", b"\r\n\n\r\nGET"),
+        (b"\n", b"\n"),
+    ],
+)
+def test_only_whole_blank_lines_before_a_request_are_passed_over(data, rest):
+    assert without_blank_lines(data) == rest
 
 
 def parse_chunks(data: bytes) -> tuple[bytes, HeadParser]:

@@ -10,6 +10,7 @@ from uellm.http import RequestLimits, Server
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST /v1/models HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b"
+CHUNKED = b"POST /v1/models HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
 
 
 async def test_pipelined_requests_wait_for_their_turn(engine, harness):
@@ -41,6 +42,66 @@ async def test_blank_lines_between_requests_are_passed_over(harness):
     for _ in range(2):
         writer.write(b"\r\n" + POST % (2, b"{}") + b"\r\n")
         assert (await reader.readuntil(b"{}")).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+@pytest.mark.parametrize("blank", [b"\r\n", b"\r\n" * 1000, b"\r"], ids=["a line", "many lines", "half a line"])
+async def test_a_connection_stays_open_behind_blank_lines(launch, eventually, blank):
+    harness = await launch(limits=RequestLimits(header_deadline_s=0.2))
+    reader, writer = await harness.connect()
+    writer.write(POST % (2, b"{}") + blank)
+    assert (await reader.readuntil(b"{}")).startswith(b"HTTP/1.1 200")
+    if blank == b"\r":
+        writer.write(b"\n")
+    closed = asyncio.create_task(reader.read())
+    assert not (await asyncio.wait({closed}, timeout=0.5))[0]
+    writer.write(POST.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) % (2, b"{}"))
+    assert (await closed).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+@pytest.mark.parametrize("blank", [b"", b"\r\n"], ids=["nothing", "a blank line"])
+async def test_a_client_that_has_said_all_gets_its_answer_and_the_end(engine, harness, eventually, blank):
+    engine.script = engine.on_word
+    reader, writer = await harness.connect()
+    writer.write(POST % (2, b"{}") + blank)
+    writer.write_eof()
+    asked = await engine.arrivals.get()
+    await eventually(lambda: any(each._half_closed for each in harness.connections()))
+    asked.go_on.set()
+    assert b"200 OK" in await reader.read()
+    writer.close()
+
+
+async def test_what_follows_chunks_in_the_same_piece_is_announced_as_lost(engine, harness):
+    """Where it begins is unknown. A client that is told that the connection ends sends it again."""
+    head, _, body = (await harness.raw(CHUNKED + GET)).partition(b"\r\n\r\n")
+    assert b"\r\nConnection: close" in head
+    assert body == b"{}"
+    assert len(engine.received) == 1
+
+
+async def test_blank_lines_behind_chunks_are_not_lost_requests(harness):
+    reader, writer = await harness.connect()
+    for _ in range(2):
+        writer.write(CHUNKED + b"\r\n")
+        assert b"Connection: close" not in await reader.readuntil(b"{}")
+    writer.close()
+
+
+async def test_a_long_head_that_drips_in_is_not_copied_for_each_piece(engine, launch, eventually):
+    harness = await launch(limits=RequestLimits(ahead_bytes=100))
+    reader, writer = await harness.connect()
+    head = GET[:-2] + b"X: " + b"x" * 500
+    writer.write(head)
+    await eventually(lambda: any(len(each._buffer) == len(head) for each in harness.connections()))
+    (connection,) = harness.connections()
+    held = connection._buffer
+    writer.write(b"y")
+    await eventually(lambda: len(held) == len(head) + 1)
+    writer.write(b"\r\n\r\n" + POST % (2, b"{}"))
+    assert (await reader.readuntil(b"{}")).count(b"HTTP/1.1 200") == 2
+    assert engine.received[0].headers["X"] == "x" * 500 + "y"
     writer.close()
 
 

@@ -153,7 +153,7 @@ def test_words_of_ascii_text_are_those_of_any_text(text):
 def test_what_was_learned_survives_a_restart(tmp_path):
     model, path = OnlineLengths(), tmp_path / "lengths.json"
     teach(model, LengthQuestion("/v1/completions", "a", 7, 30, "write a long poem"), [300, 290, 310, 320, 305] * 20)
-    store.save(store.dump(model), path)
+    store.save(store.dump(store.snapshot(model)), path)
     again = store.parse(path.read_bytes())
     question = LengthQuestion("/v1/completions", "a", 7, 30, "write a long poem")
     assert again.predict(question).p50 == pytest.approx(model.predict(question).p50, rel=1e-4)
@@ -164,11 +164,11 @@ def test_what_was_learned_survives_a_restart(tmp_path):
 def test_no_prompt_is_in_the_file():
     model = OnlineLengths()
     teach(model, LengthQuestion("/v1/completions", "a", 7, 30, "xyzzy plugh"), [300] * 9)
-    assert b"xyzzy" not in store.dump(model)
+    assert "xyzzy" not in "".join(store.dump(store.snapshot(model)))
 
 
 def damaged(**changes):
-    return json.dumps(json.loads(store.dump(OnlineLengths())) | changes).encode()
+    return json.dumps(json.loads("".join(store.dump(store.snapshot(OnlineLengths())))) | changes).encode()
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path.write_bytes(b"old")
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        store.save(b"new", path)
+        store.save(["new"], path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

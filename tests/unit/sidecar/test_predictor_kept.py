@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 
 import pytest
 
-from uellm.sidecar.prediction import LengthQuestion
+from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, store
 from uellm.sidecar.prediction.service import FILE, Predictor
+from uellm.sidecar.prediction.window import MOST_WINDOWS, SIZE, Window
 
 QUESTION = LengthQuestion("/v1/chat/completions", "tenant", 1, 100, "Summarise this")
 
@@ -50,3 +52,37 @@ async def test_what_is_learned_in_service_is_kept_at_its_end_and_is_in_the_metri
     await harness.sidecar.lengths.save()
     kept = Predictor(tmp_path / FILE).predict(LengthQuestion("/v1/chat/completions"))
     assert 6 <= kept.p50 <= 8
+
+
+async def test_learning_goes_on_while_the_state_is_saved(tmp_path):
+    predictor = await taught(tmp_path / FILE)
+    saved = (tmp_path / FILE).read_text()
+    taken = store.snapshot(predictor._model)
+    for tokens in (10, 20, 30):
+        predictor.observe(predictor.predict(QUESTION), tokens)
+    assert "".join(store.dump(taken)) == saved
+    await predictor.save()
+    assert (tmp_path / FILE).read_text() != saved
+
+
+async def test_the_event_loop_serialises_nothing(tmp_path, monkeypatch):
+    threads = set()
+
+    def text(numbers):
+        threads.add(threading.get_ident())
+        return text_of(numbers)
+
+    text_of = store._text
+    monkeypatch.setattr(store, "_text", text)
+    await taught(tmp_path / FILE)
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+def test_a_full_state_is_serialised_in_short_pieces():
+    """Each is one call of C, during which the event loop cannot run."""
+    model = OnlineLengths()
+    for windows in model.windows.values():
+        windows.by_key |= {("tenant", number): Window(range(SIZE)) for number in range(MOST_WINDOWS)}
+    longest = max(store.dump(store.snapshot(model)), key=len)
+    assert len(longest) < 200_000

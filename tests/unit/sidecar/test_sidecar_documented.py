@@ -36,7 +36,7 @@ from uellm.sidecar.telemetry import help_texts
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.telemetry.attainment import WINDOW_S
 from uellm.sidecar.telemetry.tracing import ENDPOINTS
-from uellm.sidecar.wire.read import MAX_NESTED, MAX_PARSED_BYTES
+from uellm.sidecar.wire.read import MAX_COMMAS, MAX_NESTED, MAX_PARSED_BYTES
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "reference" / "sidecar.md").read_text()
@@ -206,7 +206,8 @@ def test_every_limit_is_there_as_it_is():
         f"Request line {limits.line_bytes // kib} KiB, headers {limits.headers_bytes // kib} KiB",
         f"{limits.headers} of them",
         f"Headers beyond {limits.ahead_bytes // kib} KiB",
-        f"body above {MAX_PARSED_BYTES // mib} MiB, or with more than {MAX_NESTED:,} objects",
+        f"body above {MAX_PARSED_BYTES // mib} MiB, or with more than {MAX_NESTED:,} objects and lists or "
+        f"{MAX_COMMAS:,} commas, is sent",
         f"at {limits.body_bytes_per_s / kib:g} KiB/s",
         f"body {limits.body_bytes // mib} MiB, all bodies together {Budget().limit_bytes // mib} MiB",
         f"{limits.connections:,} connections",

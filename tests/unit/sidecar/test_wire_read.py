@@ -13,7 +13,7 @@ from uellm.prompt.found import MAX_VALUES
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire.call import Call, Mode
-from uellm.sidecar.wire.read import MAX_NESTED, MOST_TOKENS, UNREAD_TOKENS, Terms, read
+from uellm.sidecar.wire.read import MAX_COMMAS, MAX_NESTED, MOST_TOKENS, UNREAD_TOKENS, Terms, read
 from uellm.sidecar.wire.slo import targets_of
 from uellm.vllm_routes import SCHEDULED, RouteKind
 
@@ -300,6 +300,12 @@ def test_the_tenant_is_the_fairness_id_else_the_keys_hash_else_none(terms):
 def test_a_body_of_very_many_objects_is_sent_unread(terms, value):
     body = b'{"messages":[' + ",".join([value] * (MAX_NESTED + 1)).encode() + b"]}"
     read = call(terms, body)
+    assert (read.mode, read.prompt_tokens, read.upstream_body()) == (Mode.AS_IS, UNREAD_TOKENS, body)
+
+
+def test_a_body_of_very_many_numbers_is_sent_unread(terms):
+    body = b'{"prompt":[' + b",".join([b"1"] * (MAX_COMMAS + 2)) + b"]}"
+    read = call(terms, body, COMPLETIONS)
     assert (read.mode, read.prompt_tokens, read.upstream_body()) == (Mode.AS_IS, UNREAD_TOKENS, body)
 
 

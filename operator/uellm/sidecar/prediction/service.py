@@ -78,7 +78,7 @@ class Predictor:
             return
         self._unsaved = False
         try:
-            await asyncio.to_thread(store.save, store.dump(self._model), self._path)
+            await asyncio.to_thread(store.save, store.dump(store.snapshot(self._model)), self._path)
         except OSError as error:
             LOG.warning("lengths: the learned state cannot be saved: %s", error.strerror)
 

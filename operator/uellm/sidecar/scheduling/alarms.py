@@ -12,6 +12,8 @@ class Alarms:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Ticket]] = []
+        self._removals = 0
+        """Since entries were dropped."""
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -32,10 +34,16 @@ class Alarms:
         return None if first_s is None or first_s > now_s else heapq.heappop(self._heap)[-1]
 
     def compact(self, waiting: int) -> None:
-        """Drop invalid entries when they are the majority, so that memory follows the number of waiting tickets."""
+        """A ticket was removed: drop invalid entries when they are the majority. O(log n), amortised.
+
+        Memory then follows the number of waiting tickets. Tickets may be QUEUED elsewhere, so that not all that are no
+        longer waiting here can be dropped. It therefore takes some removals before the next try.
+        """
+        self._removals += 1
         most = 64 + 4 * waiting
-        if len(self._heap) <= most:
+        if len(self._heap) <= most or 4 * self._removals < len(self._heap):
             return
+        self._removals = 0
         self._heap = [entry for entry in self._heap if entry[-1].state is State.QUEUED]
         if len(self._heap) > most // 2:
             # Some tickets were added many times. Their first entry is enough.

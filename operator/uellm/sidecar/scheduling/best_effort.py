@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterator
 
 from uellm.sidecar.scheduling.alarms import Alarms
+from uellm.sidecar.scheduling.entries import Entry, compact
 from uellm.sidecar.scheduling.types import Ticket
 
 AGED_S = 60.0
@@ -18,8 +19,6 @@ about that share of the on-time requests."""
 SHED_AFTER_S = 30.0
 """Shedding begins when hopeless requests of this many engine seconds wait. The overload is then real, and another
 replica or a later retry serves a client better than the end of this queue."""
-
-Entry = tuple[float, int, int, Ticket]
 
 
 class BestEffortQueue:
@@ -60,11 +59,8 @@ class BestEffortQueue:
             self._hopeless_s = 0.0
         waiting = len(self._work_s)
         self._hopeless_at.compact(waiting)
-        most = 64 + 4 * waiting
         for heap in (self._shortest, self._oldest, self._longest_hopeless):
-            if len(heap) > most:
-                heap[:] = [entry for entry in heap if entry[3].stamp == entry[2]]
-                heapq.heapify(heap)
+            compact(heap, waiting)
 
     def first(self, now_s: float, *, ageing: bool) -> Ticket | None:
         """The next request when none can be on time any more."""

@@ -28,6 +28,7 @@ class Fairness:
         self._left_s: dict[str, float] = {}
         self._active: dict[str, int] = {}
         self._least: list[tuple[float, str]] = []
+        """A heap with an entry of each active tenant, and older ones, which are invalid."""
         self._sum = 0.0
         self._scale = HalvingScale(HALF_LIFE_S, 0.0)
 
@@ -46,12 +47,14 @@ class Fairness:
         self._active[tenant] = self._active.get(tenant, 0) + 1
 
     def left(self, tenant: str, now_s: float) -> None:
-        """A request of the tenant ended."""
+        """A request of the tenant ended. O(1), amortised."""
         self._active[tenant] -= 1
         if not self._active[tenant]:
             del self._active[tenant]
             self._left_s[tenant] = now_s
             self._sum = self._sum - self._counters[tenant] if self._active else 0.0
+            if len(self._least) > 64 + 2 * len(self._active):
+                self._renew_least()
 
     def charge(self, tenant: str, prompt_tokens: float, output_tokens: float, now_s: float) -> None:
         """Charge an active tenant for engine work. Negative tokens give a charge back."""
@@ -89,6 +92,9 @@ class Fairness:
 
     def _rebase(self, share: float) -> None:
         self._counters = {tenant: counter * share for tenant, counter in self._counters.items()}
+        self._renew_least()
+        self._sum = sum(self._counters[tenant] for tenant in self._active)
+
+    def _renew_least(self) -> None:
         self._least = [(self._counters[tenant], tenant) for tenant in self._active]
         heapq.heapify(self._least)
-        self._sum = sum(self._counters[tenant] for tenant in self._active)

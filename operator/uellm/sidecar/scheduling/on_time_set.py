@@ -19,6 +19,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 
+from uellm.sidecar.scheduling.entries import Entry, compact
 from uellm.sidecar.scheduling.types import Ticket
 
 LEAF_S = 0.016
@@ -31,8 +32,6 @@ SPAN_S = LEAF_S * LEAVES
 
 PRIORITY_RANK = 1 << 50
 """More than the number of requests ever, so that the higher priority is first among equal deadlines."""
-
-Entry = tuple[float, int, int, Ticket]
 
 Place = tuple[float, float, float]
 """Deadline, engine seconds of the prompt, and value of a request."""
@@ -50,12 +49,9 @@ class _Leaf:
         self.work_s = 0.0
 
     def compact(self) -> None:
-        """Drop invalid entries when they are the majority. Removing them one by one would cost more."""
-        most = 64 + 2 * self.members
-        if len(self.by_deadline) > most:
-            self.by_deadline = _valid(self.by_deadline)
-        if len(self.by_value) > most:
-            self.by_value = _valid(self.by_value)
+        """Let memory follow the members."""
+        compact(self.by_deadline, self.members)
+        compact(self.by_value, self.members)
 
 
 class OnTimeSet:
@@ -221,13 +217,6 @@ class OnTimeSet:
                 works_s[node] = before_s + works_s[right]
                 lates_s[node] = max(lates_s[left], before_s + lates_s[right])
                 values[node] = min(values[left], values[right])
-
-
-def _valid(heap: list[Entry]) -> list[Entry]:
-    """A heap of the valid entries."""
-    heap = [entry for entry in heap if entry[3].stamp == entry[2]]
-    heapq.heapify(heap)
-    return heap
 
 
 def _top(heap: list[Entry]) -> Entry:

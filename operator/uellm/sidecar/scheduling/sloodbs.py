@@ -15,6 +15,7 @@ from operator import attrgetter
 from uellm.sidecar.scheduling.best_effort import BestEffortQueue
 from uellm.sidecar.scheduling.chances import PRIORITY_VALUE, hopeless_s, need_of, prospect, whole_s
 from uellm.sidecar.scheduling.engineview import EngineView, Pace
+from uellm.sidecar.scheduling.entries import Entry, compact
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.on_time_set import SPAN_S, OnTimeSet
 from uellm.sidecar.scheduling.price import Price
@@ -22,8 +23,6 @@ from uellm.sidecar.scheduling.types import Need, Options, State, Ticket
 
 DRIFT = 0.15
 """Relative change of the engine's speed from which the on-time set is rebuilt."""
-
-Spare = tuple[float, int, int, Ticket]
 
 
 class SloOdbs:
@@ -35,7 +34,7 @@ class SloOdbs:
         self._fairness = fairness
         self._on_time = OnTimeSet(0.0)
         self._best_effort = BestEffortQueue()
-        self._spare: list[Spare] = []
+        self._spare: list[Entry] = []
         """Best-effort requests that may still be on time, the most valuable first."""
         self._price = Price()
         self._speed = (0.0, 0.0)
@@ -131,6 +130,7 @@ class SloOdbs:
         self._best_effort.add(ticket, work_s, work_s / weight, hopeless_s(ticket, _need(ticket), pace))
         if density > 0.0:
             heapq.heappush(self._spare, (-_value(ticket, density), ticket.sequence, ticket.stamp, ticket))
+            compact(self._spare, len(self._best_effort))
 
     def _make_way(self, pace: Pace, ready_s: float) -> None:
         """Demote requests until none in the on-time set is late."""

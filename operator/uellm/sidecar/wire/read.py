@@ -33,6 +33,10 @@ MAX_PARSED_BYTES = 16 * 1024 * 1024
 MAX_NESTED = 100_000
 """Bodies with more objects and lists are sent unparsed, too: each costs far more than its bytes."""
 
+MAX_COMMAS = 1_000_000
+"""So are bodies with more commas: the numbers of a list, such as token ids, cost more than their bytes as well. A text
+with so many is longer than models take."""
+
 MAX_SEQUENCES = 4096
 MOST_TOKENS = 2**31
 """Of an answer. A client may name any number; a larger one says the same."""
@@ -111,7 +115,10 @@ def unread(path: str, headers: HeaderLookup, body: bytes, targets: Targets) -> C
 
 def _is_parsed_soon(body: bytes) -> bool:
     size = len(body)
-    return size <= MAX_NESTED or (size <= MAX_PARSED_BYTES and body.count(b"{") + body.count(b"[") <= MAX_NESTED)
+    if size <= MAX_NESTED:
+        return True
+    nested_seldom = size <= MAX_PARSED_BYTES and body.count(b"{") + body.count(b"[") <= MAX_NESTED
+    return nested_seldom and (size <= MAX_COMMAS or body.count(b",") <= MAX_COMMAS)
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:
