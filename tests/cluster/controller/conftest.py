@@ -341,8 +341,8 @@ class Service:
         return [kind.kind for kind in CHILD_KINDS if await self.child(kind)]
 
     async def state(self) -> dict[str, Any]:
-        """Everything that belongs to it, without fields that differ between runs."""
-        parts = {kind.kind: _timeless(await self.child(kind)) for kind in CHILD_KINDS}
+        """Everything that belongs to it, without fields that differ between runs or that Kubernetes may still write."""
+        parts = {kind.kind: _timeless({**(await self.child(kind) or {}), "status": None}) for kind in CHILD_KINDS}
         status = await self.status()
         whole = _renamed({**parts, "status": _timeless(status)}, self.name)
         # The content that it is the digest of holds the service's name.
