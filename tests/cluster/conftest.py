@@ -182,6 +182,12 @@ async def left_by_kwok(kube: Kube, pod: dict[str, Any]) -> None:
     await wait_until(left)
 
 
+async def hold(kube: Kube, namespace: str, name: str, finalizers: list[str]) -> None:
+    """Keep a pod that is deleted, as one whose engine drains; without finalizers, let it go."""
+    metadata = {"name": name, "namespace": namespace, "finalizers": finalizers}
+    await kube.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata}, manager=MANAGER)
+
+
 async def wait_until(check: Callable[[], Awaitable[Any]], *, timeout_s: float = 20.0, every_s: float = 0.05) -> Any:
     deadline = time.monotonic() + timeout_s
     while True:

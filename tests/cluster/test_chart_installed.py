@@ -165,6 +165,7 @@ def test_a_profilers_token_writes_to_its_own_node_and_profile_alone(run: Run, tm
     run("kubectl", *own, "label", "node/node-a", "uellm.io/gpu.count=1")
 
     elsewhere = "a profiler writes to its own node and its own node's profile alone"
+    until_refused(run, elsewhere, *own, "label", "node/node-b", "uellm.io/gpu.count=1")
     assert elsewhere in refused(run, *own, "create", "-f", "-", given=profile_named("node-c"))
     assert elsewhere in refused(run, *own, "patch", "gnp/node-b", *status)
     assert elsewhere in refused(
@@ -191,6 +192,18 @@ def refused(run: Run, *args: str, given: Any = None) -> str:
     with pytest.raises(AssertionError) as caught:
         run("kubectl", *args, given=given)
     return str(caught.value)
+
+
+def until_refused(run: Run, why: str, *args: str) -> None:
+    """Wait until the policy is in force that forbids this: the API server reads new ones once a second."""
+    deadline_s = time.monotonic() + 30
+    said = "it was allowed"
+    while why not in said:
+        assert time.monotonic() < deadline_s, said
+        try:
+            run("kubectl", *args, "--dry-run=server")
+        except AssertionError as refusal:
+            said = str(refusal)
 
 
 def as_account(run: Run, kubeconfig: Path, account: str, *args: str) -> tuple[str, ...]:
@@ -229,6 +242,7 @@ def test_the_gateway_changes_one_annotation_and_nothing_else(run: Run, tmp_path:
     run("kubectl", *patch, json.dumps({"metadata": {"annotations": {"uellm.io/wanted-at": "2026-01-01T00:00:00Z"}}}))
 
     alone, nothing_else = "the annotation uellm.io/wanted-at alone", "changes one annotation of an LLMService"
+    until_refused(run, alone, *patch, json.dumps({"metadata": {"annotations": {"a": "b"}}}))
     for metadata in ({"annotations": {"uellm.io/efficiency": "{}"}}, {"annotations": {"a": "b"}}):
         assert alone in refused(run, *patch, json.dumps({"metadata": metadata}))
     for metadata in ({"labels": {"a": "b"}}, {"finalizers": ["a.b/c"]}):

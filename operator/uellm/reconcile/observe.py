@@ -102,6 +102,9 @@ class Observed:
     """The step times that they measured, by pod uid."""
     nodes: tuple[ProfiledNode, ...] = ()
     """Every profiled node of the cluster."""
+    hardware_version: int = field(default=0, compare=False)
+    room_version: int = field(default=0, compare=False)
+    """The cache's, when it was observed."""
     node_classes: tuple[NodeClass, ...] = ()
     """Every class of nodes that may join."""
     pool_labels: tuple[frozenset[str], ...] = ()
@@ -304,6 +307,8 @@ def observe(cache: Cache, key: Key) -> Observed | None:
         inspection_pods=tuple(cache.inspection_pods(key)),
         download_pods=tuple(cache.download_pods(key)),
         nodes=cache.profiled_nodes(),
+        hardware_version=cache.hardware_version,
+        room_version=cache.room_version,
         node_classes=cache.node_classes(),
         node_states={name: _node_state(node) for name, node in homes.items()},
         karpenter_nodes=frozenset(name for name, node in homes.items() if _is_of_karpenter(node)),

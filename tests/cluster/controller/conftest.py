@@ -40,6 +40,7 @@ from uellm.reconcile.planning.render import render
 from uellm.reconcile.pods.collectors import Collectors
 from uellm.reconcile.pods.measurements import Measurements
 from uellm.reconcile.pods.placement_reports import PlacementReports
+from uellm.reconcile.pods.pod_state import is_ready
 from uellm.reconcile.pods.running import RunningReports
 from uellm.reconcile.reconciler import Reconciler
 from uellm.reconcile.rendered_plan import RenderedPlan
@@ -193,15 +194,25 @@ class Operator:
             if not written and all([await self._is_carried_out(name) for name in names]):
                 return
 
+    async def serve(self, name: str) -> None:
+        """Settle with pods that serve. `settle` alone does not wait for nodes to start them: many tests have none."""
+        async for _ in _patiently():
+            await self.settle(name)
+            document = await self.kube.get(LLMSERVICE, name, self.namespace)
+            assert document is not None
+            if any((each["type"], each["status"]) == ("Ready", "True") for each in document["status"]["conditions"]):
+                return
+
     async def _is_carried_out(self, name: str) -> bool:
-        """Whether the Deployment controller has carried out the Deployment's spec."""
+        """Whether the Deployment controller has carried out the Deployment's spec, and counted the pods that serve."""
         deployment = self.cache.get(DEPLOYMENT, f"{name}-engine", self.namespace)
         if deployment is None or controller_of(deployment) is None:
             return True
         status, replicas = deployment.get("status") or {}, deployment["spec"]["replicas"]
         current = status.get("observedGeneration") == deployment["metadata"]["generation"]
-        pods = len(self.cache.pods(Key(self.namespace, name)))
-        return bool(current and status.get("replicas", 0) == status.get("updatedReplicas", 0) == pods == replicas)
+        pods = self.cache.pods(Key(self.namespace, name))
+        made = status.get("replicas", 0) == status.get("updatedReplicas", 0) == len(pods) == replicas
+        return bool(current and made and status.get("readyReplicas", 0) == sum(map(is_ready, pods)))
 
     def later(self, seconds: float) -> None:
         """Advance the clock."""
@@ -330,8 +341,8 @@ class Service:
         return [kind.kind for kind in CHILD_KINDS if await self.child(kind)]
 
     async def state(self) -> dict[str, Any]:
-        """Everything that belongs to it, without fields that differ between runs."""
-        parts = {kind.kind: _timeless(await self.child(kind)) for kind in CHILD_KINDS}
+        """Everything that belongs to it, without fields that differ between runs or that Kubernetes may still write."""
+        parts = {kind.kind: _timeless({**(await self.child(kind) or {}), "status": None}) for kind in CHILD_KINDS}
         status = await self.status()
         whole = _renamed({**parts, "status": _timeless(status)}, self.name)
         # The content that it is the digest of holds the service's name.

@@ -180,11 +180,14 @@ async def test_a_gpu_that_replaces_another_is_claimed_by_the_same_template(
     gpus = unlike(node, large=1, tag="new-")
     await kube.apply_status(profile(node, gpus), manager="tests")
     await kube.apply(resource_slice(node, gpus, generation=2), manager="driver")
-    for pod in await kube.list(POD, namespace):
-        await kube.delete(POD, pod["metadata"]["name"], namespace, grace_s=0)
+    former = {pod["metadata"]["name"] for pod in await kube.list(POD, namespace)}
+    for name in former:
+        await kube.delete(POD, name, namespace, grace_s=0)
 
     async def is_claimed():
-        return [f"GPU-{node}-new-0"] in (await claimed(kube, namespace)).values()
+        # The former pod's claim is for a device of the same name.
+        held = await claimed(kube, namespace)
+        return [f"GPU-{node}-new-0"] in [uuids for pod, uuids in held.items() if pod not in former]
 
     await eventually(is_claimed)
     await watching.settle("llama")

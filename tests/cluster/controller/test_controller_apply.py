@@ -292,14 +292,13 @@ async def test_a_pods_report_becomes_its_placement(operator, service, gpu_node, 
 
 
 async def test_measured_attainment_comes_into_status_once_a_minute_and_only_where_it_changed(
-    operator, service, gpu_node, kube, namespace, eventually
+    operator, service, gpu_node, kube, namespace
 ):
     await gpu_node([24 * GIB])
     llama = await service(**BY_KWOK, slo={"classes": [{"name": "chat", "ttft": "1s"}]})
     watching = operator()
-    await watching.settle("llama")
-
-    address = await eventually(lambda: a_pods_address(kube, namespace))
+    await watching.serve("llama")
+    address = await a_pods_address(kube, namespace)
     watching.measurements[address] = {
         "classes": [{"name": "chat", "requests": 1234, "met": 1230, "p99TtftSeconds": 0.5}]
     }

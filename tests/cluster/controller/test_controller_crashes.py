@@ -40,7 +40,6 @@ async def life(operator, llama, killed, arm):
 
 def _ours(state):
     """The state without the progress of Kubernetes' own controllers."""
-    state["Deployment"].pop("status", None)
     state["Deployment"]["metadata"]["annotations"].pop("deployment.kubernetes.io/revision", None)
     status = state["status"]
     ours = {**state, "status": {name: status[name] for name in ("plan", "selector", "endpoint")}}

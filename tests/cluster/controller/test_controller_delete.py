@@ -9,6 +9,11 @@ from uellm.kube import LLMSERVICE, POD, REPLICASET
 from uellm.reconcile.cache import CHILD_KINDS
 from uellm.reconcile.names import Key
 
+# The garbage collector takes up a new kind every 30 s, and with backoff what it found before.
+GARBAGE_COLLECTED_S = 150
+
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture
 def nothing_left(kube, namespace, eventually):
@@ -18,12 +23,11 @@ def nothing_left(kube, namespace, eventually):
             left = [obj["metadata"]["name"] for kind in kinds for obj in await kube.list(kind, namespace)]
             return not [name for name in left if name != "kube-root-ca.crt"]
 
-        await eventually(gone, timeout_s=40)
+        await eventually(gone, timeout_s=GARBAGE_COLLECTED_S)
 
     return check
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("writes", range(1, 6))
 async def test_deleted_in_the_middle_of_the_first_pass(operator, service, gpu_node, killed, nothing_left, writes):
     await gpu_node([24 * GIB])
@@ -37,7 +41,6 @@ async def test_deleted_in_the_middle_of_the_first_pass(operator, service, gpu_no
     await nothing_left()
 
 
-@pytest.mark.timeout(120)
 async def test_deleted_while_a_pass_is_under_way(operator, service, gpu_node, nothing_left):
     await gpu_node([24 * GIB])
     llama = await service()
@@ -50,7 +53,6 @@ async def test_deleted_while_a_pass_is_under_way(operator, service, gpu_node, no
     await nothing_left()
 
 
-@pytest.mark.timeout(120)
 async def test_deleted_while_its_pods_run(operator, service, gpu_node, kube, namespace, eventually, nothing_left):
     await gpu_node([24 * GIB])
     llama = await service(placement={"schedulerName": "default-scheduler"})
@@ -66,7 +68,6 @@ async def test_deleted_while_its_pods_run(operator, service, gpu_node, kube, nam
     await nothing_left()
 
 
-@pytest.mark.timeout(120)
 async def test_deleted_and_made_again_at_once_it_waits_for_its_namesakes_children_to_go(
     operator, service, gpu_node, eventually
 ):
@@ -87,4 +88,4 @@ async def test_deleted_and_made_again_at_once_it_waits_for_its_namesakes_childre
         assert document["status"]["observedGeneration"] == document["metadata"]["generation"]
         return False
 
-    await eventually(own_children, timeout_s=40)
+    await eventually(own_children, timeout_s=GARBAGE_COLLECTED_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.conftest import left_by_kwok
+from cluster.conftest import hold, left_by_kwok
 from helpers.sizes import GIB
 from uellm.kube.kinds import DEPLOYMENT, NODE, POD
 
@@ -101,13 +101,20 @@ async def test_a_change_surges_where_gpus_are_free_and_goes_in_place_where_they_
     assert "has been Pending for a minute" in deployment["metadata"]["annotations"]["uellm.io/rollout"]
 
 
-async def test_a_pod_that_is_stuck_on_a_node_that_is_gone_is_removed(placed, kube, namespace):
+async def test_a_pod_that_is_stuck_on_a_node_that_is_gone_is_removed(placed, kube, namespace, eventually):
     _, watching, pod = placed
+    name = pod["metadata"]["name"]
     # A finalizer stands for the kubelet that never says that the pod has ended.
-    kept = {name: pod["metadata"][name] for name in ("name", "namespace", "uid")}
-    await kube.delete(POD, kept["name"], namespace, uid=kept["uid"])
+    await hold(kube, namespace, name, ["example.com/never-ends"])
+    await kube.delete(POD, name, namespace, uid=pod["metadata"]["uid"])
     await kube.delete(NODE, pod["spec"]["nodeName"])
-    watching.later(400)
-    await watching.step("llama")
-    assert kept["name"] not in await names(kube, namespace)
+    assert "delete Pod" not in await watching.step("llama")
+    watching.later(600 + 60 + 60)  # its grace period, what a kubelet may take, and what this test has taken
+    assert "delete Pod" in await watching.step("llama")
+    await hold(kube, namespace, name, [])
+
+    async def is_gone():
+        return name not in await names(kube, namespace)
+
+    await eventually(is_gone)
     assert await kube.get(DEPLOYMENT, "llama-engine", namespace) is not None

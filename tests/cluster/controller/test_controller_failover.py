@@ -16,7 +16,8 @@ from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, EVENT, PDB, SERVICE
 
 pytestmark = pytest.mark.timeout(180)
 
-LONGEST_FAILOVER_S = 15.0
+# The other holds the lease after 11 s at most: 8 s, and a look every 1.5 s on either side. Then its work has to start.
+LONGEST_FAILOVER_S = 20.0
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def scaled(eventually):
     return wait
 
 
-async def test_when_the_one_at_work_is_killed_the_other_works_within_15_s(pair, service, gpu_node, planned, scaled):
+async def test_when_the_one_at_work_is_killed_the_other_works_within_20_s(pair, service, gpu_node, planned, scaled):
     await gpu_node([24 * GIB])
     first, second, _ = pair
     llama = await service()

@@ -73,7 +73,6 @@ async def test_an_edited_child_is_put_right(settled, kube, kind, edit):
     await watching.settle("llama")
     after = await llama.state()
     for state in (before, after):
-        state["Deployment"].pop("status")
         # The repair of the pod template counts as a change, and so do its reasons.
         for annotation in ("deployment.kubernetes.io/revision", "uellm.io/rollout"):
             state["Deployment"]["metadata"]["annotations"].pop(annotation, None)

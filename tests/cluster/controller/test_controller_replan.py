@@ -193,6 +193,7 @@ async def test_a_pod_whose_node_is_full_takes_another_that_fits_without_another_
     await watching.step("llama")
     plan = await llama.plan()
     assert plan["nodes"] == [taken]
+    await eventually(lambda: kube.list(POD, namespace))
     await kube.apply_status(
         {
             "apiVersion": "v1",
@@ -222,6 +223,7 @@ async def test_a_pod_that_no_node_can_hold_for_a_minute_calls_for_another_plan(
     llama = await service(**BY_KWOK)
     watching = operator()
     await watching.step("llama")
+    await eventually(lambda: kube.list(POD, namespace))
     await kube.apply_status(
         {
             "apiVersion": "v1",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from helpers.sizes import GIB
@@ -40,7 +42,7 @@ class Pods:
 
 
 @pytest.fixture
-async def three(operator, service, gpu_node, eventually):
+async def three(operator, service, gpu_node, eventually, monkeypatch):
     """(the service, its operator, its pods) with three replicas that serve."""
     await gpu_node([24 * GIB] * 4)
     llama = await service(**BY_KWOK, replicas=3)
@@ -49,6 +51,15 @@ async def three(operator, service, gpu_node, eventually):
     pods = Pods(watching, eventually)
     await pods.ready(3)
     await watching.settle("llama")
+    annotate = watching.kube.annotate
+
+    async def annotate_and_pause(*args, **options):
+        done = await annotate(*args, **options)
+        # The ReplicaSet controller learns of marks by a watch of its own, and nothing tells when it has.
+        await asyncio.sleep(0.5)
+        return done
+
+    monkeypatch.setattr(watching.kube, "annotate", annotate_and_pause)
     return llama, watching, pods
 
 

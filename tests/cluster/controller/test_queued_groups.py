@@ -121,7 +121,7 @@ async def test_a_group_that_is_held_back_is_queued_with_the_words_about_all_of_i
         await kube.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata}, manager="kueue")
     await say({"metadata": {"name": "x", "uid": "of-another"}}, "of another", name="workload-of-group-1")
     await say({"metadata": {"name": "x", "uid": await uid_of(groups)}}, NO_QUOTA, name="workload-of-group-0")
-    watching.later(61)
+    watching.later(120)
     await watching.write_out("llama")
     told = f"0 of 1 replicas serve; pod llama-engine-0 waits in the queue team: {NO_QUOTA}"
     assert await llama.condition("Ready") == ("False", "Queued", told)

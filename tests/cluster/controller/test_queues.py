@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from cluster.conftest import hold
 from helpers.sizes import GIB
 from uellm.kube import CRD, LLMSERVICE, POD
 from uellm.kube.kinds import DEPLOYMENT, WORKLOAD
@@ -84,7 +85,14 @@ async def say(kube, namespace, eventually):
         await kube.apply(document, manager="kueue")
 
     yield say
-    await kube.delete(CRD, WORKLOAD_CRD["metadata"]["name"])
+    name = WORKLOAD_CRD["metadata"]["name"]
+    await kube.delete(CRD, name)
+
+    async def is_gone():
+        return await kube.get(CRD, name) is None
+
+    # The next test's apply would otherwise change the one that ends.
+    await eventually(is_gone, timeout_s=40)
 
 
 async def only_pod(kube, namespace):
@@ -99,16 +107,16 @@ async def test_the_labels_of_a_queue_are_those_of_the_deployment_and_roll_nothin
     await gpu_node([24 * GIB])
     llama = await service(**BY_KWOK)
     watching = operator()
-    await watching.settle("llama")
+    await watching.serve("llama")
     before = await llama.deployment()
     await label(kube, llama, {**QUEUE, "team": "a"})
-    await watching.settle("llama")
+    await watching.serve("llama")
     after = await llama.deployment()
     assert after["metadata"]["labels"] == {**before["metadata"]["labels"], **QUEUE}
     assert after["spec"] == before["spec"]
     assert await operator().step("llama") == []
     await label(kube, llama, {})
-    await watching.settle("llama")
+    await watching.serve("llama")
     assert (await llama.deployment())["metadata"]["labels"] == before["metadata"]["labels"]
 
 
@@ -121,7 +129,7 @@ async def test_a_pod_that_is_held_back_is_queued_and_neither_failed_nor_unschedu
     await watching.settle("llama")
     pod = await only_pod(kube, namespace)
     await say(pod, NO_QUOTA)
-    watching.later(61)
+    watching.later(120)
     await watching.write_out("llama")
     status, reason, message = await llama.condition("Ready")
     held = (
@@ -215,7 +223,7 @@ async def test_a_change_whose_additional_pod_waits_in_a_queue_goes_in_place_afte
         return next((pod for pod in found if pod["spec"].get("schedulingGates")), None)
 
     pod = await eventually(gated)
-    watching.later(62)
+    watching.later(120)
     await watching.step("llama")
     assert (await llama.condition("Ready"))[1] == "Queued"
     strategy = (await llama.deployment())["spec"]["strategy"]["rollingUpdate"]
@@ -252,12 +260,6 @@ def stranger(namespace, priority):
             "containers": [{"name": "main", "image": "main", "resources": {"limits": {"nvidia.com/gpu": "1"}}}],
         },
     }
-
-
-async def hold(kube, namespace, name, finalizers):
-    """Keep a pod that is deleted, as one whose engine drains."""
-    metadata = {"name": name, "namespace": namespace, "finalizers": finalizers}
-    await kube.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata}, manager="tests")
 
 
 async def test_an_engine_that_a_stranger_preempts_is_no_failure_and_is_replaced_where_there_is_room(

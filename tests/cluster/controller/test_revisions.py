@@ -110,7 +110,7 @@ async def settled(operator, service, gpu_node):
     env = [{"name": "A", "value": "1"}]
     llama = await service(**BY_KWOK, slo={"classes": classes}, http=http, engine={"env": env})
     watching = operator()
-    await watching.settle("llama")
+    await watching.serve("llama")
     return llama, watching
 
 
@@ -265,7 +265,7 @@ async def former(settled, kube, namespace):
 
 async def test_an_upgrade_leaves_pods_of_a_release_without_revisions_alone(former, operator):
     before, data = (await former.deployment())["spec"]["template"], (await former.child(CONFIGMAP))["data"]
-    await operator().settle("llama")
+    await operator().serve("llama")
     assert (await former.deployment())["spec"]["template"] == before
     assert (await former.child(CONFIGMAP))["data"]["plan.json"] == data["plan.json"]
     assert await former.revisions() == set()

@@ -54,7 +54,7 @@ async def scaled(operator, service, gpu_node):
         await gpu_node([24 * GIB] * gpus)
         llama = await service(**BY_KWOK, autoscaling={"minReplicas": least, "maxReplicas": most}, **spec)
         watching = operator()
-        await watching.settle("llama")
+        await watching.serve("llama")
         return llama, watching, Load(watching)
 
     return make

@@ -27,7 +27,7 @@ async def serving(operator, service, gpu_node):
     await gpu_node([24 * GIB] * 2, **REAL)
     llama = await service(**BY_KWOK, parallelism={"tensor": 1, "pipeline": 1})
     watching = operator()
-    await watching.settle("llama")
+    await watching.serve("llama")
     return llama, watching
 
 

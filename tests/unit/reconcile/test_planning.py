@@ -90,6 +90,18 @@ async def test_what_was_freed_is_offered_to_a_service_that_waits(world):
     assert (await world.plan("waits")).plan is not None
 
 
+async def test_what_is_freed_during_a_search_is_offered_in_the_next_pass(world):
+    world.node("a", "stranger", None)
+    world.service("waits")
+    world.gate.clear()
+    search = asyncio.create_task(world.plan("waits"))
+    await world.asked(1)
+    world.node("a", None, None)
+    world.gate.set()
+    assert (await search).plan is None
+    assert (await world.plan("waits")).plan is not None
+
+
 async def test_other_hardware_asks_the_planner_at_once(world):
     world.node("a", None, None)
     world.service("one")
@@ -97,6 +109,29 @@ async def test_other_hardware_asks_the_planner_at_once(world):
     world.node("b", None, None)
     await world.plan("one")
     assert len(world.requests) == 2
+
+
+async def test_hardware_that_changes_during_a_search_asks_the_planner_again_in_the_next_pass(world):
+    world.node("a", None, None)
+    world.service("one")
+    world.gate.clear()
+    search = asyncio.create_task(world.plan("one"))
+    await world.asked(1)
+    world.node("b", None, None)
+    world.gate.set()
+    await search
+    await world.plan("one")
+    assert len(world.requests) == 2
+
+
+async def test_a_gpu_that_is_lost_after_a_pass_has_begun_does_not_hold_the_plan_in_force(world, make):
+    world.node("a", None, None)
+    world.service("one", plan=make.plan(nodes=("a",)))
+    world.deployed("one")
+    seen = world.observed("one")
+    world.node("a", None, None, health={"state": "Quarantined"})
+    (offer,) = world.planning.promises.hardware(seen)
+    assert offer.free == ()
 
 
 async def test_a_measurement_of_the_network_plans_nobody_anew_and_is_used_for_the_next_plan(world, make):

@@ -140,8 +140,9 @@ class Planning:
             chosen,
             stranded=is_stranded(observed, now),
             lost_place=standing is not None and standing.placed and not all_placed(observed),
-            hardware=self._cache.hardware_version,
-            room=(self._cache.room_version, self.promises.version),
+            # What came after that is for the next pass: whether the planner was told of it is not known.
+            hardware=observed.hardware_version,
+            room=(observed.room_version, self.promises.version),
         )
 
     def _remember(self, observed: Observed, planned: Planned, now: datetime) -> Planned:

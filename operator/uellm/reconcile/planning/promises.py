@@ -166,7 +166,7 @@ class Promises:
     def request(self, observed: Observed, architecture: Architecture) -> PlanRequest:
         """The planner's request for a service, with what the nodes offer to it now."""
         assert observed.service is not None
-        offers = hardware_offers(observed.nodes) if self._on_taken(observed) else self._offers(observed)
+        offers = hardware_offers(self._cache.profiled_nodes()) if self._on_taken(observed) else self._offers(observed)
         nodes, left_out = reachable(offers, self._judged(observed))
         # A service whose pods all have nodes does not wait for one, so a new class does not matter.
         on_nodes = observed.incumbent is not None and not observed.incumbent.node_classes
@@ -205,13 +205,13 @@ class Promises:
         assert observed.service is not None
         classes = self._cache.node_classes()
         if self._doubts_of != self._cache.hardware_version:
-            self._doubts = doubts(classes, with_nodes(observed.nodes, self._cache.node))
+            self._doubts = doubts(classes, with_nodes(self._cache.profiled_nodes(), self._cache.node))
             self._doubts_of = self._cache.hardware_version
         return would_join(classes, self._doubts, observed.service)
 
     def hardware(self, observed: Observed) -> tuple[NodeOffer, ...]:
         """The nodes of the service's cluster as if every GPU were free and every node open."""
-        return selectable(hardware_offers(observed.nodes), self._judged(observed))
+        return selectable(hardware_offers(self._cache.profiled_nodes()), self._judged(observed))
 
     def room_is_gone(self, observed: Observed, request: PlanRequest, plan: Plan | None) -> bool:
         """Whether fewer replicas of a new plan find room than at the time of its request, and too few for the service.
@@ -220,7 +220,7 @@ class Promises:
         """
         if plan is None or plan == observed.incumbent:
             return False
-        nodes = by_name(observed.nodes)
+        nodes = by_name(self._cache.profiled_nodes())
         commitment = commitment_to(plan, known_nodes(self._cache))
         named = {
             offer.node.name: nodes[offer.node.name]
@@ -245,7 +245,7 @@ class Promises:
             return ""
         self._count_changes()
         nodes, _ = reachable(self._rooms.offers_beside_all(), self._judged(observed))
-        known = by_name(observed.nodes)
+        known = by_name(self._cache.profiled_nodes())
         fitting = (
             offer.node.name
             for offer in nodes
@@ -294,7 +294,7 @@ class Promises:
             self._verdicts, self._verdicts_of = {}, self._cache.hardware_version
         template = json.dumps(observed.document["spec"].get("template"), sort_keys=True)
         if template not in self._verdicts:
-            facts = (node.facts for node in observed.nodes)
+            facts = (node.facts for node in self._cache.profiled_nodes())
             own = observed.service.spec.template.to_dict()
             self._verdicts[template] = verdicts(facts, self._cache.node, own, self._cache.stale_profiles)
         return self._verdicts[template]
