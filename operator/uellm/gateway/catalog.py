@@ -8,9 +8,10 @@ What the replicas tell is what can be answered: after an edit of the names the o
 them, and the new ones as soon as one does. A name that a spec has, however, is never taken over by what replicas of
 another namespace tell.
 
-Where several services have a name, those that can answer come before those that cannot, and those with replicas before
-those that have yet to start one. Of those that are left in one namespace the oldest has the name; of several namespaces
-none has, and the request has to say which one it means.
+Where several services of one namespace have a name, those with replicas come before those that have yet to start one,
+and these before those that cannot. Of those that are left the oldest has the name. Namespaces do not trust each other:
+none has a name that several have, and the request has to say which one it means, for its prompt and its key must not
+move to another namespace while a replica restarts. Only services that neither serve nor can start are left out.
 """
 
 from __future__ import annotations
@@ -133,6 +134,11 @@ class Match:
     """A replica serves it, or will once there is one."""
     served: bool = True
     """A replica serves it now."""
+
+    @property
+    def possible(self) -> bool:
+        """Whether a replica serves it now, or one can be started that will."""
+        return self.served or self.service.starts
 
 
 @dataclass(slots=True)
@@ -272,13 +278,15 @@ def _seniority(match: Match) -> tuple[int, ServiceKey]:
 
 
 def _first(matches: list[Match]) -> list[Match]:
-    """Who may be meant by a name without a namespace."""
-    return _able([match for match in matches if match.declared] or matches)
+    """Who may be meant by a name without a namespace: also those that have yet to start a replica."""
+    declared = [match for match in matches if match.declared] or matches
+    return [match for match in declared if match.possible] or declared
 
 
 def _able(matches: list[Match]) -> list[Match]:
-    """Those of them with replicas that serve the name; else those that can start one; else all."""
-    return [match for match in matches if match.served] or [match for match in matches if match.answered] or matches
+    """Those of them with replicas that serve the name; else those that can start one; else those that will serve it."""
+    served, answered = [match for match in matches if match.served], [match for match in matches if match.answered]
+    return served or answered or [match for match in matches if match.possible] or matches
 
 
 def not_yet(match: Match) -> Refusal:

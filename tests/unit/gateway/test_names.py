@@ -244,3 +244,17 @@ def test_no_replica_takes_over_a_name_that_another_namespace_has() -> None:
         with pytest.raises(Refusal, match="no replica of x serves `llama` yet"):
             found.find(asked)
     assert str(found.find("b/llama").service.key) == "b/thief"
+
+
+def test_a_name_that_no_replica_serves_yet_is_not_left_to_another_namespace() -> None:
+    told = {"a_x": ("old",), "b_evil": ("llama",)}
+    found = catalog(told, a_x=("llama",), b_evil=("llama",))
+    with pytest.raises(Refusal, match="ask for one of: a/llama, b/llama"):
+        found.find("llama")
+    found.put(Service(ServiceKey("a", "older"), ("llama",), suspended=True))
+    with pytest.raises(Refusal, match="no replica of x serves `llama` yet"):
+        found.find("a/llama")
+    with pytest.raises(Refusal, match="ask for one of"):
+        found.find("llama")
+    found.put(Service(ServiceKey("a", "x"), ("llama",), suspended=True))
+    assert str(found.find("llama").service.key) == "b/evil"

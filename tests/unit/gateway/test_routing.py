@@ -84,13 +84,20 @@ async def test_the_older_of_two_services_of_one_namespace_keeps_their_name(harne
     assert younger.received == []
 
 
+STARTS = [{"replicas": 1}, {"wakes": True, "replicas": 0}]
+CANNOT_ANSWER = [{"suspended": True}, {"replicas": 0}]
+
+
+async def served_names(harness) -> list[str]:
+    async with harness.client.get(harness.url("/v1/models")) as response:
+        return [each["id"] for each in (await response.json())["data"]]
+
+
 @pytest.mark.parametrize(
-    "facts",
-    [{"suspended": True}, {"replicas": 0}, {"replicas": 1}, {"wakes": True, "replicas": 0}],
-    ids=["suspended", "none", "starting", "zero"],
+    ("namespace", "facts"),
+    [*(("default", facts) for facts in (*STARTS, *CANNOT_ANSWER)), *(("a-first", facts) for facts in CANNOT_ANSWER)],
 )
-@pytest.mark.parametrize("namespace", ["default", "a-first"])
-async def test_a_service_without_replicas_does_not_take_its_name_from_one_that_serves(
+async def test_a_service_that_cannot_answer_now_takes_no_name_of_its_namespace_and_one_that_never_can_none_at_all(
     harness, engines, namespace, facts
 ) -> None:
     engine = await engines()
@@ -99,10 +106,20 @@ async def test_a_service_without_replicas_does_not_take_its_name_from_one_that_s
     for name in ("llama", "default/llama"):
         assert (await harness.ask(name))[0] == 200
     assert len(engine.received) == 2
-    async with harness.client.get(harness.url("/v1/models")) as response:
-        listed = [each["id"] for each in (await response.json())["data"]]
-    waits = namespace == "a-first" and ("wakes" in facts or facts.get("replicas") == 1)
-    assert listed == [*["a-first/llama"] * waits, "llama"]
+    assert await served_names(harness) == ["llama"]
+
+
+@pytest.mark.parametrize("facts", STARTS, ids=["starting", "zero"])
+async def test_a_name_moves_to_no_other_namespace_while_its_own_service_has_no_replica(harness, engines, facts) -> None:
+    mine, theirs = await engines(), await engines()
+    service = harness.serve("llama", mine.port, namespace="team-a", **facts)
+    harness.serve("evil", theirs.port, namespace="team-b", names=("llama",))
+    for ports in ([mine.port], []):
+        harness.place(service, *ports)
+        async with harness.post("llama", Authorization="Bearer k") as response:
+            assert (await response.json())["error"]["code"] == "model_ambiguous"
+        assert await served_names(harness) == ["team-a/llama", "team-b/llama"]
+    assert theirs.received == []
 
 
 async def test_a_name_goes_to_the_service_that_can_start_a_replica_where_none_has_one(harness, engines) -> None:
