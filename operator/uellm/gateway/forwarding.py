@@ -24,7 +24,7 @@ from uellm.http import EngineLost, EngineUnreachable, Pairs, Reply, Request, Ups
 from uellm.proxying.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
 from uellm.proxying.relay import STALL_S, Relay
 from uellm.proxying.response_id import RESPONSES, OpeningId
-from uellm.proxying.routes import MEANT_FOR, WAITED_MS, end_to_end
+from uellm.proxying.routes import MEANT_FOR, SEARCH, WAITED_MS, end_to_end
 
 MOST_LOST = 1
 """How often a request whose connection broke is sent again: it might be what broke the replica."""
@@ -32,7 +32,7 @@ REFUSAL_BYTES = 64 * 1024
 REFUSAL_S = 0.5
 """How long the rest of a refusal that no client gets is waited for."""
 
-_SENT: Pairs = ((b"Content-Length", b""), (MEANT_FOR.encode(), b""), (WAITED_MS.encode(), b""))
+_SENT: Pairs = tuple((name.encode(), b"") for name in ("Content-Length", MEANT_FOR, WAITED_MS, SEARCH))
 """Headers that the transport sets itself, and that no client may set."""
 _DONE = b"data: [DONE]\n\n\r\n"
 _UNKNOWING = {401: "unauthorized", 404: "not_found"}

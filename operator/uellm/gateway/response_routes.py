@@ -16,9 +16,10 @@ from uellm.gateway.stored import AskedReplica, StoredResponses
 from uellm.http import Pairs, Request
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.proxying.response_id import previous_id
-from uellm.proxying.routes import MEANT_FOR
+from uellm.proxying.routes import MEANT_FOR, SEARCH
 
 _KEYS: Pairs = ((b"authorization", b""), (b"x-api-key", b""))
+_SEARCH = (SEARCH.encode(), b"1")
 
 
 class KeptResponse(NamedTuple):
@@ -90,7 +91,7 @@ class ResponseRoutes:
         key = [field for field in request.headers.raw if field[0].lower() in names] if named else []
         meant: Pairs = [(MEANT_FOR.encode(), str(service.key).encode())] if service.uid else []
         for replica in self._fleet.replicas(service.key).all:
-            yield AskedReplica(service.key, replica, [*key, *meant])
+            yield AskedReplica(service.key, replica, [*key, *meant, _SEARCH])
 
 
 def _match(service: Service) -> Match:

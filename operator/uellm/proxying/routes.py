@@ -30,6 +30,9 @@ WAITED_MS = "x-uellm-waited-ms"
 """From the gateway to a sidecar, beside `MEANT_FOR`: milliseconds since the request came to the gateway. They count in
 its targets."""
 
+SEARCH = "x-uellm-search"
+"""From the gateway to a sidecar: nobody has asked this replica, the gateway looks for the one that keeps a response."""
+
 _MILLISECONDS = re.compile(r"[0-9]{1,8}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 

@@ -242,6 +242,27 @@ async def test_a_response_in_the_background_is_polled_through_gateway_and_sideca
     await eventually(lambda: not sum(sidecar.drain.active for sidecar in started))
 
 
+async def test_the_gateways_own_search_is_no_use_of_a_service_and_a_client_cannot_pass_for_it(
+    harness, engines, sidecars
+) -> None:
+    engine = await engines()
+    keeping = Keeping(engine, "r0")
+    sidecar = await sidecars(engine.address)
+    harness.serve("llama", sidecar.port, uid="of the cluster")
+
+    def uses() -> int:
+        return sidecar.proxy.attainment().load.passed
+
+    for _ in range(3):
+        assert (await about(harness, "GET", "resp_gone"))[0] == 404
+    assert len(keeping.asked("GET")) >= 3
+    assert uses() == 0
+    assert (await create(harness))[0] == 200
+    assert (await about(harness, "GET", "resp_r0-0", X_Uellm_Search="1"))[0] == 200
+    await eventually(lambda: uses() == 1)
+    assert not [name for each in engine.received for name in each.headers if name.lower().startswith("x-uellm")]
+
+
 def test_only_so_many_are_remembered_the_last_used_ones() -> None:
     stored = StoredResponses(most=3)
     holders = [Holder(ServiceKey("default", "llama"), str(number)) for number in range(4)]

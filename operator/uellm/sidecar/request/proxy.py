@@ -16,7 +16,7 @@ from uellm.proxying.metrics import CONTENT_TYPE, exposition, with_older_names, w
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
 from uellm.proxying.relay import STALL_S, Relay
 from uellm.proxying.response_id import kept_id
-from uellm.proxying.routes import MEANT_FOR, WAITED_MS, end_to_end, path_of, request_id, waited_s
+from uellm.proxying.routes import MEANT_FOR, SEARCH, WAITED_MS, end_to_end, path_of, request_id, waited_s
 from uellm.sidecar.engine.connection import EngineConnection
 from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.background import Background
@@ -35,7 +35,8 @@ from uellm.sidecar.wire.read import Terms, read, unread
 from uellm.sidecar.wire.slo import SCHEDULING, targets_of
 from uellm.vllm_routes import is_use
 
-_NOT_PASSED_ON: Pairs = tuple((name.encode(), b"") for name in ("Content-Length", *SCHEDULING, MEANT_FOR, WAITED_MS))
+_OBEYED = (*SCHEDULING, MEANT_FOR, WAITED_MS, SEARCH)
+_NOT_PASSED_ON: Pairs = tuple((name.encode(), b"") for name in ("Content-Length", *_OBEYED))
 """Headers that the transport sets itself, and those that the sidecar has obeyed."""
 _UNCOMPRESSED = (b"Accept-Encoding", b"identity")
 
@@ -198,7 +199,7 @@ class Proxy(RequestHandler[Record]):
             await self._pass(request, reply, record)
         finally:
             self._passing -= 1
-            self._passed_on += is_use(path)
+            self._passed_on += is_use(path) and SEARCH not in request.headers
 
     async def _pass(self, request: Request, reply: Reply, record: Record) -> None:
         switches = asks_for_websocket(request.method, request.headers)
