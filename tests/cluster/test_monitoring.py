@@ -51,6 +51,7 @@ uellm_extender_refusals_total{{reason="NoProfile"}} %(n)s
 uellm_extender_request_seconds_bucket{{verb="filter",le="1"}} %(n)s
 uellm_extender_request_seconds_bucket{{verb="filter",le="+Inf"}} %(n)s
 uellm_gateway_view_age_seconds 900
+uellm_gateway_namespace_refused{{namespace="team"}} 1
 uellm_gateway_requests_total{{namespace="team",service="chat",outcome="engine_unavailable"}} %(n)s
 uellm_gateway_retries_total{{namespace="team",service="chat",reason="unreachable"}} %(n)s
 uellm_gateway_requests_held{{namespace="team",service="chat"}} 3
@@ -250,6 +251,12 @@ def test_what_waits_for_more_than_fifteen_minutes_fires(firing) -> None:
     waiting = {**HEALTHY, WAKES: "_x10 2x60", PLANS: "_x10 1x60"}
     assert firing(waiting, "15m") == set()
     assert firing(waiting, "21m") == {"UELLMGatewayHoldsRequests", "UELLMPlannerBehind"}
+
+
+def test_a_namespace_that_the_gateway_may_not_read_fires_before_its_services_are_unknown(firing) -> None:
+    refused = 'uellm_gateway_namespace_refused{namespace="chat",pod="gw-1"}'
+    assert firing({**HEALTHY, refused: "_x10 1x2 stale _x60"}, "8m") == set()
+    assert firing({**HEALTHY, refused: "_x10 1x60"}, "8m") == {"UELLMGatewayNamespaceRefused"}
 
 
 def test_in_a_cluster_where_all_is_wrong_every_alert_fires(exposed, prometheus) -> None:

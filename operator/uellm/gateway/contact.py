@@ -37,10 +37,11 @@ class Contact:
         self._refused_s: dict[tuple[Kind, str | None], float] = {}
         """Those whose last answer was a refusal: since when."""
 
-    def heard(self, kind: Kind, namespace: str | None) -> None:
-        """A watch has received something."""
+    def heard(self, kind: Kind, namespace: str | None) -> bool:
+        """A watch has received something. Whether that is news: its namespace was refused until now."""
         self._heard_s[kind, namespace] = self._clock()
-        self._refused_s.pop((kind, namespace), None)
+        was_refused = self._refused_s.pop((kind, namespace), None) is not None
+        return was_refused and namespace not in self.refused
 
     def synced(self, kind: Kind, namespace: str | None) -> None:
         """A watch has read everything."""

@@ -84,7 +84,7 @@ class KubeView:
             kind,
             namespace=namespace,
             label_selector=label_selector,
-            on_contact=lambda: self._contact.heard(kind, namespace),
+            on_contact=lambda: self._heard(kind, namespace),
             on_refused=lambda error: self._refused(kind, namespace, error),
         )
         async for event in watched:
@@ -92,6 +92,10 @@ class KubeView:
                 self._contact.synced(kind, namespace)
             else:
                 put(event)
+
+    def _heard(self, kind: Kind, namespace: str | None) -> None:
+        if self._contact.heard(kind, namespace):
+            LOG.info("%s", _readable(namespace))
 
     def _refused(self, kind: Kind, namespace: str | None, error: KubeError) -> bool:
         """Log a refusal that is news; whether everything known of the namespace is to be dropped."""
@@ -138,6 +142,11 @@ class KubeView:
 
 def _secret_of(service: Service) -> KeySecret | None:
     return None if service.keys_secret is None else KeySecret(service.key.namespace, service.keys_secret)
+
+
+def _readable(namespace: str | None) -> str:
+    of = "all namespaces" if namespace is None else f"namespace {namespace}"
+    return f"the services of {of} can be read again"
 
 
 def _refusal(namespace: str | None, error: KubeError) -> str:

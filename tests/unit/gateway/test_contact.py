@@ -89,9 +89,10 @@ def test_a_namespace_that_can_be_read_again_is_refused_no_more_and_may_be_news_o
     read(contact, "a")
     for kind in KINDS:
         contact.refuse(kind, "b")
-    contact.heard(LLMSERVICE, "b")
+    assert not contact.heard(LLMSERVICE, "b")
     assert contact.refused == {"b"}
-    contact.heard(ENDPOINTSLICE, "b")
+    assert contact.heard(ENDPOINTSLICE, "b"), "news"
+    assert not contact.heard(ENDPOINTSLICE, "b")
     assert contact.refused == set()
     assert contact.complete, "its lists may have many pages, and meanwhile the others go on"
     assert contact.refuse(LLMSERVICE, "b")

@@ -246,6 +246,27 @@ async def test_a_namespace_that_was_deleted_is_logged_once_and_the_others_are_se
     fleet.close()
 
 
+@pytest.mark.parametrize(
+    ("namespaces", "what"), [([], "all namespaces"), (["team-a"], "namespace team-a")], ids=["all", "one"]
+)
+async def test_services_that_can_be_read_again_are_a_line_in_the_log(caplog, namespaces, what) -> None:
+    caplog.set_level("INFO", "uellm.gateway")
+    kube, fleet = ScriptedKube(), Fleet()
+    kube.forbidden = set(namespaces) or {None}
+    view = KubeView(kube, fleet, namespaces)  # type: ignore[arg-type]
+    running = asyncio.create_task(view.run())
+    await eventually(lambda: bool(caplog.messages))
+    kube.forbidden = set()
+    for kind in (LLMSERVICE, ENDPOINTSLICE):
+        for _ in range(2):
+            await kube.put(kind, SYNCED, {})
+    assert caplog.messages[1:] == [f"the services of {what} can be read again"]
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    fleet.close()
+
+
 async def test_a_gateway_without_the_rights_to_read_all_namespaces_is_not_ready_and_says_why(caplog) -> None:
     kube, fleet = ScriptedKube(), Fleet()
     kube.forbidden = {None}
