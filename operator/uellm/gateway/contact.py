@@ -36,12 +36,17 @@ class Contact:
         """Those that have read everything, or were refused, at least once."""
         self._refused_s: dict[tuple[Kind, str | None], float] = {}
         """Those whose last answer was a refusal: since when."""
+        self._readable_s: dict[str | None, float] = {}
+        """Namespaces that are heard of and not refused: since when."""
 
     def heard(self, kind: Kind, namespace: str | None) -> bool:
         """A watch has received something. Whether that is news: its namespace was refused until now."""
         self._heard_s[kind, namespace] = self._clock()
         was_refused = self._refused_s.pop((kind, namespace), None) is not None
-        return was_refused and namespace not in self.refused
+        if namespace in self._readable_s or namespace in self.refused:
+            return False
+        self._readable_s[namespace] = self._heard_s[kind, namespace]
+        return was_refused
 
     def synced(self, kind: Kind, namespace: str | None) -> None:
         """A watch has read everything."""
@@ -52,14 +57,19 @@ class Contact:
         """A watch was refused. Whether that is news: its namespace was not refused before."""
         news = namespace not in self.refused
         self._refused_s.setdefault((kind, namespace), self._clock())
+        self._readable_s.pop(namespace, None)
         self._answer(kind, namespace)
         return news
 
     def lost(self, kind: Kind, namespace: str | None) -> bool:
-        """Whether a watch has been refused for long, and others are not: its namespace is not there any more."""
-        since_s = self._refused_s.get((kind, namespace))
-        others = set(self._namespaces) - self.refused
-        return bool(others) and since_s is not None and self._clock() - since_s >= LOST_S
+        """Whether a watch has been refused for long, and others were not: its namespace is not there any more.
+
+        The time in which nothing at all could be read says nothing of one namespace: rights come back one by one.
+        """
+        refused_s = self._refused_s.get((kind, namespace))
+        if refused_s is None or not self._readable_s:
+            return False
+        return self._clock() - max(refused_s, min(self._readable_s.values())) >= LOST_S
 
     @property
     def refused(self) -> set[str | None]:

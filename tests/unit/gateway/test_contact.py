@@ -110,3 +110,41 @@ def test_a_namespace_that_stays_refused_is_lost_if_there_is_another_one(clock, n
     assert contact.lost(LLMSERVICE, namespaces[0]) == lost
     contact.heard(LLMSERVICE, namespaces[0])
     assert not contact.lost(LLMSERVICE, namespaces[0])
+
+
+def test_namespaces_that_come_back_in_turn_lose_nothing(clock) -> None:
+    contact = Contact(KINDS, ["a", "b"], clock)
+    read(contact, "a", "b")
+    for namespace in ("a", "b"):
+        for kind in KINDS:
+            contact.refuse(kind, namespace)
+    clock.now_s = LOST_S + 100
+    read(contact, "a")
+    contact.refuse(LLMSERVICE, "b")
+    assert not contact.lost(LLMSERVICE, "b"), "nothing could be read until now"
+    clock.now_s += LOST_S - 1
+    read(contact, "a")
+    assert not contact.lost(LLMSERVICE, "b")
+    read(contact, "b")
+    assert not contact.lost(LLMSERVICE, "b")
+    contact.refuse(LLMSERVICE, "b")
+    clock.now_s += LOST_S
+    assert contact.lost(LLMSERVICE, "b")
+
+
+def test_a_third_namespace_that_comes_and_goes_keeps_no_lost_one_in_force(clock) -> None:
+    contact = Contact(KINDS, ["a", "gone", "c"], clock)
+    read(contact, "a", "gone", "c")
+    contact.refuse(LLMSERVICE, "gone")
+    clock.now_s = LOST_S - 1
+    contact.refuse(LLMSERVICE, "c")
+    read(contact, "c")
+    clock.now_s = LOST_S
+    assert contact.lost(LLMSERVICE, "gone")
+
+
+def test_a_namespace_that_was_never_heard_of_makes_no_other_one_lost(clock) -> None:
+    contact = Contact(KINDS, ["silent", "b"], clock)
+    contact.refuse(LLMSERVICE, "b")
+    clock.now_s = LOST_S
+    assert not contact.lost(LLMSERVICE, "b")
