@@ -1,7 +1,8 @@
 """What the gateway's watches have heard of the API server, by namespace. Pure.
 
-A namespace that was deleted, or whose services the gateway may not read, is refused. The others go on without it, as
-long as there is one: where nothing at all can be read, the gateway itself is set up wrongly, and must not look well.
+A namespace that was deleted, or whose services the gateway may not read, is refused; without the CRDs each one is.
+The others go on without it, as long as there is one: where nothing at all can be read, the gateway itself is set up
+wrongly, and must not look well.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from uellm.gateway.documents import key_of, ready_endpoints, service_of, slice_s
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.replicas import ReplicaAddress
 from uellm.gateway.secret_keys import KeySecret, SecretKeys
-from uellm.kube import DELETED, ENDPOINTSLICE, LLMSERVICE, SYNCED, Event, Kind, Kube, KubeError
+from uellm.kube import DELETED, ENDPOINTSLICE, LLMSERVICE, SYNCED, Event, Kind, Kube, KubeError, NotFound
 from uellm.proxying.keys import Keys
 
 LOG = logging.getLogger("uellm.gateway")
@@ -150,6 +150,10 @@ def _readable(namespace: str | None) -> str:
 
 
 def _refusal(namespace: str | None, error: KubeError) -> str:
+    """What to do. A list of a namespace that was deleted is empty or forbidden; not found is a kind alone."""
+    if isinstance(error, NotFound):
+        todo = "install the CRDs: uellm crds | kubectl apply --server-side -f -"
+        return f"the cluster has no LLMServices: {error}; {todo}"
     if namespace is None:
         return f"no namespace can be read: {error}; give the gateway the ClusterRoleBinding of its chart"
     todo = "take it out of gateway.namespaces if it was deleted; if not, helm upgrade gives the rights anew"

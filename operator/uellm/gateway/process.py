@@ -134,7 +134,7 @@ class Gateway(ServingProxy):
             Gauge("uellm_gateway_view_age_seconds", "Time since the API server was heard of.", self.view.age_s),
             Gauge(
                 "uellm_gateway_namespace_refused",
-                "1 for each namespace that the gateway cannot read: it was deleted, or the rights are missing.",
+                "1 for each namespace that cannot be read: it was deleted, or the rights or the CRDs are missing.",
                 lambda: dict.fromkeys(((namespace,) for namespace in self.view.refused), 1.0),
                 "namespace",
             ),

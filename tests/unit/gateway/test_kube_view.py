@@ -17,7 +17,7 @@ from uellm.gateway.documents import ready_endpoints, service_of
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.kube_view import KubeView
 from uellm.gateway.replicas import ReplicaAddress
-from uellm.kube import ADDED, DELETED, ENDPOINTSLICE, LLMSERVICE, MODIFIED, SYNCED, Event, Forbidden, Kind
+from uellm.kube import ADDED, DELETED, ENDPOINTSLICE, LLMSERVICE, MODIFIED, SYNCED, Event, Forbidden, Kind, NotFound
 from uellm.proxying.outcome import Refusal
 
 LLAMA = ServiceKey("team-a", "llama")
@@ -110,6 +110,7 @@ class ScriptedKube:
     def __init__(self) -> None:
         self.events: dict[Kind, asyncio.Queue[Event]] = {LLMSERVICE: asyncio.Queue(), ENDPOINTSLICE: asyncio.Queue()}
         self.forbidden: set[str | None] = set()
+        self.installed = True
         self.secret: dict[str, Any] | Exception | None = None
         self.reads = 0
 
@@ -117,6 +118,10 @@ class ScriptedKube:
         self, kind: Kind, *, namespace: str | None, on_contact: Any, on_refused: Any, **_: Any
     ) -> AsyncIterator[Event]:
         while True:
+            if not self.installed and kind is LLMSERVICE:
+                on_refused(NotFound(404, "NotFound", "the server could not find the requested resource"))
+                await asyncio.sleep(0.001)
+                continue
             if namespace in self.forbidden:
                 on_refused(Forbidden(403, "Forbidden", f"cannot list {kind.plural}"))
                 await asyncio.sleep(0.001)
@@ -261,6 +266,24 @@ async def test_services_that_can_be_read_again_are_a_line_in_the_log(caplog, nam
         for _ in range(2):
             await kube.put(kind, SYNCED, {})
     assert caplog.messages[1:] == [f"the services of {what} can be read again"]
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    fleet.close()
+
+
+@pytest.mark.parametrize("namespaces", [[], ["team-a"]], ids=["all", "one"])
+async def test_a_cluster_without_the_crds_is_no_missing_namespace(caplog, namespaces) -> None:
+    kube, fleet = ScriptedKube(), Fleet()
+    kube.installed = False
+    view = KubeView(kube, fleet, namespaces)  # type: ignore[arg-type]
+    running = asyncio.create_task(view.run())
+    await eventually(lambda: bool(caplog.messages))
+    assert not view.complete
+    assert caplog.messages == [
+        "the cluster has no LLMServices: the server could not find the requested resource; install the CRDs: "
+        "uellm crds | kubectl apply --server-side -f -"
+    ]
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
