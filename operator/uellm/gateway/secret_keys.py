@@ -19,6 +19,10 @@ KEYS_FOR_S = 30.0
 """How long keys that were read, or a refusal to read them, are taken for current."""
 FAILED_FOR_S = 2.0
 """How long a Secret is not read again after the API server gave no answer."""
+READ_S = 10.0
+"""How long a read may take: requests wait for it."""
+READ_AGAIN_S = 2.0
+"""The same where the last answer can stay in force."""
 
 LOG = logging.getLogger("uellm.gateway")
 
@@ -75,12 +79,15 @@ class SecretKeys:
         self._reading.pop(secret, None)
 
     async def _again(self, secret: KeySecret, last: _Read) -> _Read:
+        allowed_s = READ_AGAIN_S if last.known else READ_S
         try:
-            document = await self._kube.get(SECRET, secret.name, secret.namespace)
+            async with asyncio.timeout(allowed_s):
+                document = await self._kube.get(SECRET, secret.name, secret.namespace)
         except Forbidden:
             return _Read(self._clock() + KEYS_FOR_S, known=True)
-        except KubeError as error:
-            LOG.warning("the API keys of Secret %s cannot be read: %s", secret, error)
+        except (KubeError, TimeoutError) as error:
+            why = str(error) or f"the API server gave no answer within {allowed_s:g} s"
+            LOG.warning("the API keys of Secret %s cannot be read: %s", secret, why)
             return _Read(self._clock() + FAILED_FOR_S, last.known, last.keys)
         values = [base64.b64decode(value) for value in ((document or {}).get("data") or {}).values()]
         lines = [line.strip() for value in values for line in value.decode("utf-8", "replace").splitlines()]

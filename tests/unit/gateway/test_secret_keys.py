@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from uellm.gateway import secret_keys
 from uellm.gateway.secret_keys import FAILED_FOR_S, KEYS_FOR_S, KeySecret, SecretKeys
-from uellm.kube import Forbidden, Kind, Unavailable
+from uellm.kube import Forbidden, Kind, Kube, Unavailable
 from uellm.proxying.keys import Keys
 from uellm.proxying.outcome import Refusal, RequestOutcome
 
@@ -75,6 +80,48 @@ async def test_the_last_answer_stays_in_force_while_the_api_server_is_away(last)
     world.answer = secret("two")
     world.now_s += FAILED_FOR_S
     assert opens(await world.keys.of(KEYS), "two")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["read before", "never read"])
+async def test_no_request_waits_long_for_an_api_server_that_is_silent(known, monkeypatch, caplog, tmp_path) -> None:
+    monkeypatch.setattr(secret_keys, "READ_AGAIN_S" if known else "READ_S", 0.1)
+    answering, now_s = asyncio.Event(), 0.0
+
+    async def answer(_: web.Request) -> web.Response:
+        await answering.wait()
+        return web.json_response(secret("one"))
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with TestServer(app) as server, await Kube.connect(kubeconfig=kubeconfig(tmp_path, server)) as kube:
+        keys = SecretKeys(kube, lambda: now_s)
+        if known:
+            answering.set()
+            assert opens(await keys.of(KEYS), "one")
+            answering.clear()
+            now_s = KEYS_FOR_S
+        async with asyncio.timeout(5):
+            if known:
+                assert all(opens(each, "one") for each in await asyncio.gather(*(keys.of(KEYS) for _ in range(3))))
+            else:
+                with pytest.raises(Refusal, match="cannot be read from its Secret now; retry later"):
+                    await keys.of(KEYS)
+        assert caplog.messages == [
+            "the API keys of Secret team-a/keys cannot be read: the API server gave no answer within 0.1 s"
+        ]
+        answering.set()
+
+
+def kubeconfig(folder: Path, server: TestServer) -> str:
+    name = {"name": "c"}
+    document = {
+        "clusters": [{**name, "cluster": {"server": f"http://127.0.0.1:{server.port}"}}],
+        "users": [{**name, "user": {"token": "t"}}],
+        "contexts": [{**name, "context": {"cluster": "c", "user": "c"}}],
+        "current-context": "c",
+    }
+    (folder / "kubeconfig").write_text(json.dumps(document))
+    return str(folder / "kubeconfig")
 
 
 async def test_a_refusal_to_read_is_asked_for_again_after_a_while() -> None:
