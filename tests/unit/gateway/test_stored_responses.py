@@ -258,7 +258,7 @@ async def test_the_gateways_own_search_is_no_use_of_a_service_and_a_client_canno
     assert len(keeping.asked("GET")) >= 3
     assert uses() == 0
     assert (await create(harness))[0] == 200
-    assert (await about(harness, "GET", "resp_r0-0", X_Uellm_Search="1"))[0] == 200
+    assert (await about(harness, "GET", "resp_r0-0", **{"X-Uellm-Search": "1"}))[0] == 200
     await eventually(lambda: uses() == 1)
     assert not [name for each in engine.received for name in each.headers if name.lower().startswith("x-uellm")]
 
