@@ -27,7 +27,7 @@ from uellm.sidecar.scheduling import (
     Lengths,
     Options,
     Scheduler,
-    Seen,
+    Shows,
     StepEstimate,
     Targets,
     Ticket,
@@ -97,7 +97,7 @@ class Engine:
     ) -> Ticket:
         """`estimated`: what the scheduler takes for the prompt's length."""
         if self._shares.random() < self.whole:
-            others = {"seen": Seen.END, **others}
+            others = {"shows": Shows.END, **others}
         ticket = Ticket(targets, self.now_s, prompt_tokens if estimated is None else estimated, **others)
         self._outputs[ticket], self._prompts[ticket] = output_tokens, prompt_tokens
         self.core.submit(ticket, self.now_s)
@@ -204,12 +204,12 @@ class Engine:
         for running in done:
             running.output_left -= 1
             ticket = running.ticket
-            if ticket.seen is Seen.TOKENS:
+            if ticket.shows is Shows.TOKENS:
                 self.told(ticket)
             if not running.output_left:
                 self._running.remove(running)
-                events = max(ticket.events, 1) if ticket.seen is Seen.TOKENS else 0
-                tokens = 0 if ticket.seen is Seen.PROMPT else events or self._outputs[ticket]
+                events = max(ticket.events, 1) if ticket.shows is Shows.TOKENS else 0
+                tokens = 0 if ticket.shows is Shows.PROMPT else events or self._outputs[ticket]
                 self.core.on_finish(ticket, self.now_s, tokens, events)
                 self.ended.append(ticket)
                 self.counted(self._prompts[ticket])
@@ -491,16 +491,16 @@ def test_reports_teach_the_steps_of_answers_that_come_whole(times: float) -> Non
 
 URGENT, BATCH = Targets("urgent", priority=10, ttft_s=0.5), Targets("batch")
 LARGE = {
-    Seen.PROMPT: (lambda random: (random.randint(200, 800), 1), (300, 1), 0.5),
-    Seen.END: (lambda random: (1500, random.randint(80, 160)), (300, 20), 2.0),
+    Shows.PROMPT: (lambda random: (random.randint(200, 800), 1), (300, 1), 0.5),
+    Shows.END: (lambda random: (1500, random.randint(80, 160)), (300, 20), 2.0),
 }
 """Requests in bulk, an urgent one, and the most seconds that this one may take among them."""
 
 
 @pytest.mark.parametrize("times", [0.1, 1.0, 10.0])
-@pytest.mark.parametrize("seen", LARGE)
-def test_an_urgent_request_passes_a_crowd_whose_answers_show_their_end_alone(seen: Seen, times: float) -> None:
-    draw, urgent, most_s = LARGE[seen]
+@pytest.mark.parametrize("shows", LARGE)
+def test_an_urgent_request_passes_a_crowd_whose_answers_show_their_end_alone(shows: Shows, times: float) -> None:
+    draw, urgent, most_s = LARGE[shows]
     model = StepTime(*(times * value for value in astuple(MODEL)))
 
     def waits_s(policy: str) -> list[float]:
@@ -508,10 +508,10 @@ def test_an_urgent_request_passes_a_crowd_whose_answers_show_their_end_alone(see
         random, asked, sent, took, next_s = Random(1), 0, {}, [], 1.0
         while engine.now_s < 40.0:
             while asked - len(engine.ended) < 240:
-                engine.ask(*draw(random), targets=BATCH, seen=seen)
+                engine.ask(*draw(random), targets=BATCH, shows=shows)
                 asked += 1
             if engine.now_s >= next_s:
-                sent[engine.ask(*urgent, targets=URGENT, seen=seen)] = engine.now_s
+                sent[engine.ask(*urgent, targets=URGENT, shows=shows)] = engine.now_s
                 asked, next_s = asked + 1, engine.now_s + 1.0
             before = len(engine.ended)
             engine.turn()
