@@ -606,3 +606,22 @@ def test_a_client_whose_prompts_are_too_long_costs_the_others_nothing(policy: st
     assert len(waits) > 25, "the client gets its error each time"
     assert max(waits) < 0.2
     assert not engine.lost
+
+
+@pytest.mark.parametrize("overhead_s", [0.01, 0.11])
+def test_embeddings_keep_the_engine_busy_behind_a_slow_api_server(overhead_s: float) -> None:
+    def embedded(policy: str) -> float:
+        engine = Engine(Scheduler(Options(policy), StepEstimate(MODEL)), overhead_s=overhead_s, metrics_every_s=1.0)
+        return rate(engine, "embeddings", 4.0, until_s=12.0, shows=Shows.PROMPT)
+
+    assert embedded("SLO-ODBS") >= 0.95 * embedded("engine-only")
+
+
+@pytest.mark.parametrize("shows", [Shows.TOKENS, Shows.PROMPT])
+def test_progress_that_is_overestimated_does_not_add_up(shows: Shows) -> None:
+    engine = Engine(Scheduler(Options(), StepEstimate(MODEL)), metrics_every_s=1.0, times=5.0)
+    most_tokens = 0
+    for at_s, _ in clients(engine, "embeddings", until_s=20.0, shows=shows):
+        if at_s > 5.0:
+            most_tokens = max(most_tokens, sum(r.prompt_left for r in engine._running + engine._waiting))
+    assert most_tokens < 4000, "the engine's queue stays short"
