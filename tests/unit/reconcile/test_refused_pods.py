@@ -9,6 +9,7 @@ from uellm.kube.kinds import DEPLOYMENT, LEADERWORKERSET, LLMSERVICE, POD
 from uellm.reconcile.names import Key
 from uellm.reconcile.planning.ledger import claims_of_others
 from uellm.reconcile.planning.planning import Planning
+from uellm.reconcile.times import timestamp
 
 KEY = Key("ns", "one")
 MINUTE = timedelta(seconds=60)
@@ -174,10 +175,17 @@ async def test_pods_of_groups_count_as_refused_where_they_have_not_been_there_fo
     assert (await world.plan("two")).plan is not None
 
 
-def test_from_the_status_alone_nothing_is_promised_to_refused_pods_either(world):
+def test_from_the_status_alone_nothing_is_promised_to_pods_that_were_refused_for_a_minute_either(world):
     """As `uellm plan` counts, which reads no Deployments."""
     document = world.service("one", plan=world.make.plan(nodes=("a",)))
-    for reason, pods in (("EngineStarting", 1), ("PodsRefused", 0)):
-        document["status"]["conditions"] = [{"type": "Ready", "status": "False", "reason": reason}]
+    for stalled, reason, seconds, pods in (
+        ("False", "EngineStarting", 60, 1),
+        ("True", "ImagePullFailed", 60, 1),
+        ("True", "PodsRefused", 59, 1),
+        ("True", "PodsRefused", 60, 0),
+    ):
+        since = timestamp(world.now - timedelta(seconds=seconds))
+        condition = {"type": "Stalled", "status": stalled, "reason": reason, "lastTransitionTime": since}
+        document["status"]["conditions"] = [condition]
         world.put(LLMSERVICE, document)
-        assert [claim.pods for claim in claims_of_others(world.cache, Key("ns", "two"))] == [pods]
+        assert [claim.pods for claim in claims_of_others(world.cache, Key("ns", "two"), world.now)] == [pods]

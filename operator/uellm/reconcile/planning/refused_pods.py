@@ -16,11 +16,9 @@ from typing import NamedTuple
 from uellm.kube.kinds import LEADERWORKERSET
 from uellm.reconcile.names import Key, uid_of
 from uellm.reconcile.observe import Observed
-from uellm.reconcile.pods.refusal import pods_refused
+from uellm.reconcile.pods.refusal import PATIENCE, pods_refused
 from uellm.reconcile.stored import Object
 
-PATIENCE = timedelta(seconds=60)
-"""A webhook that is away for a moment refuses nothing for good."""
 LONGEST_RETRY = timedelta(seconds=1000)
 """Between two tries of Kubernetes' own controllers."""
 
