@@ -80,13 +80,13 @@ ADMINISTRATIVE = frozenset(
 OPEN = frozenset(("/health", "/ping", "/metrics", "/version"))
 """Routes that need no API key: for load balancers and scrapers, and open in vLLM as well."""
 
-_POLLED = OPEN | {"/load", "/v1/models"}
-"""Routes that monitors and waiting clients ask again and again, whether anybody uses the model or not."""
+_POLLED = OPEN | {"/", "/load", "/v1/models", "/docs", "/redoc", "/openapi.json"}
+"""Routes that monitors, browsers and waiting clients ask again and again, whether anybody uses the model or not."""
 
 
 def is_use(path: str) -> bool:
     """Whether a request for a decoded path is a sign that somebody uses the service."""
-    return path not in _POLLED and not administrative(path)
+    return not (path in _POLLED or path.startswith("/v1/models/") or administrative(path))
 
 
 def administrative(path: str) -> bool:

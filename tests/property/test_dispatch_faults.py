@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from uellm.proxying.outcome import Refusal
 from uellm.sidecar.request import dispatch
 from uellm.sidecar.request.dispatch import Dispatcher
-from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, Seen, State, Targets, Ticket
+from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, Shows, State, Targets, Ticket
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.pacing import Pacing
@@ -98,7 +98,7 @@ async def request(dispatcher: Dispatcher, number: int, kind: str) -> None:
     """One request as the proxy handles it, with one of the possible outcomes."""
     loop = asyncio.get_running_loop()
     ticket = Ticket(CLASSES[number % 3], loop.time(), 100, Lengths(20, 40), tenant="ab"[number % 2], sequences=1)
-    ticket.seen = SEEN.get(kind, Seen.TOKENS)
+    ticket.shows = SEEN.get(kind, Shows.TOKENS)
     try:
         dispatcher.update_lengths(ticket, Lengths(10, 20))
         await dispatcher.turn(ticket)
@@ -122,7 +122,7 @@ async def request(dispatcher: Dispatcher, number: int, kind: str) -> None:
 
 
 KINDS = ["stream", "whole", "embedding", "returned", "aborted", "cancelled"]
-SEEN = {"whole": Seen.END, "embedding": Seen.PROMPT}
+SEEN = {"whole": Shows.END, "embedding": Shows.PROMPT}
 
 
 async def scenario(kinds: list[str]) -> Dispatcher:

@@ -14,7 +14,7 @@ from uellm.sidecar.scheduling import (
     Options,
     QueueFull,
     Scheduler,
-    Seen,
+    Shows,
     State,
     Targets,
     Ticket,
@@ -53,11 +53,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt=st.integers(0, 5000),
         p50=st.integers(1, 2000),
         tenant=st.sampled_from("ab"),
-        seen=st.sampled_from(Seen),
+        shows=st.sampled_from(Shows),
     )
-    def submit(self, slo_class, prompt, p50, tenant, seen):
+    def submit(self, slo_class, prompt, p50, tenant, shows):
         ticket = Ticket(
-            slo_class, self.now_s, prompt, Lengths(p50, 2 * p50), tenant=tenant, longest_prompt_tokens=prompt, seen=seen
+            slo_class,
+            self.now_s,
+            prompt,
+            Lengths(p50, 2 * p50),
+            tenant=tenant,
+            longest_prompt_tokens=prompt,
+            shows=shows,
         )
         try:
             self.core.submit(ticket, self.now_s)
@@ -156,8 +162,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         view = self.core._view
         filling = [ticket for ticket in self.running if not ticket.filled]
         decoding = [ticket for ticket in self.running if ticket.filled]
-        assert all(ticket.seen is Seen.END or ticket.first_token_s is not None for ticket in decoding)
-        assert view.unseen.in_flight == sum(ticket.seen is Seen.END for ticket in self.running)
+        assert all(ticket.shows is Shows.END or ticket.first_token_s is not None for ticket in decoding)
+        assert view.unseen.in_flight == sum(ticket.shows is Shows.END for ticket in self.running)
         assert view.unfilled_tokens == sum(ticket.uncached_tokens for ticket in filling)
         assert view.kv_tokens == sum(ticket.prompt_tokens + ticket.tokens for ticket in decoding)
         assert view.decoding == len(decoding)

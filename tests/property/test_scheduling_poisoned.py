@@ -27,7 +27,7 @@ from uellm.sidecar.scheduling import (
     Lengths,
     Options,
     Scheduler,
-    Seen,
+    Shows,
     StepEstimate,
     Targets,
     Ticket,
@@ -97,7 +97,7 @@ class Engine:
     ) -> Ticket:
         """`estimated`: what the scheduler takes for the prompt's length."""
         if self._shares.random() < self.whole:
-            others = {"seen": Seen.END, **others}
+            others = {"shows": Shows.END, **others}
         ticket = Ticket(targets, self.now_s, prompt_tokens if estimated is None else estimated, **others)
         self._outputs[ticket], self._prompts[ticket] = output_tokens, prompt_tokens
         self.core.submit(ticket, self.now_s)
@@ -204,12 +204,12 @@ class Engine:
         for running in done:
             running.output_left -= 1
             ticket = running.ticket
-            if ticket.seen is Seen.TOKENS:
+            if ticket.shows is Shows.TOKENS:
                 self.told(ticket)
             if not running.output_left:
                 self._running.remove(running)
-                events = max(ticket.events, 1) if ticket.seen is Seen.TOKENS else 0
-                tokens = 0 if ticket.seen is Seen.PROMPT else events or self._outputs[ticket]
+                events = max(ticket.events, 1) if ticket.shows is Shows.TOKENS else 0
+                tokens = 0 if ticket.shows is Shows.PROMPT else events or self._outputs[ticket]
                 self.core.on_finish(ticket, self.now_s, tokens, events)
                 self.ended.append(ticket)
                 self.counted(self._prompts[ticket])
@@ -393,14 +393,19 @@ REPORTED_S, UNTIL_REPORTED_S = 4.0, 24.0
 
 
 def clients(
-    engine: Engine, load: str, until_s: float = UNTIL_S, targets: Targets | None = None, **others: object
+    engine: Engine,
+    load: str,
+    until_s: float = UNTIL_S,
+    targets: Targets | None = None,
+    number: int = CLIENTS,
+    **others: object,
 ) -> Iterator[tuple[float, int]]:
     """Run the clients: times since their arrival, and the work done since then."""
     draw, random = (LOADS | LONG_ANSWERS)[load], Random(4)
     start_s, start, asked = engine.now_s, engine.work, 0
     others_there = len(engine.ended) + len(engine.lost)
     while engine.now_s < start_s + until_s:
-        while asked - (len(engine.ended) + len(engine.lost) - others_there) < CLIENTS:
+        while asked - (len(engine.ended) + len(engine.lost) - others_there) < number:
             drawn = CHAT if random.random() < 0.5 else TASK
             engine.ask(*draw(random), targets=targets or drawn, **others)
             asked += 1
@@ -491,16 +496,16 @@ def test_reports_teach_the_steps_of_answers_that_come_whole(times: float) -> Non
 
 URGENT, BATCH = Targets("urgent", priority=10, ttft_s=0.5), Targets("batch")
 LARGE = {
-    Seen.PROMPT: (lambda random: (random.randint(200, 800), 1), (300, 1), 0.5),
-    Seen.END: (lambda random: (1500, random.randint(80, 160)), (300, 20), 2.0),
+    Shows.PROMPT: (lambda random: (random.randint(200, 800), 1), (300, 1), 0.5),
+    Shows.END: (lambda random: (1500, random.randint(80, 160)), (300, 20), 2.0),
 }
 """Requests in bulk, an urgent one, and the most seconds that this one may take among them."""
 
 
 @pytest.mark.parametrize("times", [0.1, 1.0, 10.0])
-@pytest.mark.parametrize("seen", LARGE)
-def test_an_urgent_request_passes_a_crowd_whose_answers_show_their_end_alone(seen: Seen, times: float) -> None:
-    draw, urgent, most_s = LARGE[seen]
+@pytest.mark.parametrize("shows", LARGE)
+def test_an_urgent_request_passes_a_crowd_whose_answers_show_their_end_alone(shows: Shows, times: float) -> None:
+    draw, urgent, most_s = LARGE[shows]
     model = StepTime(*(times * value for value in astuple(MODEL)))
 
     def waits_s(policy: str) -> list[float]:
@@ -508,10 +513,10 @@ def test_an_urgent_request_passes_a_crowd_whose_answers_show_their_end_alone(see
         random, asked, sent, took, next_s = Random(1), 0, {}, [], 1.0
         while engine.now_s < 40.0:
             while asked - len(engine.ended) < 240:
-                engine.ask(*draw(random), targets=BATCH, seen=seen)
+                engine.ask(*draw(random), targets=BATCH, shows=shows)
                 asked += 1
             if engine.now_s >= next_s:
-                sent[engine.ask(*urgent, targets=URGENT, seen=seen)] = engine.now_s
+                sent[engine.ask(*urgent, targets=URGENT, shows=shows)] = engine.now_s
                 asked, next_s = asked + 1, engine.now_s + 1.0
             before = len(engine.ended)
             engine.turn()
@@ -606,3 +611,24 @@ def test_a_client_whose_prompts_are_too_long_costs_the_others_nothing(policy: st
     assert len(waits) > 25, "the client gets its error each time"
     assert max(waits) < 0.2
     assert not engine.lost
+
+
+@pytest.mark.parametrize("overhead_s", [0.01, 0.11])
+def test_embeddings_keep_the_engine_busy_behind_a_slow_api_server(overhead_s: float) -> None:
+    def embedded(policy: str) -> float:
+        engine = Engine(Scheduler(Options(policy), StepEstimate(MODEL)), overhead_s=overhead_s, metrics_every_s=1.0)
+        return rate(engine, "embeddings", 4.0, until_s=12.0, shows=Shows.PROMPT)
+
+    assert embedded("SLO-ODBS") >= 0.95 * embedded("engine-only")
+
+
+@pytest.mark.parametrize("shows", [Shows.TOKENS, Shows.PROMPT])
+def test_progress_that_is_overestimated_does_not_add_up(shows: Shows) -> None:
+    engine = Engine(Scheduler(Options(), StepEstimate(MODEL)), times=5.0, chunk=2048, metrics_every_s=1.0)
+    engine._report()
+    left = [
+        sum(r.prompt_left for r in engine._running + engine._waiting)
+        for at_s, _ in clients(engine, "embeddings", until_s=20.0, number=240, shows=shows)
+        if at_s > 5.0
+    ]
+    assert sum(left) / len(left) < 3 * engine.chunk, "the engine's queue stays short"

@@ -83,14 +83,16 @@ class LoadMeasurement(NamedTuple):
     step: StepTime | None = None
     """The time of a step as it was measured; None: none was."""
     passing: int = 0
-    """Requests of routes that are not scheduled, such as realtime sessions, in the engine now."""
+    """Requests of routes that are not scheduled, such as realtime sessions, in the engine now; not those that monitors
+    poll."""
     prompts: int | None = None
     """Requests that ended whose prompts were read. None: a sidecar of an earlier release, which tells tokens of what it
     served alone, for all requests that ended."""
     answers: int | None = None
     """Requests that ended with an answer as long as it was to be; not those that were refused or lost."""
     passed: int = 0
-    """Requests of routes that are not scheduled that ended. No work is known of them, but somebody used the service."""
+    """Requests of routes that are not scheduled that ended, without those that the engine refused and those that
+    monitors poll. No work is known of them, but somebody used the service."""
 
     def to_dict(self) -> dict[str, Any]:
         """`load`."""

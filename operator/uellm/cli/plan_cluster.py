@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from uellm.api import LLMService
@@ -71,7 +72,7 @@ async def _ask(service: LLMService, kubeconfig: str | None, context: str | None)
         await _read_claims(kube, cache, service)
     key = Key(service.namespace, service.name)
     nodes = cache.profiled_nodes()
-    everyone = offers(nodes, claims_of_others(cache, key), cache.pods(key))
+    everyone = offers(nodes, claims_of_others(cache, key, datetime.now(UTC)), cache.pods(key))
     judged = verdicts((node.facts for node in nodes), cache.node, service.spec.template.to_dict())
     offered, left_out = reachable(everyone, judged)
     known = cache.node_classes() if waits_for_nodes(service) else ()

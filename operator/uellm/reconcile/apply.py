@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
@@ -41,6 +42,7 @@ from uellm.reconcile.event import event_of
 from uellm.reconcile.event_writer import EventWriter
 from uellm.reconcile.kueue import queue_labels, workload_selector
 from uellm.reconcile.lean_objects import lean
+from uellm.reconcile.left_behind import ClaimHolders
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
     COST_ANNOTATION,
@@ -54,7 +56,6 @@ from uellm.reconcile.names import (
 from uellm.reconcile.observe import Observed, child_names
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.pods.pod_failures import Removal
-from uellm.reconcile.pods.pod_state import mounts
 from uellm.reconcile.scaling.deletion_costs import CostMark
 from uellm.text import and_more
 
@@ -86,9 +87,15 @@ class Applier:
     """Writes through `kube`, and puts the results into the cache: the watch may be slower than the next pass."""
 
     def __init__(
-        self, kube: Kube, cache: Cache, *, instance: str = "uellm-controller", events: EventWriter | None = None
+        self,
+        kube: Kube,
+        cache: Cache,
+        *,
+        instance: str = "uellm-controller",
+        events: EventWriter | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`events`: creates Events; None: at once."""
+        """`events`: creates Events; None: at once. `clock`: in seconds."""
         self._kube = kube
         self._cache = cache
         self._instance = instance
@@ -98,6 +105,7 @@ class Applier:
         self._equal: dict[_Identity, tuple[str, str]] = {}
         self._refused: dict[Key, set[_Identity]] = {}
         self._explanations = Slots(urgent_besides=URGENT_BESIDES)
+        self._claim_holders = ClaimHolders(self._pods_in, clock)
 
     def differing(self, observed: Observed, manifests: Iterable[Manifest]) -> list[Manifest]:
         """The manifests that the cluster does not match."""
@@ -308,6 +316,15 @@ class Applier:
             return None
         return ()
 
+    async def _pods_in(self, namespace: str) -> Sequence[Mapping[str, Any]] | None:
+        """The whole pods of a namespace. None where they cannot be read: a pass can do without an explanation."""
+        try:
+            async with self._explained():
+                return await self._kube.list(POD, namespace, cached=True)
+        except KubeError as error:
+            logger.warning("the pods of namespace %s are not known: %s", namespace, error)
+            return None
+
     @asynccontextmanager
     async def _explained(self) -> AsyncIterator[None]:
         """Few explanations are read at a time, and none is waited for long. Raises Unavailable where one is late."""
@@ -326,6 +343,7 @@ class Applier:
     def forget(self, key: Key) -> None:
         """Drop what is stored about a service that is gone."""
         self._refused.pop(key, None)
+        self._claim_holders.forget(key)
         names = {*child_names(key).items(), (CONFIGMAP, config_name(key.name))}
         for kind, name in names:
             self._equal.pop((kind, key.namespace, name), None)
@@ -366,7 +384,7 @@ class Applier:
             return None
         if belonged_to_namesake(live, observed.document):
             what = f"{kind.kind} {metadata['name']} of the deleted LLMService {observed.key} is still being deleted"
-            return Obstacle(LEFT_BEHIND, f"{what}: {await self._what_holds(kind, metadata)}")
+            return Obstacle(LEFT_BEHIND, f"{what}: {await self._what_holds(observed.key, manifest)}")
         if belongs_to(live, observed.document):
             self._cache.put(kind, live)
             return None
@@ -378,10 +396,10 @@ class Applier:
             "another name",
         )
 
-    async def _what_holds(self, kind: Kind, metadata: Mapping[str, Any]) -> str:
+    async def _what_holds(self, key: Key, manifest: Manifest) -> str:
         """What an object waits for that is being deleted. A claim is kept for the pods that mount it, whoever's."""
-        pods = await self._kube.list(POD, metadata["namespace"]) if kind == PVC else ()
-        if holders := sorted(pod["metadata"]["name"] for pod in pods if mounts(pod, metadata["name"])):
+        is_claim = kind_of(manifest) == PVC
+        if is_claim and (holders := await self._claim_holders.of(key, manifest["metadata"]["name"])):
             named = and_more(holders, _PODS_NAMED, "pod")
             return f"it is mounted by {named}, and goes when nothing mounts it any more: wait, or delete what does"
         return "wait; if it stays, look at its finalizers"

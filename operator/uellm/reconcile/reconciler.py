@@ -23,6 +23,7 @@ from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.desired import desired_state, left_alone, reloaded
 from uellm.reconcile.download.downloads import Downloads
 from uellm.reconcile.inspection.inspections import Inspections
+from uellm.reconcile.left_behind import Rechecks
 from uellm.reconcile.names import Key, revision_label
 from uellm.reconcile.node_pools import FRESH_S, NodePools
 from uellm.reconcile.observe import Observed, observe
@@ -49,8 +50,6 @@ from uellm.reconcile.surges import Surges
 
 # A raised quota or a changed admission policy causes no event on our watches.
 REFUSED_RECHECK_S = 60.0
-LEFT_BEHIND_RECHECK_S = 5.0
-"""What a deleted namesake has left behind goes soon, and with an event, unless something holds it."""
 ASK_SOON_S = 1.0
 """After a pass that has not asked about the pods, because a person waits for more of them."""
 
@@ -106,6 +105,7 @@ class Reconciler:
         self._settled = SettledPasses()
         self._scalings = Scalings(gateway_namespaces)
         self._surges = Surges()
+        self._left_behind = Rechecks()
         self._applier = applier
         self._kubelet_events = KubeletEvents(applier.pod_events)
         self._queue_words = QueueWords(applier.workloads)
@@ -132,6 +132,7 @@ class Reconciler:
             self._settled.forget(key)
             self._scalings.forget(key)
             self._surges.forget(key)
+            self._left_behind.forget(key)
             return None
         # What a new operator does not know yet would vanish from the status.
         grows_at_once = key in self._asked and _is_told_to_grow(observed)
@@ -250,7 +251,7 @@ class Reconciler:
             confirm_in_s,
             stranded_in_s(observed, now),
             improvable_in_s(observed, now) if planned.choice.better else None,
-            _refused_recheck_s(writable.refusal),
+            self._refused_recheck_s(observed.key, writable.refusal, now),
             deferred_s,
             routes_in_s,
             self._surges.due_in_s(observed, now),
@@ -315,6 +316,13 @@ class Reconciler:
         differing = await self._applier.writable(observed, self._applier.differing(observed, manifests))
         return _Writable(differing, (), refusal, wanted)
 
+    def _refused_recheck_s(self, key: Key, refusal: Obstacle | None, now: datetime) -> float | None:
+        """When to try again what was refused; None where nothing was."""
+        if refusal is not None and refusal.reason == LEFT_BEHIND:
+            return self._left_behind.due_in_s(key, now)
+        self._left_behind.forget(key)
+        return None if refusal is None else REFUSED_RECHECK_S
+
     async def _clear_up(self, observed: Observed, writable: _Writable) -> None:
         """Delete revisions that nothing needs any more, once everything else is as it should be."""
         if writable.manifests or writable.refusal is not None or not (old := superseded(observed)):
@@ -326,13 +334,6 @@ class Reconciler:
                 if (template := observed.claim_templates.get(configmap["metadata"]["name"])) is not None:
                     await self._applier.delete(RESOURCECLAIMTEMPLATE, template)
                 await self._applier.delete(CONFIGMAP, configmap)
-
-
-def _refused_recheck_s(refusal: Obstacle | None) -> float | None:
-    """When to try again what was refused; None where nothing was."""
-    if refusal is None:
-        return None
-    return LEFT_BEHIND_RECHECK_S if refusal.reason == LEFT_BEHIND else REFUSED_RECHECK_S
 
 
 def _is_told_to_grow(observed: Observed) -> bool:

@@ -243,23 +243,25 @@ async def test_a_response_in_the_background_is_polled_through_gateway_and_sideca
 
 
 async def test_the_gateways_own_search_is_no_use_of_a_service_and_a_client_cannot_pass_for_it(
-    harness, engines, sidecars
+    launch, engines, sidecars
 ) -> None:
+    one, other = await launch(), await launch()
     engine = await engines()
     keeping = Keeping(engine, "r0")
     sidecar = await sidecars(engine.address)
-    harness.serve("llama", sidecar.port, uid="of the cluster")
+    for harness in (one, other):
+        harness.serve("llama", sidecar.port, uid="of the cluster")
 
     def uses() -> int:
         return sidecar.proxy.attainment().load.passed
 
-    for _ in range(3):
-        assert (await about(harness, "GET", "resp_gone"))[0] == 404
-    assert len(keeping.asked("GET")) >= 3
-    assert uses() == 0
-    assert (await create(harness))[0] == 200
-    assert (await about(harness, "GET", "resp_r0-0", **{"X-Uellm-Search": "1"}))[0] == 200
+    assert (await about(other, "GET", "resp_gone"))[0] == 404
+    assert (await create(one))[0] == 200
+    assert (await about(other, "GET", "resp_r0-0"))[0] == 200
+    assert keeping.asked("GET").count(f"{RESPONSES}/resp_r0-0") == 2, "the search, and then the request"
     await eventually(lambda: uses() == 1)
+    assert (await about(other, "GET", "resp_r0-0", **{"X-Uellm-Search": "1"}))[0] == 200
+    await eventually(lambda: uses() == 2)
     assert not [name for each in engine.received for name in each.headers if name.lower().startswith("x-uellm")]
 
 

@@ -33,11 +33,11 @@ class Service:
         world.node("a", None, None)
         self.document = world.service("one")
 
-    async def look(self):
-        """A pass, and the status that it writes."""
+    async def look(self, *, lost=False):
+        """A pass, and the status that it writes. `lost`: the API server does not get it."""
         self.world.put(LLMSERVICE, self.document)
         planned = await self.world.planned("one")
-        if planned is not None:
+        if planned is not None and not lost:
             self.written(planned.choice.plan)
         return planned
 
@@ -150,6 +150,25 @@ async def test_an_answer_that_never_reached_the_status_is_asked_for_again(world)
     service.document["status"]["plan"]["reason"] = "another"
     await service.look()
     assert world.revisions_asked[-1]
+
+
+async def test_the_answer_to_a_change_that_waited_reaches_the_status_although_writes_are_lost(world):
+    service = Service(world)
+    await service.look()
+    world.deployed("one")
+    service.cordon(closed=True)
+    service.edit("8")
+    await service.look()
+    service.cordon(closed=False)
+    for _ in range(3):
+        await service.look(lost=True)
+    await service.look()
+    assert service.predicted_generation == 2
+    asked = len(world.revisions_asked)
+    await service.look()
+    world.node("a", None, None, memoryBytes=1001)
+    await service.look()
+    assert world.revisions_asked[asked:] == [False]
 
 
 async def test_a_change_is_asked_for_although_the_status_has_it_before_its_search_begins(world):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 KEYED = {"classes": [{"name": "a", "ttft": "1s"}]}
 
@@ -60,11 +61,37 @@ async def test_requests_that_are_not_scheduled_are_told_as_use_but_for_refused_o
         assert await status(keyed, "sk-one", path) == 200
     assert await status(keyed, None, "/tokenize") == 401
     assert await status(keyed, "sk-one", "/sleep") == 403
-    for path in ("/health", "/version", "/metrics", "/load", "/v1/models"):
+    polled = ("/", "/health", "/version", "/metrics", "/load", "/v1/models", "/v1/models/m", "/docs", "/openapi.json")
+    for path in polled:
         async with keyed.client.get(keyed.url(path), headers={"Authorization": "Bearer sk-one"}) as response:
             assert response.status == 200
     load = keyed.sidecar.proxy.attainment().load
     assert (load.passed, load.ended) == (2, 0)
+
+
+async def test_requests_that_are_not_scheduled_are_no_use_where_the_engine_refuses_them_or_is_away(engine, keyed):
+    async def refuse(request: web.Request, _: object) -> web.Response:
+        return web.Response(status=400 if request.path == "/tokenize" else 404)
+
+    engine.script = refuse
+    for path, refused in (("/tokenize", 400), ("/healthz", 404), ("/favicon.ico", 404)):
+        assert await status(keyed, "sk-one", path) == refused
+    await engine.stop()
+    assert await status(keyed, "sk-one", "/tokenize") == 503
+    assert keyed.sidecar.proxy.attainment().load.passed == 0
+
+
+async def test_a_poll_is_no_use_while_it_runs_either(engine, keyed):
+    passing = []
+
+    async def look(*_: object) -> web.Response:
+        passing.append(keyed.sidecar.proxy.attainment().load.passing)
+        return web.Response()
+
+    engine.script = look
+    for path in ("/v1/models", "/tokenize"):
+        assert await status(keyed, "sk-one", path) == 200
+    assert passing == [0, 1]
 
 
 async def test_a_refusal_is_in_openais_form_and_is_counted(keyed):

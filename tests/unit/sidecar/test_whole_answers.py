@@ -8,29 +8,29 @@ import json
 import pytest
 from aiohttp import web
 
-from uellm.sidecar.scheduling import Seen
+from uellm.sidecar.scheduling import Shows
 from uellm.sidecar.scheduling.unseen import Unseen
 
 TOOLS = {"messages": [{"role": "user", "content": "hi"}], "tools": [{"type": "function", "function": {"name": "f"}}]}
 USAGE = {"prompt_tokens": 9, "completion_tokens": 200, "total_tokens": 209}
 ANSWER = {"id": "x", "object": "chat.completion", "model": "m", "choices": [], "usage": USAGE}
 SENT = [
-    ("/v1/chat/completions", TOOLS, Seen.END),
-    ("/v1/chat/completions", TOOLS | {"stream": True}, Seen.TOKENS),
-    ("/v1/messages", {"messages": TOOLS["messages"], "max_tokens": 5}, Seen.END),
-    ("/v1/responses", {"input": "hi"}, Seen.END),
-    ("/v1/completions", {"prompt": "hi", "stream": True}, Seen.TOKENS),
-    ("/v1/embeddings", {"input": "hi"}, Seen.PROMPT),
-    ("/rerank", {"query": "hi", "documents": ["a"]}, Seen.PROMPT),
+    ("/v1/chat/completions", TOOLS, Shows.END),
+    ("/v1/chat/completions", TOOLS | {"stream": True}, Shows.TOKENS),
+    ("/v1/messages", {"messages": TOOLS["messages"], "max_tokens": 5}, Shows.END),
+    ("/v1/responses", {"input": "hi"}, Shows.END),
+    ("/v1/completions", {"prompt": "hi", "stream": True}, Shows.TOKENS),
+    ("/v1/embeddings", {"input": "hi"}, Shows.PROMPT),
+    ("/rerank", {"query": "hi", "documents": ["a"]}, Shows.PROMPT),
 ]
 
 
-@pytest.mark.parametrize(("path", "body", "seen"), SENT)
-async def test_what_is_seen_of_an_answer_follows_from_its_request(engine, harness, path, body, seen):
+@pytest.mark.parametrize(("path", "body", "shows"), SENT)
+async def test_what_an_answer_shows_follows_from_its_request(engine, harness, path, body, shows):
     engine.script = engine.on_word
     asked = harness.ask(json.dumps({"model": "m"} | body).encode(), path=path)
     received = await engine.arrivals.get()
-    assert [ticket.seen for ticket in harness.sidecar.dispatcher._tickets] == [seen]
+    assert [ticket.shows for ticket in harness.sidecar.dispatcher._tickets] == [shows]
     received.go_on.set()
     await asked
 
@@ -63,7 +63,7 @@ async def test_an_embedding_shows_how_long_its_prompt_took(engine, harness):
 class Sent:
     """As much of a ticket as counts here."""
 
-    seen, filled, sequences = Seen.END, False, 1
+    shows, filled, sequences = Shows.END, False, 1
 
     def __init__(self, tokens: int, sequences: int = 1) -> None:
         self.uncached_tokens, self.sequences = tokens, sequences

@@ -19,7 +19,7 @@ from uellm.kube import Forbidden, Invalid
 from uellm.kube.kinds import DEPLOYMENT, POD, PVC
 from uellm.planner.result import Plan
 from uellm.reconcile.adapters import are_known
-from uellm.reconcile.apply import Applier, WriteRefused
+from uellm.reconcile.apply import LEFT_BEHIND, Applier, WriteRefused
 from uellm.reconcile.download.claim import CLAIM_DELETED, claim_manifest, claim_obstacle
 from uellm.reconcile.download.download_state import NOT_BEGUN, NOT_NEEDED, DownloadState, copied, refused, undecided
 from uellm.reconcile.download.kept_copy import copy_configmap, read_copy
@@ -41,6 +41,7 @@ from uellm.reconcile.helper_pods.steps import (
     next_step,
 )
 from uellm.reconcile.inspection.model_state import GIVEN
+from uellm.reconcile.left_behind import LATEST_RECHECK_S
 from uellm.reconcile.model_claim import NodeCache, is_on_nodes
 from uellm.reconcile.names import Key, deployment_name, weights_name
 from uellm.reconcile.observe import Observed
@@ -109,7 +110,8 @@ class Downloads:
         if obstacle is not None:
             if obstacle.reason == CLAIM_DELETED:
                 await self._remove(observed, observed.download_pods)  # which would hold it
-            return refused(obstacle.reason, obstacle.message), WAIT_EVERY_S
+            again_s = LATEST_RECHECK_S if obstacle.reason == LEFT_BEHIND else WAIT_EVERY_S
+            return refused(obstacle.reason, obstacle.message), again_s
         order = order_of(service, observed.facts, claim["metadata"]["uid"] if claim is not None else "")
         assert order is not None
         return await self._copy(observed, order, plan, now)

@@ -43,8 +43,9 @@ class Edits:
         if observed.status.get("observedGeneration") != observed.generation:
             if edit is None or edit.generation != observed.generation:
                 self._edits[observed.key] = _Edit(observed.generation, waits=self.waits(observed.key))
-        elif edit is None and _is_of_earlier_spec(observed):
-            self._edits[observed.key] = _Edit(observed.generation, waits=True)
+        elif _is_of_earlier_spec(observed):
+            # While one is known, its answer is on the way: the write of it may have failed.
+            self._edits.setdefault(observed.key, _Edit(observed.generation, waits=True))
         elif edit is not None and edit.chosen is not None and edit.chosen == observed.incumbent:
             del self._edits[observed.key]
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -28,9 +29,10 @@ from uellm.reconcile.cache import Cache
 from uellm.reconcile.conditions import find
 from uellm.reconcile.kueue import gates
 from uellm.reconcile.names import Key, key_of
-from uellm.reconcile.pods.refusal import PODS_REFUSED
+from uellm.reconcile.pods.refusal import PATIENCE, PODS_REFUSED
 from uellm.reconcile.profiled_node import ProfiledNode
 from uellm.reconcile.scaling.scaling import wanted_replicas
+from uellm.reconcile.times import moment
 
 
 class Commitment(NamedTuple):
@@ -224,18 +226,20 @@ def commitment_of(document: Mapping[str, Any], nodes: Mapping[str, ProfiledNode]
     return commitment_to(plan, nodes)
 
 
-def _is_refused_pods(document: Mapping[str, Any]) -> bool:
-    """Whether the operator reports that the API server refuses pods of the service."""
-    ready = find(document.get("status") or {}, "Ready")
-    return ready is not None and ready.get("reason") == PODS_REFUSED
+def _is_refused_pods(document: Mapping[str, Any], now: datetime) -> bool:
+    """Whether the operator has reported for a minute that the API server refuses pods of the service."""
+    stalled = find(document.get("status") or {}, "Stalled")
+    if stalled is None or stalled["status"] != "True" or stalled["reason"] != PODS_REFUSED:
+        return False
+    return now - moment(stalled["lastTransitionTime"]) >= PATIENCE
 
 
-def claims_of_others(cache: Cache, key: Key) -> list[Claim]:
+def claims_of_others(cache: Cache, key: Key, now: datetime) -> list[Claim]:
     """The claims of all services but one, as their statuses have them."""
     nodes = known_nodes(cache)
     promised = [(key_of(document), document, commitment_of(document, nodes)) for document in cache.services()]
     return [
-        claim(commitment, wanted_replicas(document), cache.pods(other), grows=not _is_refused_pods(document))
+        claim(commitment, wanted_replicas(document), cache.pods(other), grows=not _is_refused_pods(document, now))
         for other, document, commitment in promised
         if commitment is not None and other != key
     ]

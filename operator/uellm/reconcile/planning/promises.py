@@ -279,7 +279,10 @@ class Promises:
         elif deployed is not None and (commitment.nodes or commitment.needs) and key in self._running:
             # Until a new plan is carried out, a pod that is evicted comes back as it was.
             commitment = max(commitment, self._running[key][1], key=lambda each: each.gpus * each.pods)
-        return claim(commitment, replicas, self._cache.pods(key), grows=key not in self._short)
+        pods = self._cache.pods(key)
+        # A pod may have gone since the last pass of the service, and another may come in its place.
+        grows = key not in self._short or not self._refused_pods.lost_none(key, pods)
+        return claim(commitment, replicas, pods, grows=grows)
 
     def _deployed(self, key: Key) -> int | None:
         """Replicas of the service's Deployment, or of its LeaderWorkerSet; None where there is neither."""

@@ -3,22 +3,22 @@
 A Deployment tells of a refusal. A LeaderWorkerSet does not, so its pods count as refused where they are not there.
 
 A pod that ends may be what the quota still counted, as in a rollout in place. Kubernetes tries to make the next one
-after about as long as it has been refused. So whenever a pod comes or goes, the minute begins anew, and that time is
-added.
+after about as long as it has been refused. So whenever a pod goes, the minute begins anew, and that time is added. That
+ends where as many are there again as before: what is lacking then was refused already.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from uellm.kube.kinds import LEADERWORKERSET
 from uellm.reconcile.names import Key, uid_of
 from uellm.reconcile.observe import Observed
-from uellm.reconcile.pods.refusal import pods_refused
+from uellm.reconcile.pods.refusal import PATIENCE, pods_refused
+from uellm.reconcile.stored import Object
 
-PATIENCE = timedelta(seconds=60)
-"""A webhook that is away for a moment refuses nothing for good."""
 LONGEST_RETRY = timedelta(seconds=1000)
 """Between two tries of Kubernetes' own controllers."""
 
@@ -29,9 +29,11 @@ class _Shortfall(NamedTuple):
     first: datetime
     """When they began to lack."""
     since: datetime
-    """When one of the others came or went last."""
+    """When one of the others went last that none has followed."""
     pods: frozenset[str]
     """The others, by uid."""
+    most: int
+    """Of the others that were there at a time."""
 
     @property
     def until(self) -> datetime:
@@ -50,15 +52,20 @@ class RefusedPods:
         if not _is_short(observed):
             self.forget(observed.key)
             return False
-        known, pods = self._shortfalls.get(observed.key), frozenset(map(uid_of, observed.pods))
+        known, pods = self._shortfalls.get(observed.key), _unfinished(observed.pods)
         if known is None:
             refused = pods_refused(observed.deployment)
             first = now if refused is None or refused.since is None else min(refused.since, now)
-            known = _Shortfall(first, first, pods)
-        elif known.pods != pods:
-            known = _Shortfall(known.first, now, pods)
+            known = _Shortfall(first, first, pods, len(pods))
+        else:
+            known = _after(known, pods, now)
         self._shortfalls[observed.key] = known
         return now >= known.until
+
+    def lost_none(self, key: Key, pods: Iterable[Object]) -> bool:
+        """Whether the pods that `look` saw last are all still among these. The place of one that went is not free."""
+        known = self._shortfalls.get(key)
+        return known is None or known.pods <= _unfinished(pods)
 
     def due_in_s(self, key: Key, now: datetime) -> float | None:
         """In how many seconds `look` finds that they have been; None where no pods are refused, or it is so already."""
@@ -71,6 +78,18 @@ class RefusedPods:
         self._shortfalls.pop(key, None)
 
 
+def _after(known: _Shortfall, pods: frozenset[str], now: datetime) -> _Shortfall:
+    """The same, now that these pods are there."""
+    if len(pods) >= known.most:
+        return _Shortfall(known.first, known.first, pods, len(pods))
+    return known._replace(since=known.since if known.pods <= pods else now, pods=pods)
+
+
+def _unfinished(pods: Iterable[Object]) -> frozenset[str]:
+    """Their uids."""
+    return frozenset(uid_of(pod) for pod in pods if pod["status"].get("phase") not in ("Failed", "Succeeded"))
+
+
 def _is_short(observed: Observed) -> bool:
     """Whether the service lacks pods that it should have."""
     if observed.workload is None:
@@ -78,5 +97,5 @@ def _is_short(observed: Observed) -> bool:
     kind, live = observed.workload
     if kind != LEADERWORKERSET:
         return pods_refused(live) is not None
-    unfinished = [pod for pod in observed.pods if pod["status"].get("phase") not in ("Failed", "Succeeded")]
-    return len(unfinished) < int(live["spec"].get("replicas", 1)) * int(live["spec"]["leaderWorkerTemplate"]["size"])
+    wanted = int(live["spec"].get("replicas", 1)) * int(live["spec"]["leaderWorkerTemplate"]["size"])
+    return len(_unfinished(observed.pods)) < wanted

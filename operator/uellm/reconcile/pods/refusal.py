@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from uellm.reconcile.times import moment
 
 PODS_REFUSED = "PodsRefused"
-"""The reason of the condition Ready."""
+"""The reason of the conditions Ready and Stalled."""
+PATIENCE = timedelta(seconds=60)
+"""A webhook that is away for a moment refuses nothing for good."""
 
 
 class PodsRefused(NamedTuple):

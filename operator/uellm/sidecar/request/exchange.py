@@ -15,7 +15,7 @@ from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.answer import AnswerTap
 from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.fast_path import FastPath
-from uellm.sidecar.scheduling import Lengths, Seen, Ticket
+from uellm.sidecar.scheduling import Lengths, Shows, Ticket
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
@@ -69,7 +69,7 @@ class Exchange:
             may_batch=call.may_batch,
             each_step=call.each_step,
             longest_prompt_tokens=_longest(call),
-            seen=_seen(call),
+            shows=_shows(call),
         )
         self._asked: Asked | None = None
         if lengths is not None and self._prediction is not None:
@@ -252,11 +252,11 @@ class Exchange:
         self._lengths.observe(self._prediction, max(1, each), truncated=truncated, asked=self._asked)
 
 
-def _seen(call: Call) -> Seen:
-    """What is seen of its answer. A call that was not read may turn out to be a stream; its first token then shows."""
+def _shows(call: Call) -> Shows:
+    """What its answer shows. A call that was not read may turn out to be a stream; its first token then shows."""
     if call.kind is RouteKind.POOLING:
-        return Seen.PROMPT
-    return Seen.END if call.mode is Mode.AS_IS else Seen.TOKENS
+        return Shows.PROMPT
+    return Shows.END if call.mode is Mode.AS_IS else Shows.TOKENS
 
 
 def _longest(call: Call) -> int:

@@ -39,6 +39,8 @@ _OBEYED = (*SCHEDULING, MEANT_FOR, WAITED_MS, SEARCH)
 _NOT_PASSED_ON: Pairs = tuple((name.encode(), b"") for name in ("Content-Length", *_OBEYED))
 """Headers that the transport sets itself, and those that the sidecar has obeyed."""
 _UNCOMPRESSED = (b"Accept-Encoding", b"identity")
+_LEAST_ERROR = 400
+"""The statuses from this one on say that the engine did nothing for the client."""
 
 
 class Proxy(RequestHandler[Record]):
@@ -70,9 +72,10 @@ class Proxy(RequestHandler[Record]):
         self._settings = settings
         self.background = Background(engine, drain)
         self._passing = 0
-        """Requests of other than the scheduled routes that the engine has, realtime sessions among them."""
+        """Requests of other than the scheduled routes that the engine has and that are a sign of use, realtime sessions
+        among them."""
         self._passed_on = 0
-        """Those of them that ended since the start and are a sign of use."""
+        """Those of them that ended since the start, and that the engine did not refuse."""
 
     async def metrics(self) -> str:
         """The sidecar's metrics, then the engine's with the sidecar's queue added to its waiting requests.
@@ -194,12 +197,14 @@ class Proxy(RequestHandler[Record]):
             return unread(record.route, request.headers, request.body, targets)
 
     async def _passed(self, request: Request, reply: Reply, record: Record, path: str) -> None:
-        self._passing += 1
+        used = is_use(path) and SEARCH not in request.headers
+        self._passing += used
         try:
             await self._pass(request, reply, record)
         finally:
-            self._passing -= 1
-            self._passed_on += is_use(path) and SEARCH not in request.headers
+            self._passing -= used
+            # The status is that of the engine's answer; 0 where there was none.
+            self._passed_on += used and 0 < record.status < _LEAST_ERROR
 
     async def _pass(self, request: Request, reply: Reply, record: Record) -> None:
         switches = asks_for_websocket(request.method, request.headers)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from uellm.sidecar.scheduling.estimate import StepEstimate
 from uellm.sidecar.scheduling.reported import REPORT_WEIGHT, MeanStep, ReportedSteps
 from uellm.sidecar.scheduling.share import Share
-from uellm.sidecar.scheduling.types import EngineState, Ticket
+from uellm.sidecar.scheduling.types import EngineState, Shows, Ticket
 from uellm.sidecar.scheduling.unseen import Unseen
 from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
@@ -223,9 +223,23 @@ class EngineView:
         return left if left > 0.0 else 0.0
 
     @property
+    def newest(self) -> Ticket | None:
+        """The request in flight that was sent last."""
+        return next(reversed(self.running), None)
+
+    @property
     def newest_tokens(self) -> int:
-        """Prompt tokens of the request that was sent last."""
-        return next(reversed(self.running)).uncached_tokens if self.running else 0
+        """Its prompt tokens."""
+        newest = self.newest
+        return 0 if newest is None else newest.uncached_tokens
+
+    def away_tokens(self) -> float:
+        """Prompt tokens of the requests that the engine has not got yet, while it computes prompts alone."""
+        state, newest = self.state, self.newest
+        if newest is None or newest.shows is not Shows.PROMPT or self.decoding or state.running is None:
+            return 0.0
+        sequences = sum(ticket.sequences for ticket in self.running)
+        return max(0.0, 1.0 - (state.running + state.waiting) / sequences) * self.unfilled_tokens
 
     @property
     def shows_gaps(self) -> bool:
@@ -270,7 +284,7 @@ class EngineView:
         self._begin_step(now_s - SAME_MOMENT_S)
         if not self.unfilled_tokens and self._probe is None:
             self._step_s, self._idle = now_s, not self.unseen.in_flight
-        else:
+        elif self.unseen.in_flight:
             self._progress(now_s)
         self.unseen.on_dispatch(ticket)
         ticket.batched = ticket.may_batch and self._measuring >= MEASURING_ANSWERS
@@ -314,11 +328,11 @@ class EngineView:
     def on_first_token(self, ticket: Ticket, now_s: float) -> None:
         """The engine has finished the prompt of a request."""
         self._begin_step(now_s)
-        if self._probe is not None and not self._probe.batched and self._missed_a_step(self._probe, now_s):
-            self._distrust_probe(self.step.initial_step_s(0.0, self.kv_tokens, self.decoding))
-            self._probe, self._step_s = None, now_s
+        # Ends that were computed in one step may be read at different moments: they do not show a missed step.
+        if ticket.shows is Shows.TOKENS or self._probe is None:
+            self._look_at_probe(now_s)
+            self._first_s = now_s
         self._fill(self.unseen.before(ticket), now_s)
-        self._first_s = now_s
         if not ticket.filled:
             self._count_filled(ticket)
             self._filled_alone(ticket.uncached_tokens, now_s)
@@ -415,6 +429,13 @@ class EngineView:
         self.got_tokens += new
         self._pace = None
         return new
+
+    def _look_at_probe(self, now_s: float) -> None:
+        """Choose another probe if this one has missed a step."""
+        probe = self._probe
+        if probe is not None and not probe.batched and self._missed_a_step(probe, now_s):
+            self._distrust_probe(self.step.initial_step_s(0.0, self.kv_tokens, self.decoding))
+            self._probe, self._step_s = None, now_s
 
     def _missed_a_step(self, probe: Ticket, now_s: float) -> bool:
         """Whether first tokens came at two different moments since the probe's last token."""

@@ -32,6 +32,9 @@ UNREPORTED_GROWTH = 1.1
 """While only ends of answers are seen: how many times more prompts may fit into the reported steps before the factor
 grows, and the most that it grows with a report; its least value; its growth with each end if there are no reports."""
 
+AWAY_WEIGHT = 0.3
+"""Weight of a report in the mean of the tokens that have not reached the engine."""
+
 
 class Gate:
     """Whether the engine has room for one more prompt."""
@@ -53,6 +56,8 @@ class Gate:
         self._unseen_tokens = 0
         """Prompt tokens that the engine may have while its metrics are stale. Each prompt that it finishes raises the
         limit."""
+        self._away_tokens = 0.0
+        """Mean of the prompt tokens that had not reached the engine, while it computed prompts alone."""
         self.closed = False
         """Whether the estimate held prompts back at the last decision."""
         self.wants_report = False
@@ -67,8 +72,9 @@ class Gate:
         if state.stale or state.running is None:
             return
         alone = view.unseen.alone
+        self._away_tokens += AWAY_WEIGHT * (view.away_tokens() - self._away_tokens)
         view.on_running(state.running, now_s)
-        if alone:
+        if alone or (state.waiting and view.unseen.in_flight):
             self._adapt(now_s, waiting=waiting)
         self._reported_s, self._reported_tokens = now_s, view.filled_tokens
 
@@ -115,7 +121,7 @@ class Gate:
         on_the_way = self._on_the_way_tokens
         if self.closed and waiting and view.unfilled_tokens <= on_the_way:
             view.speedup = min(view.speedup * SPEEDUP_GROWTH, MAX_SPEEDUP)
-        elif view.speedup < 1.0:
+        elif view.speedup < 1.0 and not view.unseen.in_flight:
             view.speedup = 1.0
         elif view.speedup > 1.0 and view.unfilled_tokens > MOST_STEPS * view.chunk_tokens + on_the_way:
             view.speedup = max(1.0, SPEEDUP_DECAY * view.speedup)
@@ -139,6 +145,10 @@ class Gate:
 
     @property
     def _on_the_way_tokens(self) -> float:
-        """Prompt tokens that the engine computes, at most one step, while a request passes API server and tokeniser."""
+        """Prompt tokens that the engine computes, at most one step, while a request passes API server and tokeniser.
+
+        More, if the engine reports that it has got fewer embeddings than were sent.
+        """
         view, request_s = self._view, self._view.step.request_s
-        return min(view.pace().rate * request_s, view.chunk_tokens) if request_s else 0.0
+        known = min(view.pace().rate * request_s, view.chunk_tokens) if request_s else 0.0
+        return max(known, self._away_tokens)

@@ -36,7 +36,7 @@ from uellm.sidecar.scheduling.pacing import Pacing
 from uellm.sidecar.scheduling.policies import POLICIES
 from uellm.sidecar.scheduling.prefixes import CachedPrefixes
 from uellm.sidecar.scheduling.sloodbs import SloOdbs
-from uellm.sidecar.scheduling.types import EngineState, Late, Lengths, Options, QueueFull, Seen, State, Ticket
+from uellm.sidecar.scheduling.types import EngineState, Late, Lengths, Options, QueueFull, Shows, State, Ticket
 from uellm.sidecar.scheduling.waiting import Waiting
 from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
@@ -268,14 +268,14 @@ class Scheduler:
             if tokens is not None:
                 self._count_at_the_end(ticket, tokens, events)
             predicted = ticket.length.p50 * ticket.sequences
-            if ticket.tokens and ticket.seen is not Seen.PROMPT:
+            if ticket.tokens and ticket.shows is not Shows.PROMPT:
                 self._view.answers.add(ticket.tokens, predicted)
             excess = ticket.tokens - predicted
             self._fairness.charge(ticket.tenant, 0.0, excess, now_s)
         self._end(ticket, now_s)
 
     def _end_unseen(self, ticket: Ticket, now_s: float) -> None:
-        if ticket.seen is Seen.PROMPT:
+        if ticket.shows is Shows.PROMPT:
             self.on_first_token(ticket, now_s)
         else:
             self._view.on_unseen_end(ticket, now_s)

@@ -48,8 +48,8 @@ class State(Enum):
     DONE = "done"
 
 
-class Seen(Enum):
-    """What is seen of an answer while the engine works on it."""
+class Shows(Enum):
+    """What an answer shows while the engine works on it."""
 
     TOKENS = "tokens"
     """Its tokens, as they come."""
@@ -106,7 +106,7 @@ class Ticket:
     """Its stream has an event for each step; tools, hidden reasoning and own intervals leave some out."""
     longest_prompt_tokens: int = 0
     """Of its prompts' lengths, one that the longest has at least; 0: not known."""
-    seen: Seen = Seen.TOKENS
+    shows: Shows = Shows.TOKENS
 
     state: State = field(default=State.NEW, init=False)
     sequence: int = field(default=-1, init=False)
