@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from math import erf, exp, inf, log, sqrt
 
-from uellm.sidecar.scheduling.engineview import EngineView, Pace
+from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.estimate import StepEstimate
+from uellm.sidecar.scheduling.pace import Pace
 from uellm.sidecar.scheduling.types import FAR_DEADLINE_S, Need, Ticket
 
 P80_SIGMAS = 0.8416

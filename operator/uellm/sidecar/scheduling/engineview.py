@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple
 
 from uellm.sidecar.scheduling.estimate import StepEstimate
+from uellm.sidecar.scheduling.overrun import Overrun
+from uellm.sidecar.scheduling.pace import Pace, pace_of
 from uellm.sidecar.scheduling.reported import REPORT_WEIGHT, MeanStep, ReportedSteps
 from uellm.sidecar.scheduling.share import Share
 from uellm.sidecar.scheduling.types import EngineState, Shows, Ticket
@@ -20,10 +20,6 @@ UNKNOWN_CHUNK = 2048
 
 SAME_MOMENT_S = 1e-3
 """A request sent this soon after the end of a step joins the next step."""
-
-OVERRUN_SHARE = 0.8
-MAX_OVERRUN_TARGETS = 20.0
-"""Share of the tightest TPOT target above which a gap adds to the overrun; the overrun's bound, in such targets."""
 
 SLOW_PROBE_GAPS = 0.5
 MOST_PROBE_GAPS = 8.0
@@ -45,28 +41,6 @@ COUNTED_EVENTS, REMEMBERED_EVENTS = 200.0, 10_000.0
 MOST_TOKENS_AN_EVENT = 32.0
 """Events have one token each until so many were compared with the engine's counts; how many of them are remembered; and
 the most tokens that an event is taken to have."""
-
-OPTIMISTIC_FACTOR = 2.0
-"""Shedding assumes step times of at most this many times the initial model's."""
-
-
-class Pace(NamedTuple):
-    """The engine's speed at one moment."""
-
-    rate: float
-    """Prompt tokens a second while prompts wait, at the current number of decoding requests."""
-    step_s: float
-    """Seconds of a step that is full of prompt tokens."""
-    gap_s: float
-    """Recent mean of the seconds between two tokens of an answer."""
-    prefill_token_s: float
-    """Seconds for each further prompt token."""
-    decode_factor: float
-    """Measured over assumed time of a step without prompts."""
-    optimistic_rate: float
-    """As `rate`, but bounded by the initial model, so that a wrong estimate sheds no request."""
-    optimistic_gap_s: float
-    """As `gap_s`, bounded in the same way."""
 
 
 @dataclass(slots=True)
@@ -110,15 +84,13 @@ class EngineView:
         """Prompt tokens a second that the TPOT guard allows."""
         self.filled_tokens = 0
         """Prompt tokens of all requests that have had their first token."""
-        self.overrun_s = 0.0
-        """Time by which recent steps together exceeded the tightest TPOT target in flight."""
+        self.overrun = Overrun()
         self.speedup = 1.0
         """How many times faster than the estimate the engine is assumed to compute prompts. The gate sets it."""
         self.unseen = Unseen()
         self.reported_step: MeanStep | None = None
         """The mean step between the engine's last two reports."""
         self._reported = ReportedSteps()
-        self._tpots: Counter[float] = Counter()
         self._done_tokens = 0.0
         """Unfilled tokens that were computed by `_step_s`, or by `_progress_s` if that is later."""
         self._progress_s = 0.0
@@ -142,7 +114,7 @@ class EngineView:
     @property
     def tightest_tpot_s(self) -> float | None:
         """The tightest TPOT target in flight."""
-        return min(self._tpots, default=None)
+        return self.overrun.tightest_s
 
     def on_engine_state(self, state: EngineState, now_s: float) -> None:
         """Take over a newer reading of the engine's metrics."""
@@ -163,7 +135,7 @@ class EngineView:
         held = state.kv_tokens * state.kv_used_share if state.kv_tokens and state.kv_used_share else self.kv_tokens
         for _ in range(REPORT_WEIGHT):
             self.step.observe(mean.gap_s, mean.prompt_tokens / mean.tokens, held, mean.sequences)
-            self._update_overrun(mean.gap_s)
+            self.overrun.take(mean.gap_s)
         self._measured_s, self._measured_tokens = now_s, self.filled_tokens + self.unfilled_tokens
 
     def on_running(self, sequences: int, now_s: float) -> None:
@@ -178,7 +150,7 @@ class EngineView:
     def on_restart(self) -> None:
         """A new engine process may be faster or slower. Keep the estimate, but let the next steps change it quickly."""
         self.step.forget_observations()
-        self.overrun_s = 0.0
+        self.overrun.seconds = 0.0
         self.events = Share(REMEMBERED_EVENTS)
 
     def reset_step_model(self, model: StepTime, factors: StepFactors = UNCORRECTED) -> None:
@@ -190,18 +162,8 @@ class EngineView:
         """The engine's speed with its current requests."""
         pace = self._pace
         if pace is None:
-            step, chunk = self.step, max(self.chunk_tokens - self.decoding, 1)
-            step_s = step.step_s(chunk, self.kv_tokens, self.decoding)
-            optimistic_s = OPTIMISTIC_FACTOR * step.initial_step_s(chunk, self.kv_tokens, self.decoding)
-            pace = self._pace = Pace(
-                chunk / step_s,
-                step_s,
-                step.gap_s,
-                step.prefill_token_s,
-                step.decode_factor,
-                chunk / (optimistic_s if optimistic_s < step_s else step_s),
-                optimistic_s if optimistic_s < step.gap_s else step.gap_s,
-            )
+            chunk = max(self.chunk_tokens - self.decoding, 1)
+            pace = self._pace = pace_of(self.step, chunk, self.kv_tokens, self.decoding)
         return pace
 
     def backlog_tokens(self, now_s: float) -> float:
@@ -295,8 +257,7 @@ class EngineView:
         self.got_tokens += ticket.tokens
         self.promised_tokens += ticket.length.p50 * ticket.sequences
         self.sent_since_state += 1
-        if (tpot_s := ticket.targets.tpot_s) is not None:
-            self._tpots[tpot_s] += 1
+        self.overrun.add(ticket)
 
     def correct_prompt(self, ticket: Ticket, tokens: int) -> None:
         """The engine has counted the prompt of a running request."""
@@ -321,8 +282,7 @@ class EngineView:
         else:
             self.kv_tokens += ticket.prompt_tokens + ticket.tokens
             self.decoding += ticket.sequences
-        if (tpot_s := ticket.targets.tpot_s) is not None:
-            self._tpots[tpot_s] += 1
+        self.overrun.add(ticket)
         self._pace = None
 
     def on_first_token(self, ticket: Ticket, now_s: float) -> None:
@@ -447,7 +407,7 @@ class EngineView:
         if self._probe is not None:
             self._probe.distrusted = True
         self.step.discard_recent_gaps(gap_s)
-        self.overrun_s, self._measured_tokens, self._loads = 0.0, self.filled_tokens, None
+        self.overrun.seconds, self._measured_tokens, self._loads = 0.0, self.filled_tokens, None
 
     def silent_s(self, now_s: float) -> float:
         """Seconds since an answer last had a token, or the engine reported its steps."""
@@ -473,20 +433,12 @@ class EngineView:
             if self._probe is not None and self._probe.batched:
                 # Of its many steps only the prompts that were finished in them are known.
                 self._done_tokens += prompt_tokens * tokens
-                prompt_tokens = filled
+                prompt_tokens = max(filled, 0)
             else:
                 self._done_tokens += prompt_tokens
             self.step.observe(gap_s, prompt_tokens / tokens, kv_tokens, decoding)
-            self._update_overrun(gap_s)
+            self.overrun.take(gap_s)
         self._step_s, self._loads = now_s, None
-
-    def _update_overrun(self, gap_s: float) -> None:
-        tpot_s = self.tightest_tpot_s
-        if tpot_s is None:
-            self.overrun_s = 0.0
-            return
-        overrun_s = self.overrun_s + gap_s - OVERRUN_SHARE * tpot_s
-        self.overrun_s = min(max(overrun_s, 0.0), MAX_OVERRUN_TARGETS * tpot_s)
 
     def remove(self, ticket: Ticket) -> None:
         """Remove a request that has ended or did not reach the engine."""
@@ -503,9 +455,6 @@ class EngineView:
             self.kv_tokens -= ticket.prompt_tokens + ticket.tokens
             self.decoding -= ticket.sequences
             self._pace = None
-        if (tpot_s := ticket.targets.tpot_s) is not None:
-            self._tpots[tpot_s] -= 1
-            if not self._tpots[tpot_s]:
-                del self._tpots[tpot_s]
+        self.overrun.remove(ticket)
         if ticket is self._probe:
             self._probe = None

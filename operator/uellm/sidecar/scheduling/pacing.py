@@ -143,7 +143,7 @@ def _has_headroom(view: EngineView, tpot_s: float, now_s: float) -> bool:
     if view.silent_s(now_s) > max(SILENT_S, SILENT_TARGETS * tpot_s):
         # No answer shows the engine's speed any more, perhaps because clients are slow. One prompt will show it.
         return not view.unfilled_tokens
-    if view.overrun_s > 0.0 or gap_s > HEADROOM_SHARE * tpot_s:
+    if view.overrun.seconds > 0.0 or gap_s > HEADROOM_SHARE * tpot_s:
         return False
     # Use the initial model if the learned time is slower: the learned one may be wrong.
     token_s = min(view.step.prefill_token_s, view.step.model.per_prefill_token_s)

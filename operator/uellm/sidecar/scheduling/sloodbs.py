@@ -14,10 +14,11 @@ from operator import attrgetter
 
 from uellm.sidecar.scheduling.best_effort import BestEffortQueue
 from uellm.sidecar.scheduling.chances import PRIORITY_VALUE, hopeless_s, need_of, prospect, whole_s
-from uellm.sidecar.scheduling.engineview import EngineView, Pace
+from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.entries import Entry, compact
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.on_time_set import SPAN_S, OnTimeSet
+from uellm.sidecar.scheduling.pace import Pace
 from uellm.sidecar.scheduling.price import Price
 from uellm.sidecar.scheduling.types import Need, Options, State, Ticket
 
