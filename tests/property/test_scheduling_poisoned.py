@@ -68,6 +68,8 @@ class Engine:
     """The share of the answers that come whole."""
     reports: bool = True
     """Its metrics tell of its requests and steps."""
+    api_servers: int = 1
+    """Each of them counts the steps in which it had a token to pass on."""
     counted: Callable[[int], None] = lambda _characters: None
     """Called at the end of an answer with its prompt's real length."""
     ended: list[Ticket] = field(default_factory=list)
@@ -153,7 +155,7 @@ class Engine:
         begun = [r for r in done if r.output_left == self._outputs[r.ticket]]
         gaps = len(done) - len(begun)
         prompts = sum(self._prompts[r.ticket] for r in begun)
-        news = EngineSteps(float(bool(done)), gaps * step_s, gaps, prompts, gaps)
+        news = EngineSteps(float(min(self.api_servers, len(done))), gaps * step_s, gaps, prompts, gaps)
         self._steps = EngineSteps(*[old + new for old, new in zip(self._steps, news, strict=True)])
 
     def _pass(self, at_s: float) -> None:
@@ -492,6 +494,15 @@ def test_reports_teach_the_steps_of_answers_that_come_whole(times: float) -> Non
     measured, true_s = engine.core.step, times * (MODEL.floor_s + MODEL.overhead_s)
     assert 0.5 * true_s < measured.decode_s(0.0, 0.0) < 2.0 * true_s
     assert measured.measured.observed > 100
+
+
+def test_steps_that_several_api_servers_count_hold_nothing_back() -> None:
+    tight = Targets("tight", tpot_s=0.015)
+
+    def counted_by(api_servers: int) -> float:
+        return rate_of_whole(with_whole_answers("SLO-ODBS", 1.0, api_servers=api_servers), "short", targets=tight)
+
+    assert counted_by(4) >= 0.95 * counted_by(1)
 
 
 URGENT, BATCH = Targets("urgent", priority=10, ttft_s=0.5), Targets("batch")

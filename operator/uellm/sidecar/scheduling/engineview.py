@@ -26,6 +26,9 @@ MOST_PROBE_GAPS = 8.0
 """A probe that is this far behind another answer's last two tokens, or so many reported gaps behind, has a slow client:
 its gaps are not the engine's."""
 
+SPLIT_SHARE = 0.5
+"""Of the running sequences, a reported step has at least so many. It had fewer if it was counted more than once."""
+
 LONGEST_REPORT_S = 2.5
 """While the engine's reports come at least so often, no slow client's answer is the probe."""
 
@@ -121,7 +124,10 @@ class EngineView:
         self.state = state
         self.chunk_tokens = state.max_num_batched_tokens or UNKNOWN_CHUNK
         self.sent_since_state = 0
-        self.reported_step = self._reported.since_last(state.steps)
+        mean = self._reported.since_last(state.steps)
+        # Several API servers each count the steps of their own requests alone.
+        split = mean is not None and state.running is not None and mean.sequences < SPLIT_SHARE * state.running
+        self.reported_step = None if split else mean
         if self.reported_step is not None and self.unseen.alone:
             self._learn_from(self.reported_step, state, now_s)
         self._pace = None
