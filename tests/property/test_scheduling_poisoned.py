@@ -624,6 +624,30 @@ def test_a_client_whose_prompts_are_too_long_costs_the_others_nothing(policy: st
     assert not engine.lost
 
 
+class OneAtATime(Engine):
+    """Its API server passes one request after the other."""
+
+    way_s = 0.03
+
+    def pump(self) -> None:
+        self.lost += [ticket for ticket, _ in self.core.expire(self.now_s)]
+        for ticket in self.core.dispatchable(self.now_s):
+            free_s = max([at_s for at_s, _, _ in self._on_the_way], default=self.now_s)
+            heapq.heappush(self._on_the_way, (free_s + self.way_s, next(self._numbers), ticket))
+
+
+@pytest.mark.parametrize(("way_s", "times"), [(0.03, 1.0), (0.003, 0.02)])
+def test_embeddings_do_not_pile_up_in_an_api_server_that_is_the_bottleneck(way_s: float, times: float) -> None:
+    engine = OneAtATime(Scheduler(Options(), StepEstimate(MODEL)), times=times, metrics_every_s=1.0, chunk=2048)
+    engine.way_s = way_s
+    most = [
+        engine.core.in_flight
+        for at_s, _ in clients(engine, "embeddings", until_s=40.0, number=240, shows=Shows.PROMPT)
+        if at_s > 20.0
+    ]
+    assert sum(most) / len(most) < 60, "of 240"
+
+
 @pytest.mark.parametrize("overhead_s", [0.01, 0.11])
 def test_embeddings_keep_the_engine_busy_behind_a_slow_api_server(overhead_s: float) -> None:
     def embedded(policy: str) -> float:

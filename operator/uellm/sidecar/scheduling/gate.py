@@ -15,6 +15,7 @@ the engine. An engine that reports nothing gets its prompts a little earlier wit
 
 from __future__ import annotations
 
+from uellm.sidecar.scheduling.away import Away
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.types import EngineState, Ticket
 
@@ -32,8 +33,8 @@ UNREPORTED_GROWTH = 1.1
 """While only ends of answers are seen: how many times more prompts may fit into the reported steps before the factor
 grows, and the most that it grows with a report; its least value; its growth with each end if there are no reports."""
 
-AWAY_WEIGHT = 0.3
-"""Weight of a report in the mean of the tokens that have not reached the engine."""
+SHORTEST_REPORT_S = 0.05
+"""Reports that are closer count as so far from each other: a rate divides by the time between them."""
 
 
 class Gate:
@@ -56,8 +57,7 @@ class Gate:
         self._unseen_tokens = 0
         """Prompt tokens that the engine may have while its metrics are stale. Each prompt that it finishes raises the
         limit."""
-        self._away_tokens = 0.0
-        """Mean of the prompt tokens that had not reached the engine, while it computed prompts alone."""
+        self._away = Away()
         self.closed = False
         """Whether the estimate held prompts back at the last decision."""
         self.wants_report = False
@@ -72,21 +72,22 @@ class Gate:
         if state.stale or state.running is None:
             return
         alone = view.unseen.alone
-        self._away_tokens += AWAY_WEIGHT * (view.away_tokens() - self._away_tokens)
+        passed_s = max(now_s - self._reported_s, SHORTEST_REPORT_S)
+        rate = (view.filled_tokens - self._reported_tokens) / passed_s
+        self._away.on_report(view.away_tokens(), rate, view.chunk_tokens, waiting=waiting)
         view.on_running(state.running, now_s)
         if alone or (state.waiting and view.unseen.in_flight):
-            self._adapt(now_s, waiting=waiting)
+            self._adapt(rate, waiting=waiting)
         self._reported_s, self._reported_tokens = now_s, view.filled_tokens
 
-    def _adapt(self, now_s: float, *, waiting: bool) -> None:
-        """Learn from a report how early the gate must open."""
-        view, passed_s = self._view, now_s - self._reported_s
+    def _adapt(self, rate: float, *, waiting: bool) -> None:
+        """Learn from a report how early the gate must open. `rate`: prompt tokens a second since the last one."""
+        view = self._view
         if not view.state.waiting:
             if self.closed and waiting and (lack := self._lack()) > MOST_LACK:
                 view.speedup = min(min(lack, MOST_GROWTH) * view.speedup, MAX_SPEEDUP)
                 self.wants_report = True
-        elif view.unfilled_tokens > MOST_STEPS * view.chunk_tokens + view.newest_tokens and passed_s > 0.0:
-            rate = (view.filled_tokens - self._reported_tokens) / passed_s
+        elif view.unfilled_tokens > MOST_STEPS * view.chunk_tokens + view.newest_tokens:
             view.speedup = max(min(view.speedup, rate / view.pace().rate), LEAST_SPEEDUP)
 
     def _lack(self) -> float:
@@ -151,4 +152,4 @@ class Gate:
         """
         view, request_s = self._view, self._view.step.request_s
         known = min(view.pace().rate * request_s, view.chunk_tokens) if request_s else 0.0
-        return max(known, self._away_tokens)
+        return max(known, self._away.tokens)
