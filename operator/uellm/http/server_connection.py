@@ -163,9 +163,7 @@ class ServerConnection(asyncio.Protocol):
         if self._buffer[:1] == b"\r":
             self._buffer = without_blank_lines(self._buffer)
             if not self._buffer:
-                self._stop_alarms()
-                if self._half_closed:
-                    self._flush()
+                self._goes_on_idling()
                 return
             if self._buffer == b"\r":  # half of a blank line
                 return
@@ -287,6 +285,15 @@ class ServerConnection(asyncio.Protocol):
         idle_s = self._service.limits.idle_s
         if self._idle_alarm is None or now_s + idle_s < self._idle_alarm_s:
             self._set_idle_alarm(idle_s)
+
+    def _goes_on_idling(self) -> None:
+        """Only blank lines came. They do not keep a connection open any longer."""
+        self._stop_alarms()
+        if self._half_closed:
+            self._flush()
+        elif self._idle_alarm is None:
+            left_s = self._idle_since_s + self._service.limits.idle_s - self._loop.time()
+            self._set_idle_alarm(max(left_s, 0.0))
 
     def _set_idle_alarm(self, seconds: float) -> None:
         if self._idle_alarm is not None:

@@ -102,6 +102,20 @@ async def test_what_is_freed_during_a_search_is_offered_in_the_next_pass(world):
     assert (await world.plan("waits")).plan is not None
 
 
+async def test_a_promise_that_ends_during_a_search_is_offered_in_the_next_pass(world):
+    world.node("a", None, None)
+    world.service("one")
+    world.service("waits")
+    await world.plan("one")
+    world.gate.clear()
+    search = asyncio.create_task(world.plan("waits"))
+    await world.asked(2)
+    world.planning.withdraw(Key("ns", "one"))
+    world.gate.set()
+    assert (await search).plan is None
+    assert (await world.plan("waits")).plan is not None
+
+
 async def test_other_hardware_asks_the_planner_at_once(world):
     world.node("a", None, None)
     world.service("one")

@@ -60,6 +60,17 @@ async def test_a_connection_stays_open_behind_blank_lines(launch, eventually, bl
     writer.close()
 
 
+async def test_half_a_blank_line_does_not_keep_an_idle_connection_open(launch, eventually):
+    harness = await launch(limits=RequestLimits(idle_s=0.2))
+    reader, writer = await harness.connect()
+    writer.write(b"\r")
+    await eventually(lambda: any(each._buffer for each in harness.connections()))
+    await eventually(lambda: all(each._idle_alarm is None for each in harness.connections()))
+    writer.write(b"\n")
+    assert b" 408 " in await reader.read()
+    writer.close()
+
+
 @pytest.mark.parametrize("blank", [b"", b"\r\n"], ids=["nothing", "a blank line"])
 async def test_a_client_that_has_said_all_gets_its_answer_and_the_end(engine, harness, eventually, blank):
     engine.script = engine.on_word

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import threading
@@ -63,6 +64,30 @@ async def test_learning_goes_on_while_the_state_is_saved(tmp_path):
     assert "".join(store.dump(taken)) == saved
     await predictor.save()
     assert (tmp_path / FILE).read_text() != saved
+
+
+async def test_a_save_that_nobody_waits_for_any_more_is_not_mixed_with_the_next(tmp_path, monkeypatch):
+    predictor = await taught(tmp_path / FILE)
+    begun, go_on, save = threading.Event(), threading.Event(), store.save
+
+    def slow(pieces, path):
+        begun.set()
+        go_on.wait(10)
+        save(pieces, path)
+
+    monkeypatch.setattr(store, "save", slow)
+    predictor.observe(predictor.predict(QUESTION), 10)
+    first = asyncio.create_task(predictor.save())
+    await asyncio.to_thread(begun.wait, 10)
+    first.cancel()
+    begun.clear()
+    predictor.observe(predictor.predict(QUESTION), 500)
+    last = asyncio.create_task(predictor.save())
+    await asyncio.sleep(0)
+    assert not begun.is_set()
+    go_on.set()
+    await last
+    assert (tmp_path / FILE).read_text() == "".join(store.dump(store.snapshot(predictor._model)))
 
 
 async def test_the_event_loop_serialises_nothing(tmp_path, monkeypatch):

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from uellm.proxying.routes import SEARCH
+
 KEYED = {"classes": [{"name": "a", "ttft": "1s"}]}
 
 
@@ -79,6 +81,15 @@ async def test_requests_that_are_not_scheduled_are_no_use_where_the_engine_refus
     await engine.stop()
     assert await status(keyed, "sk-one", "/tokenize") == 503
     assert keyed.sidecar.proxy.attainment().load.passed == 0
+
+
+async def test_only_a_search_for_a_kept_response_may_say_that_it_is_no_use(keyed):
+    for path, passed in (("/v1/responses/resp_1", 0), ("/v1/audio/speech", 1)):
+        headers = {"Authorization": "Bearer sk-one", SEARCH: "1"}
+        method = keyed.client.get if path.startswith("/v1/responses") else keyed.client.post
+        async with method(keyed.url(path), headers=headers) as response:
+            assert response.status == 200
+        assert keyed.sidecar.proxy.attainment().load.passed == passed
 
 
 async def test_a_poll_is_no_use_while_it_runs_either(engine, keyed):

@@ -131,9 +131,10 @@ class Planning:
         if standing is not None and standing.may_be_improved_now(observed, now):
             return False
         recent = known.planned.choice.plan is None or (now - known.since).total_seconds() < IMPROVE_EVERY_S
-        return recent and known.inputs == self._inputs(observed, known.planned.choice.plan, now)
+        return recent and known.inputs == self._inputs(observed, known.planned.choice.plan, now, self.promises.version)
 
-    def _inputs(self, observed: Observed, chosen: Plan | None, now: datetime) -> Inputs:
+    def _inputs(self, observed: Observed, chosen: Plan | None, now: datetime, promised: int) -> Inputs:
+        """`promised`: the version of the promises that the planner was told of."""
         standing = self._standing.get(observed.key)
         return inputs_of(
             observed,
@@ -142,11 +143,11 @@ class Planning:
             lost_place=standing is not None and standing.placed and not all_placed(observed),
             # What came after that is for the next pass: whether the planner was told of it is not known.
             hardware=observed.hardware_version,
-            room=(observed.room_version, self.promises.version),
+            room=(observed.room_version, promised),
         )
 
-    def _remember(self, observed: Observed, planned: Planned, now: datetime) -> Planned:
-        self._known[observed.key] = LastPass(self._inputs(observed, planned.choice.plan, now), planned, now)
+    def _remember(self, observed: Observed, planned: Planned, now: datetime, promised: int) -> Planned:
+        self._known[observed.key] = LastPass(self._inputs(observed, planned.choice.plan, now, promised), planned, now)
         return planned
 
     async def _plan(self, observed: Observed, now: datetime) -> Planned | None:
@@ -167,9 +168,9 @@ class Planning:
         if self._on_planned is None:
             return await self._plan_now(observed, architecture, now)
         if observed.key in self._standing or observed.suspended:
-            request = self.promises.request(observed, architecture)
+            promised, request = self.promises.version, self.promises.request(observed, architecture)
             if (choice := self._earlier_choice(observed, request, now)) is not None:
-                return await self._finished(observed, request, choice, now)
+                return await self._finished(observed, request, choice, now, promised)
         self._asked[observed.key] = observed
         if observed.key not in self._searches:
             self._searches[observed.key] = asyncio.create_task(self._plan_later(observed.key, now))
@@ -194,19 +195,21 @@ class Planning:
         return self._failed(observed, obstacle)
 
     async def _plan_now(self, observed: Observed, architecture: Architecture, now: datetime) -> Planned:
-        request = self.promises.request(observed, architecture)
+        promised, request = self.promises.version, self.promises.request(observed, architecture)
         choice = self._earlier_choice(observed, request, now)
         if choice is None:
             async with self._turns.turn(observed.key):
-                request, choice = await self._search(observed, architecture, now)
-        return await self._finished(observed, request, choice, now)
+                promised, request, choice = await self._search(observed, architecture, now)
+        return await self._finished(observed, request, choice, now, promised)
 
-    async def _finished(self, observed: Observed, request: PlanRequest, choice: Choice, now: datetime) -> Planned:
+    async def _finished(
+        self, observed: Observed, request: PlanRequest, choice: Choice, now: datetime, promised: int
+    ) -> Planned:
         if choice.plan is not None and kept_revision(observed, choice.plan) is not None:
             self._renderings.pop(observed.key, None)
-            return self._remember(observed, Planned(choice, None), now)
+            return self._remember(observed, Planned(choice, None), now, promised)
         planned = Planned(choice, await self._rendered(observed.key, choice.plan, request))
-        return self._remember(observed, planned, now)
+        return self._remember(observed, planned, now, promised)
 
     async def _plan_later(self, key: Key, asked: datetime) -> None:
         """Plan a service as it is when its turn has come, then call `on_planned`."""
@@ -218,9 +221,9 @@ class Planning:
                     return
                 now = asked + timedelta(seconds=time.monotonic() - start_s)
                 architecture = self._architecture(observed)
-                request, choice = await self._search(observed, architecture, now)
+                promised, request, choice = await self._search(observed, architecture, now)
             # After the turn, because rendering may need one of its own.
-            await self._finished(observed, request, choice, now)
+            await self._finished(observed, request, choice, now, promised)
             self._deferral.planned(key)
         except PlanError:
             pass  # the spec changed meanwhile, and the next pass reports it
@@ -302,13 +305,13 @@ class Planning:
 
     async def _search(
         self, observed: Observed, architecture: Architecture, now: datetime
-    ) -> tuple[PlanRequest, Choice]:
-        """Ask the planner, in a turn, until its answer can be entered."""
+    ) -> tuple[int, PlanRequest, Choice]:
+        """Ask the planner, in a turn, until its answer can be entered. The number is the version of the promises."""
         while True:
             version, request = self.promises.version, self.promises.request(observed, architecture)
             choice = await self._ask(observed, request, now, version)
             if choice is not None:
-                return request, choice
+                return version, request, choice
 
     async def _ask(self, observed: Observed, request: PlanRequest, now: datetime, version: int) -> Choice | None:
         """Ask the planner and enter its answer; None where it has to be asked again.

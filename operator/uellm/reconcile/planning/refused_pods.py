@@ -82,6 +82,8 @@ def _after(known: _Shortfall, pods: frozenset[str], now: datetime) -> _Shortfall
     """The same, now that these pods are there."""
     if len(pods) >= known.most:
         return _Shortfall(known.first, known.first, pods, len(pods))
+    if now >= known.until and known.pods <= pods:
+        return known._replace(pods=pods, most=len(pods))  # the places of those that went are given up
     return known._replace(since=known.since if known.pods <= pods else now, pods=pods)
 
 

@@ -24,6 +24,8 @@ class Predictor:
         self._path = path
         self._track = Track()
         self._unsaved = False
+        self._saving: asyncio.Task[None] | None = None
+        """The last save. It goes on where the coroutine that began it is cancelled."""
         self._model = OnlineLengths()
         self.learned = LearnedLengths()
         """Off until `switch`; runs while `learned.run()` does."""
@@ -74,11 +76,15 @@ class Predictor:
 
     async def save(self) -> None:
         """Save changed state. A failed write is logged and has no other effect."""
+        if self._saving is not None:
+            await asyncio.wait({self._saving})  # one at a time, also where who began it waits no more
         if self._path is None or not self._unsaved:
             return
         self._unsaved = False
+        taken = store.snapshot(self._model)
+        self._saving = asyncio.create_task(asyncio.to_thread(store.save, store.dump(taken), self._path))
         try:
-            await asyncio.to_thread(store.save, store.dump(store.snapshot(self._model)), self._path)
+            await asyncio.shield(self._saving)
         except OSError as error:
             LOG.warning("lengths: the learned state cannot be saved: %s", error.strerror)
 

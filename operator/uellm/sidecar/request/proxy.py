@@ -197,7 +197,8 @@ class Proxy(RequestHandler[Record]):
             return unread(record.route, request.headers, request.body, targets)
 
     async def _passed(self, request: Request, reply: Reply, record: Record, path: str) -> None:
-        used = is_use(path) and SEARCH not in request.headers
+        searched = SEARCH in request.headers and bool(kept_id(request.method, path))
+        used = is_use(path) and not searched
         self._passing += used
         try:
             await self._pass(request, reply, record)

@@ -57,6 +57,9 @@ _PLAIN = {
 """Fields that leave the streamed and the non-streaming answer equal. Others (tools, echo, beam search, prompt logprobs,
 token ids, KV transfer ...) change where something appears, or do not support streams."""
 
+_LISTS = {RouteKind.POOLING, RouteKind.COMPLETIONS, RouteKind.TOKEN_IDS}
+"""Bodies that may have lists of token ids."""
+
 _ORDERED = _PLAIN.keys() | {RouteKind.CONVERSATIONS, RouteKind.TOKEN_IDS}
 """Bodies that may have a `priority`."""
 
@@ -109,8 +112,15 @@ def read(
 def unread(path: str, headers: HeaderLookup, body: bytes, targets: Targets) -> Call:
     """A request that is sent unchanged, and of which nothing is known but the length of speech."""
     tenant = slo.tenant_of(headers, key_of(headers))
-    tokens = audio_tokens(body) if path in AUDIO else UNREAD_TOKENS
-    return Call(path, SCHEDULED[path], Mode.AS_IS, targets, tenant, Prompt(), tokens, body=body)
+    return Call(path, SCHEDULED[path], Mode.AS_IS, targets, tenant, Prompt(), _unread_tokens(path, body), body=body)
+
+
+def _unread_tokens(path: str, body: bytes) -> int:
+    """What is known of the length without parsing. Very many commas separate token ids."""
+    if path in AUDIO:
+        return audio_tokens(body)
+    commas = body.count(b",") if len(body) > MAX_COMMAS and SCHEDULED[path] in _LISTS else 0
+    return commas if commas > MAX_COMMAS else UNREAD_TOKENS
 
 
 def _is_parsed_soon(body: bytes) -> bool:
