@@ -657,6 +657,12 @@ def test_embeddings_keep_the_engine_busy_behind_a_slow_api_server(overhead_s: fl
     assert embedded("SLO-ODBS") >= 0.95 * embedded("engine-only")
 
 
+def test_a_way_that_takes_long_lets_no_further_streams_out() -> None:
+    engine = Engine(Scheduler(Options(), StepEstimate(MODEL)), overhead_s=0.11, metrics_every_s=1.0)
+    for _ in clients(engine, "mixed", until_s=15.0, number=240):
+        assert engine.core._gate._away.tokens == 0.0
+
+
 @pytest.mark.parametrize("shows", [Shows.TOKENS, Shows.PROMPT])
 def test_progress_that_is_overestimated_does_not_add_up(shows: Shows) -> None:
     engine = Engine(Scheduler(Options(), StepEstimate(MODEL)), times=5.0, chunk=2048, metrics_every_s=1.0)

@@ -201,13 +201,17 @@ class EngineView:
         newest = self.newest
         return 0 if newest is None else newest.uncached_tokens
 
-    def away_tokens(self) -> float:
-        """Prompt tokens of the requests that the engine has not got yet, while it computes prompts alone."""
-        state, newest = self.state, self.newest
-        if newest is None or newest.shows is not Shows.PROMPT or self.decoding or state.running is None:
-            return 0.0
+    @property
+    def computes_prompts_alone(self) -> bool:
+        """Whether the engine has embeddings and nothing else."""
+        newest = self.newest
+        return newest is not None and newest.shows is Shows.PROMPT and not self.decoding
+
+    def away_tokens(self, state: EngineState) -> float:
+        """Prompt tokens of the requests that the engine has not got yet."""
         sequences = sum(ticket.sequences for ticket in self.running)
-        return max(0.0, 1.0 - (state.running + state.waiting) / sequences) * self.unfilled_tokens
+        got = min(((state.running or 0) + state.waiting) / sequences, 1.0) if sequences else 1.0
+        return (1.0 - got) * self.unfilled_tokens
 
     @property
     def shows_gaps(self) -> bool:
