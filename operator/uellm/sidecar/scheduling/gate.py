@@ -72,13 +72,13 @@ class Gate:
         if state.stale or state.running is None:
             return
         alone = view.unseen.alone
+        view.on_running(state.running, now_s)
         passed_s = max(now_s - self._reported_s, SHORTEST_REPORT_S)
         rate = (view.filled_tokens - self._reported_tokens) / passed_s
         if view.computes_prompts_alone:
             self._away.on_report(view.away_tokens(state), rate, view.chunk_tokens, waiting=waiting)
         elif view.running:
             self._away = Away()
-        view.on_running(state.running, now_s)
         if alone or (state.waiting and view.unseen.in_flight):
             self._adapt(rate, waiting=waiting)
         self._reported_s, self._reported_tokens = now_s, view.filled_tokens
