@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -142,16 +142,28 @@ class ScriptedKube:
         await self.events[kind].join()
 
 
+@asynccontextmanager
+async def watching(
+    kube: ScriptedKube, namespaces: Iterable[str] = (), **options: Any
+) -> AsyncIterator[tuple[KubeView, Fleet]]:
+    """A view that runs, until the end of the block."""
+    fleet = Fleet()
+    view = KubeView(kube, fleet, namespaces, **options)  # type: ignore[arg-type]
+    running = asyncio.create_task(view.run())
+    try:
+        yield view, fleet
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        fleet.close()
+
+
 @pytest.fixture
 async def world() -> AsyncIterator[tuple[ScriptedKube, KubeView, Fleet]]:
-    kube, fleet = ScriptedKube(), Fleet()
-    view = KubeView(kube, fleet, clock=lambda: 0.0)  # type: ignore[arg-type]
-    running = asyncio.create_task(view.run())
-    yield kube, view, fleet
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
-    fleet.close()
+    kube = ScriptedKube()
+    async with watching(kube, clock=lambda: 0.0) as (view, fleet):
+        yield kube, view, fleet
 
 
 def hosts(fleet: Fleet) -> list[str]:
@@ -230,25 +242,20 @@ async def test_another_secret_is_read_at_once(world) -> None:
 
 
 async def test_a_namespace_that_was_deleted_is_logged_once_and_the_others_are_served(caplog) -> None:
-    kube, fleet = ScriptedKube(), Fleet()
+    kube = ScriptedKube()
     kube.forbidden = {"gone"}
-    view = KubeView(kube, fleet, ["team-a", "gone"])  # type: ignore[arg-type]
-    running = asyncio.create_task(view.run())
-    await kube.put(LLMSERVICE, ADDED, llmservice())
-    await kube.put(LLMSERVICE, SYNCED, {})
-    await kube.put(ENDPOINTSLICE, SYNCED, {})
-    await eventually(lambda: view.complete)
-    assert view.refused == {"gone"}
-    assert view.age_s() < 5
-    assert fleet.catalog.find("llama").service.key == LLAMA
-    assert caplog.messages == [
-        "the services of namespace gone cannot be read: cannot list llmservices; take it out of gateway.namespaces if "
-        "it was deleted; if not, helm upgrade gives the rights anew"
-    ]
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
-    fleet.close()
+    async with watching(kube, ["team-a", "gone"]) as (view, fleet):
+        await kube.put(LLMSERVICE, ADDED, llmservice())
+        await kube.put(LLMSERVICE, SYNCED, {})
+        await kube.put(ENDPOINTSLICE, SYNCED, {})
+        await eventually(lambda: view.complete)
+        assert view.refused == {"gone"}
+        assert view.age_s() < 5
+        assert fleet.catalog.find("llama").service.key == LLAMA
+        assert caplog.messages == [
+            "the services of namespace gone cannot be read: cannot list llmservices; take it out of gateway.namespaces "
+            "if it was deleted; if not, helm upgrade gives the rights anew"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -256,51 +263,37 @@ async def test_a_namespace_that_was_deleted_is_logged_once_and_the_others_are_se
 )
 async def test_services_that_can_be_read_again_are_a_line_in_the_log(caplog, namespaces, what) -> None:
     caplog.set_level("INFO", "uellm.gateway")
-    kube, fleet = ScriptedKube(), Fleet()
+    kube = ScriptedKube()
     kube.forbidden = set(namespaces) or {None}
-    view = KubeView(kube, fleet, namespaces)  # type: ignore[arg-type]
-    running = asyncio.create_task(view.run())
-    await eventually(lambda: bool(caplog.messages))
-    kube.forbidden = set()
-    for kind in (LLMSERVICE, ENDPOINTSLICE):
-        for _ in range(2):
-            await kube.put(kind, SYNCED, {})
-    assert caplog.messages[1:] == [f"the services of {what} can be read again"]
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
-    fleet.close()
+    async with watching(kube, namespaces):
+        await eventually(lambda: bool(caplog.messages))
+        kube.forbidden = set()
+        for kind in (LLMSERVICE, ENDPOINTSLICE):
+            for _ in range(2):
+                await kube.put(kind, SYNCED, {})
+        assert caplog.messages[1:] == [f"the services of {what} can be read again"]
 
 
 @pytest.mark.parametrize("namespaces", [[], ["team-a"]], ids=["all", "one"])
 async def test_a_cluster_without_the_crds_is_no_missing_namespace(caplog, namespaces) -> None:
-    kube, fleet = ScriptedKube(), Fleet()
+    kube = ScriptedKube()
     kube.installed = False
-    view = KubeView(kube, fleet, namespaces)  # type: ignore[arg-type]
-    running = asyncio.create_task(view.run())
-    await eventually(lambda: bool(caplog.messages))
-    assert not view.complete
-    assert caplog.messages == [
-        "the cluster has no LLMServices: the server could not find the requested resource; install the CRDs: "
-        "uellm crds | kubectl apply --server-side -f -"
-    ]
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
-    fleet.close()
+    async with watching(kube, namespaces) as (view, _):
+        await eventually(lambda: bool(caplog.messages))
+        assert not view.complete
+        assert caplog.messages == [
+            "the cluster has no LLMServices: the server could not find the requested resource; install the CRDs: "
+            "uellm crds | kubectl apply --server-side -f -"
+        ]
 
 
 async def test_a_gateway_without_the_rights_to_read_all_namespaces_is_not_ready_and_says_why(caplog) -> None:
-    kube, fleet = ScriptedKube(), Fleet()
+    kube = ScriptedKube()
     kube.forbidden = {None}
-    view = KubeView(kube, fleet)  # type: ignore[arg-type]
-    running = asyncio.create_task(view.run())
-    await eventually(lambda: bool(caplog.messages))
-    assert not view.complete
-    assert view.refused == set()
-    assert caplog.messages == [
-        "no namespace can be read: cannot list llmservices; give the gateway the ClusterRoleBinding of its chart"
-    ]
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
+    async with watching(kube) as (view, _):
+        await eventually(lambda: bool(caplog.messages))
+        assert not view.complete
+        assert view.refused == set()
+        assert caplog.messages == [
+            "no namespace can be read: cannot list llmservices; give the gateway the ClusterRoleBinding of its chart"
+        ]
