@@ -68,7 +68,7 @@ class EngineView:
         self.state = EngineState(ready=False)
         self.running: dict[Ticket, None] = {}
         self.unfilled_tokens = 0
-        """Prompt tokens of requests in flight that have no first token yet."""
+        """Prompt tokens of requests in flight that are not computed yet, as far as is known."""
         self.kv_tokens = 0
         """Tokens of the decoding requests in the KV cache."""
         self.prompt_tokens = 0
@@ -86,7 +86,7 @@ class EngineView:
         self.paced_rate = inf
         """Prompt tokens a second that the TPOT guard allows."""
         self.filled_tokens = 0
-        """Prompt tokens of all requests that have had their first token."""
+        """Prompt tokens that were computed since the start, as far as is known."""
         self.overrun = Overrun()
         self.speedup = 1.0
         """How many times faster than the estimate the engine is assumed to compute prompts. The gate sets it."""
@@ -129,12 +129,12 @@ class EngineView:
         split = mean is not None and state.running is not None and mean.sequences < SPLIT_SHARE * state.running
         self.reported_step = None if split else mean
         if self.reported_step is not None and self.unseen.alone:
-            self._learn_from(self.reported_step, state, now_s)
+            self._learn_from(self.reported_step, now_s)
         self._pace = None
 
-    def _learn_from(self, mean: MeanStep, state: EngineState, now_s: float) -> None:
+    def _learn_from(self, mean: MeanStep, now_s: float) -> None:
         """Learn from the engine's own account of its steps."""
-        probe = self._probe
+        state, probe = self.state, self._probe
         if probe is not None and now_s - (probe.last_token_s or now_s) > MOST_PROBE_GAPS * mean.gap_s:
             self._distrust_probe(mean.gap_s)
             self._probe, self._step_s = None, now_s
@@ -207,10 +207,11 @@ class EngineView:
         newest = self.newest
         return newest is not None and newest.shows is Shows.PROMPT and not self.decoding
 
-    def away_tokens(self, state: EngineState) -> float:
+    @property
+    def away_tokens(self) -> float:
         """Prompt tokens of the requests that the engine has not got yet."""
         sequences = sum(ticket.sequences for ticket in self.running)
-        got = min(((state.running or 0) + state.waiting) / sequences, 1.0) if sequences else 1.0
+        got = min(((self.state.running or 0) + self.state.waiting) / sequences, 1.0) if sequences else 1.0
         return (1.0 - got) * self.unfilled_tokens
 
     @property

@@ -76,7 +76,7 @@ class Gate:
         passed_s = max(now_s - self._reported_s, SHORTEST_REPORT_S)
         rate = (view.filled_tokens - self._reported_tokens) / passed_s
         if view.computes_prompts_alone:
-            self._away.on_report(view.away_tokens(state), rate, view.chunk_tokens, waiting=waiting)
+            self._away.on_report(view.away_tokens, rate, view.chunk_tokens, waiting=waiting)
         elif view.running:
             self._away = Away()
         if alone or (state.waiting and view.unseen.in_flight):
