@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as json_string
 
 from uellm.gateway.catalog import ServiceKey
 from uellm.proxying.faults import Faults
 from uellm.proxying.log_writer import DroppedLines, log_line
 from uellm.proxying.metrics import Counter, Gauge, Histogram, Metric
-from uellm.proxying.record import RequestRecord, milliseconds
+from uellm.proxying.record import RequestRecord, json_string_or_null, milliseconds
 
 ACCESS_LOG = logging.getLogger("uellm.gateway.access")
 NO_SERVICE = ServiceKey("-", "-")
@@ -36,22 +36,14 @@ class GatewayRecord(RequestRecord):
 
     def to_json(self) -> str:
         """The line of the access log."""
-        return json.dumps(
-            self.identity()
-            | {
-                "namespace": self.service.namespace,
-                "service": self.service.name,
-                "replica": self.replica or None,
-                "tries": self.tries,
-                "outcome": str(self.outcome),
-                "status": self.status,
-                "heldMilliseconds": milliseconds(self.held_s),
-                "sentMilliseconds": milliseconds(self.sent_s),
-                "firstByteMilliseconds": milliseconds(self.first_byte_s),
-                "milliseconds": milliseconds(self.end_s - self.arrival_s),
-                "bytesIn": self.bytes_in,
-                "bytesOut": self.bytes_out,
-            }
+        return (
+            f'{{{self.identity()}, "namespace": {json_string(self.service.namespace)}, '
+            f'"service": {json_string(self.service.name)}, "replica": {json_string_or_null(self.replica)}, '
+            f'"tries": {self.tries}, "outcome": "{self.outcome}", "status": {self.status}, '
+            f'"heldMilliseconds": {milliseconds(self.held_s)}, "sentMilliseconds": {milliseconds(self.sent_s)}, '
+            f'"firstByteMilliseconds": {milliseconds(self.first_byte_s)}, '
+            f'"milliseconds": {milliseconds(self.end_s - self.arrival_s)}, '
+            f'"bytesIn": {self.bytes_in}, "bytesOut": {self.bytes_out}}}'
         )
 
 

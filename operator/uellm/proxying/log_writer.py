@@ -24,6 +24,8 @@ PAUSE_S = 0.005
 """Between two writes: to wake the thread for each line would cost the event loop more than the line."""
 LAST_S = 2.0
 """How long the last lines may take at the end of the process."""
+_MESSAGE = "%(message)s"
+"""The format of a formatter that adds nothing."""
 
 
 class LogWriter(logging.Handler):
@@ -34,25 +36,44 @@ class LogWriter(logging.Handler):
         self.stream_name = stream_name
         self.dropped = 0
         """Lines that were not written, because nobody read the ones before."""
+        self.adds_nothing = True
+        """A line is its record's message and no more."""
         self._stream = stream
-        self._lines: SimpleQueue[bytes | None] = SimpleQueue()
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._thread: Thread | None = None
         self._ended = False
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802 - the name is the base class's
+        """Format records with this, or as their messages alone."""
+        super().setFormatter(fmt)
+        self.adds_nothing = fmt is None or (type(fmt) is logging.Formatter and fmt._fmt == _MESSAGE)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never waits."""
         try:
-            line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+            line = self.format(record)
         except Exception:
             self.handleError(record)
             return
+        self.put(line)
+
+    def put(self, line: str) -> None:
+        """Write a line as it is. Never waits."""
         if self._ended or self._lines.qsize() >= MOST_LINES:
             self.dropped += 1
             return
         self._lines.put(line)
         if self._thread is None:
-            self._thread = Thread(target=self._write_all, name="log", daemon=True)
-            self._thread.start()
+            self._start()
+
+    def _start(self) -> None:
+        self.acquire()
+        try:
+            if self._thread is None:
+                self._thread = Thread(target=self._write_all, name="log", daemon=True)
+                self._thread.start()
+        finally:
+            self.release()
 
     def close(self) -> None:
         """Write what waits, as long as somebody reads it. `logging` calls this at the end of the process."""
@@ -77,13 +98,32 @@ class LogWriter(logging.Handler):
                 lines.append(self._lines.get_nowait())
         if lines[-1] is None and len(lines) > 1:
             self._lines.put(None)
-        return b"".join(filter(None, lines)) or None
+        text = "".join([f"{line}\n" for line in lines if line is not None])
+        return text.encode("utf-8", "backslashreplace") or None
 
 
 def log_line(log: logging.Logger, line: Callable[[], str]) -> None:
-    """Log a line, if the log is on. `Logger.info` would also look up the place in the source, for as much again."""
-    if log.isEnabledFor(logging.INFO):
+    """Log a line, if the log is on.
+
+    `Logger.info` would also look up the place in the source. A single `LogWriter` gets the line itself: a record of it,
+    and what formats and passes it on, cost more than all the rest.
+    """
+    if not log.isEnabledFor(logging.INFO):
+        return
+    if (writer := _only_writer(log)) is not None:
+        writer.put(line())
+    else:
         log.handle(logging.LogRecord(log.name, logging.INFO, "", 0, line(), None, None))
+
+
+def _only_writer(log: logging.Logger) -> LogWriter | None:
+    """The writer that is all that a log's lines go to, if it writes all of them as they are."""
+    if log.propagate or log.filters or len(log.handlers) != 1:
+        return None
+    handler = log.handlers[0]
+    if type(handler) is not LogWriter or not handler.adds_nothing or handler.filters or handler.level > logging.INFO:
+        return None
+    return handler
 
 
 class DroppedLines(Counter):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as json_string
 
 from uellm.proxying.outcome import RequestOutcome
 
@@ -34,16 +35,26 @@ class RequestRecord:
     done: bool = False
     """The stream's `[DONE]` was sent. OpenAI's clients then disconnect without waiting for the end of the answer."""
 
-    def identity(self) -> dict[str, object]:
-        """The first keys of the line in the access log."""
-        return {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "id": self.id,
-            "method": self.method,
-            "path": self.path[:256],
-        }
+    def identity(self) -> str:
+        """The first members of the line in the access log.
+
+        The line is written as text, not by way of a dictionary: its form is known, and there is one for each request.
+        """
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        path = json_string(self.path[:256])
+        return f'"time": "{time}", "id": {json_string(self.id)}, "method": {json_string(self.method)}, "path": {path}'
 
 
-def milliseconds(seconds: float | None) -> float | None:
-    """Milliseconds to one digit."""
-    return None if seconds is None else round(seconds * 1000, 1)
+def json_string_or_null(text: str) -> str:
+    """A string in JSON; null for an empty one."""
+    return json_string(text) if text else "null"
+
+
+def json_number(number: int | None) -> str:
+    """A whole number in JSON."""
+    return "null" if number is None else f"{number:d}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Milliseconds in JSON, to one digit."""
+    return "null" if seconds is None else f"{seconds * 1000:.1f}"

@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 import pytest
 
 from uellm.proxying import log_writer
-from uellm.proxying.log_writer import MOST_LINES, DroppedLines, LogWriter
+from uellm.proxying.log_writer import MOST_LINES, DroppedLines, LogWriter, log_line
 
 
 @pytest.fixture
@@ -88,6 +88,50 @@ def test_what_cannot_be_encoded_or_written_ends_no_later_line(
     assert failed.wait(10.0)
     log.info("\ud800")
     assert reader.readline() == "\\ud800\n"
+
+
+def others(log: logging.Logger, writer: LogWriter) -> None:
+    log.addHandler(logging.NullHandler())
+
+
+def filtered(log: logging.Logger, writer: LogWriter) -> None:
+    writer.addFilter(lambda record: record.getMessage() != "not this one")
+
+
+def formatted(log: logging.Logger, writer: LogWriter) -> None:
+    writer.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+
+
+@pytest.mark.parametrize("configure", [lambda log, writer: None, others, filtered, formatted])
+def test_a_log_of_ready_lines_is_configured_as_any_other(
+    log: logging.Logger, pipe: tuple[TextIO, TextIO], configure: Callable[[logging.Logger, LogWriter], None]
+) -> None:
+    reader, stream = pipe
+    writer = LogWriter(stream, "stdout")
+    writer.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(writer)
+    log.propagate = False
+    configure(log, writer)
+    log_line(log, lambda: "with 100 %")
+    log_line(log, lambda: "not this one")
+    log.disabled = True
+    log_line(log, lambda: "never made")
+    writer.close()
+    stream.close()
+    expected = ["with 100 %", *(["not this one"] if configure is not filtered else [])]
+    assert reader.read().splitlines() == [f"INFO {line}" if configure is formatted else line for line in expected]
+
+
+def test_a_line_reaches_whichever_handlers_the_log_has(log: logging.Logger) -> None:
+    lines: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    log.addHandler(Collector())
+    log_line(log, lambda: "a line")
+    assert lines == ["a line"]
 
 
 PROGRAM = """

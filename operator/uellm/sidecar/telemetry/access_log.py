@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as json_string
 
 from uellm.http import Pairs
-from uellm.proxying.record import RequestRecord, milliseconds
+from uellm.proxying.record import RequestRecord, json_number, json_string_or_null, milliseconds
 from uellm.sidecar.scheduling import Targets
 
 ACCESS_LOG = logging.getLogger("uellm.sidecar.access")
@@ -70,22 +70,14 @@ class Record(RequestRecord):
 
     def to_json(self) -> str:
         """The line of the access log."""
-        return json.dumps(
-            {
-                **self.identity(),
-                "class": self.slo_class,
-                "adapter": self.adapter or None,
-                "outcome": self.outcome.value,
-                "status": self.status,
-                "queueMilliseconds": milliseconds(self.queue_s),
-                "firstByteMilliseconds": milliseconds(self.first_byte_s),
-                "ttftMilliseconds": milliseconds(self.ttft_s),
-                "tpotMilliseconds": milliseconds(self.tpot_s),
-                "milliseconds": milliseconds(self.end_s - self.arrival_s),
-                "promptTokens": self.prompt_tokens,
-                "outputTokens": self.output_tokens,
-                "predictedTokens": None if self.predicted_tokens is None else round(self.predicted_tokens),
-                "bytesIn": self.bytes_in,
-                "bytesOut": self.bytes_out,
-            }
+        predicted = None if self.predicted_tokens is None else round(self.predicted_tokens)
+        return (
+            f'{{{self.identity()}, "class": {json_string(self.slo_class)}, '
+            f'"adapter": {json_string_or_null(self.adapter)}, "outcome": "{self.outcome}", "status": {self.status}, '
+            f'"queueMilliseconds": {milliseconds(self.queue_s)}, '
+            f'"firstByteMilliseconds": {milliseconds(self.first_byte_s)}, '
+            f'"ttftMilliseconds": {milliseconds(self.ttft_s)}, "tpotMilliseconds": {milliseconds(self.tpot_s)}, '
+            f'"milliseconds": {milliseconds(self.end_s - self.arrival_s)}, '
+            f'"promptTokens": {json_number(self.prompt_tokens)}, "outputTokens": {json_number(self.output_tokens)}, '
+            f'"predictedTokens": {json_number(predicted)}, "bytesIn": {self.bytes_in}, "bytesOut": {self.bytes_out}}}'
         )
