@@ -34,17 +34,14 @@ class Drain:
         """The process ends now: requests still in progress are cut."""
         self._final = False
         self._waiting = 0
-        self._refusing = asyncio.Event()
+        self.refusing = False
+        """New requests are refused."""
+        self._refusal = asyncio.Event()
         self._refuse_later: asyncio.TimerHandle | None = None
         self._given_up = False
         self._give_up_later: asyncio.TimerHandle | None = None
         self._nothing_left = asyncio.Event()
-        self._nothing_left.set()
-
-    @property
-    def refusing(self) -> bool:
-        """Whether new requests are refused."""
-        return self._refusing.is_set()
+        """No request is waited for. In step with the others only while somebody waits."""
 
     @property
     def draining_s(self) -> float:
@@ -54,12 +51,14 @@ class Drain:
     def enter(self) -> None:
         """A request begins."""
         self.active += 1
-        self._note()
+        if self._waiting:
+            self._note()
 
     def leave(self) -> None:
         """A request ended."""
         self.active -= 1
-        self._note()
+        if self._waiting:
+            self._note()
 
     def check(self) -> None:
         """Raises Refusal if new requests are refused. Another replica can take this one at once."""
@@ -77,7 +76,8 @@ class Drain:
             self._refuse_later = asyncio.get_running_loop().call_later(lame_duck_s, self._refuse)
 
     def _refuse(self) -> None:
-        self._refusing.set()
+        self.refusing = True
+        self._refusal.set()
         self._on_refusing()
 
     def engine_restarted(self, *, sure: bool) -> None:
@@ -90,7 +90,8 @@ class Drain:
             return
         self.draining = False
         self._cancel_refusal()
-        self._refusing.clear()
+        self.refusing = False
+        self._refusal.clear()
 
     def expect_answers(self, within_s: float | None) -> None:
         """Requests in progress are waited for only so long from now; None: as long as the grace period."""
@@ -116,9 +117,10 @@ class Drain:
         False if some still are, because the grace period ended first or no answers are expected any more.
         """
         self._waiting += 1
+        self._note()
         try:
             async with asyncio.timeout(grace_s):
-                await self._refusing.wait()
+                await self._refusal.wait()
                 await self._nothing_left.wait()
         except TimeoutError:
             return False
