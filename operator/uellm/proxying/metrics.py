@@ -52,10 +52,11 @@ class Counter:
     def add(self, *values: str, by: float = 1.0) -> None:
         """Count one more, or `by` more, under these label values."""
         known = self._values
-        if values not in known:
+        count = known.get(values)
+        if count is None:
             values = bounded(values, known, self._few)
-            known.setdefault(values, 0.0)
-        known[values] += by
+            count = known.get(values, 0.0)
+        known[values] = count + by
 
     def forget(self, *first: str) -> None:
         """Drop the series whose labels begin with these values."""
@@ -115,40 +116,49 @@ class NamedFigures:
                 yield _sample(full, (), (), value)
 
 
+class _Series:
+    """What was observed under one combination of label values."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self, buckets: int) -> None:
+        self.counts = [0] * buckets
+        """By bucket; the last one has what is above every bound."""
+        self.total = 0.0
+
+
 class Histogram:
     """Durations in seconds, or ratios, by labels."""
 
     def __init__(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS_BUCKETS) -> None:
         self.name, self.text, self.labels = name, text, labels
         self._bounds = buckets
-        self._counts: dict[Labels, list[int]] = {}
-        self._sums: dict[Labels, float] = {}
+        self._series: dict[Labels, _Series] = {}
 
     def observe(self, value: float, *values: str) -> None:
         """Count one value under these label values."""
-        if values not in self._counts:
-            values = bounded(values, self._counts)
-            self._counts.setdefault(values, [0] * (len(self._bounds) + 1))
-            self._sums.setdefault(values, 0.0)
-        self._counts[values][bisect_left(self._bounds, value)] += 1
-        self._sums[values] += value
+        series = self._series.get(values)
+        if series is None:
+            series = self._series.setdefault(bounded(values, self._series), _Series(len(self._bounds) + 1))
+        series.counts[bisect_left(self._bounds, value)] += 1
+        series.total += value
 
     def forget(self, *first: str) -> None:
         """Drop the series whose labels begin with these values."""
-        for key in _beginning(self._sums, first):
-            del self._sums[key], self._counts[key]
+        for key in _beginning(self._series, first):
+            del self._series[key]
 
     def lines(self) -> Iterator[str]:
         """Its lines, HELP and TYPE included."""
         yield from _head(self.name, self.text, "histogram")
         bounds = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
-        for key, counts in self._counts.items():
-            total = 0
-            for bound, count in zip(bounds, counts, strict=True):
-                total += count
-                yield _sample(f"{self.name}_bucket", (*self.labels, "le"), (*key, bound), total)
-            yield _sample(f"{self.name}_sum", self.labels, key, self._sums[key])
-            yield _sample(f"{self.name}_count", self.labels, key, total)
+        for key, series in self._series.items():
+            number = 0
+            for bound, count in zip(bounds, series.counts, strict=True):
+                number += count
+                yield _sample(f"{self.name}_bucket", (*self.labels, "le"), (*key, bound), number)
+            yield _sample(f"{self.name}_sum", self.labels, key, series.total)
+            yield _sample(f"{self.name}_count", self.labels, key, number)
 
 
 def bounded(values: Labels, known: Mapping[Labels, object], few: int = 0) -> Labels:

@@ -24,6 +24,9 @@ WINDOW_S = 300.0
 SLOT_S = 10.0
 STEP = 1.05
 """Resolution of the percentiles: 5 %."""
+_LOG_STEP = math.log(STEP)
+_LEAST_MS = 0.01
+"""Shorter times count as this one."""
 
 CLIENTS_OWN = frozenset(
     (
@@ -44,10 +47,13 @@ def missed(record: Record) -> tuple[str, ...] | None:
         return None
     if record.in_background and record.outcome is RequestOutcome.COMPLETED:
         return None
-    bounds = _bounds(record)
-    late = tuple(name for name, least_s, _, most_s in bounds if least_s > most_s)
+    late: tuple[str, ...] = ()
+    certain = True
+    for name, least_s, worst_s, most_s in _bounds(record):
+        if least_s > most_s:
+            late += (name,)
+        certain = certain and worst_s <= most_s
     if record.outcome is RequestOutcome.COMPLETED:
-        certain = all(worst_s <= most_s for _, _, worst_s, most_s in bounds)
         return late if late or certain else None
     if record.outcome is RequestOutcome.CLIENT_LEFT:
         return late or None
@@ -72,16 +78,16 @@ def _bounds(record: Record) -> list[_Bound]:
 
 
 def _ttft_s(record: Record, took_s: float) -> tuple[float, float]:
-    if record.ttft_s is not None:
-        return record.ttft_s, record.ttft_s
+    if (ttft_s := record.ttft_s) is not None:
+        return ttft_s, ttft_s
     # It was never sent; or its tokens are visible, and none has come.
     sent_s = took_s if record.sent_s is None or not record.blind else record.sent_s
     return sent_s, took_s
 
 
 def _tpot_s(record: Record, took_s: float) -> tuple[float, float]:
-    if record.tpot_s is not None:
-        return record.tpot_s, record.tpot_s
+    if (tpot_s := record.tpot_s) is not None:
+        return tpot_s, tpot_s
     if record.first_token_s is not None or not record.blind:
         return 0.0, 0.0  # no token came after the first
     further = 1.0 if record.output_tokens is None else record.output_tokens / record.sequences - 1
@@ -107,7 +113,10 @@ class Attainment:
 
     def add(self, record: Record, late: tuple[str, ...]) -> None:
         """Count a request that ended now."""
-        slots = self._classes.setdefault(record.slo_class, deque())
+        name = record.slo_class
+        slots = self._classes.get(name)
+        if slots is None:
+            slots = self._classes[name] = deque()
         index = int(record.end_s // SLOT_S)
         if not slots or slots[-1].index < index:
             slots.append(_Slot(index))
@@ -115,9 +124,10 @@ class Attainment:
         slot = slots[-1]
         slot.requests += 1
         slot.met += not late
-        for times, seconds in ((slot.ttft, record.ttft_s), (slot.tpot, record.tpot_s)):
-            if seconds is not None:
-                times[_power(seconds)] += 1
+        if (ttft_s := record.ttft_s) is not None:
+            _count_time(slot.ttft, ttft_s)
+        if (tpot_s := record.tpot_s) is not None:
+            _count_time(slot.tpot, tpot_s)
 
     def report(self, now_s: float, names: Iterable[str] = ()) -> AttainmentReport:
         """The report to the operator: these classes, and every other class that had requests."""
@@ -141,8 +151,10 @@ def _forget(slots: deque[_Slot], now_s: float) -> None:
         slots.popleft()
 
 
-def _power(seconds: float) -> int:
-    return math.ceil(math.log(max(seconds * 1e3, 0.01), STEP))
+def _count_time(times: Counter[int], seconds: float) -> None:
+    milliseconds = seconds * 1e3
+    power = math.ceil(math.log(milliseconds if milliseconds > _LEAST_MS else _LEAST_MS) / _LOG_STEP)
+    times[power] = times.get(power, 0) + 1
 
 
 def _quantile(parts: list[Counter[int]], share: float) -> float | None:
