@@ -13,7 +13,7 @@ from uellm.gateway.replicas import Replica
 from uellm.gateway.response_routes import ResponseRoutes
 from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
 from uellm.gateway.view import FleetView
-from uellm.http import Pairs, Reply, Request, pairs
+from uellm.http import Pairs, Reply, Request
 from uellm.proxying.browsers import AllowedOrigins, is_preflight
 from uellm.proxying.drain import Drain
 from uellm.proxying.handler import RequestHandler
@@ -98,7 +98,7 @@ class Door(RequestHandler[GatewayRecord]):
         withheld: Pairs = (),
     ) -> None:
         reply.close |= self.drain.draining
-        own, shown = pairs(self._own_headers(record)), pairs(self._for_pages(request))
+        own, shown = self._own_headers(record), self._for_pages(request)
         await self._forwarding.forward(request, reply, record, match, own, shown, pinned=pinned, withheld=withheld)
 
     def _check_complete(self) -> None:
@@ -139,7 +139,7 @@ class Door(RequestHandler[GatewayRecord]):
             raise Refusal(RequestOutcome.BAD_REQUEST, f"{message} (gateway.allowedOrigins of the chart)", status=403)
         record.outcome, record.status = RequestOutcome.COMPLETED, 200
         reply.close |= self.drain.draining
-        reply.send(200, [*pairs(self._own_headers(record)), *allowed], b"")
+        reply.send(200, [*self._own_headers(record), *allowed], b"")
 
     def _send_json(self, request: Request, reply: Reply, record: GatewayRecord, document: object) -> None:
         self._send(request, reply, record, "application/json", json.dumps(document).encode())
@@ -150,8 +150,8 @@ class Door(RequestHandler[GatewayRecord]):
     def _allowed_origins(self) -> AllowedOrigins:
         return self._origins
 
-    def _own_headers(self, record: GatewayRecord) -> dict[str, str]:
-        return {"X-Request-Id": record.id}
+    def _own_headers(self, record: GatewayRecord) -> Pairs:
+        return ((b"X-Request-Id", record.id.encode()),)
 
 
 async def in_turns(search: Search) -> ModelField:

@@ -45,7 +45,8 @@ class RequestHandler(ABC, Generic[RecordT]):
 
     async def handle(self, request: Request, reply: Reply) -> None:
         """Answer one request. Cancelled when its client leaves."""
-        record = self._record_type(request.method, request.path, now_s())
+        loop = asyncio.get_running_loop()
+        record = self._record_type(request.method, request.path, loop.time())
         at_end = self._begins(request, record)
         self.drain.enter()
         try:
@@ -67,7 +68,7 @@ class RequestHandler(ABC, Generic[RecordT]):
             request.release()
             reply.close |= self.drain.refusing  # for an answer that began before the drain
             self.drain.leave()
-            record.end_s = now_s()
+            record.end_s = loop.time()
             self._counts.count(record)
             if at_end is not None:
                 at_end(record)
@@ -91,7 +92,7 @@ class RequestHandler(ABC, Generic[RecordT]):
         """The outcome of a request whose client left. OpenAI's clients do so after `[DONE]`."""
 
     @abstractmethod
-    def _own_headers(self, record: RecordT) -> dict[str, str]:
+    def _own_headers(self, record: RecordT) -> Pairs:
         """The proxy's own headers of an answer."""
 
     @abstractmethod
@@ -112,18 +113,18 @@ class RequestHandler(ABC, Generic[RecordT]):
         """Send an answer of the proxy's own."""
         record.outcome, record.status, record.bytes_out = RequestOutcome.COMPLETED, 200, len(body)
         reply.close |= self.drain.draining
-        headers = {"Content-Type": content_type} | self._own_headers(record) | self._for_pages(request)
-        reply.send(200, pairs(headers), body)
+        kind = (b"Content-Type", content_type.encode())
+        reply.send(200, [kind, *self._own_headers(record), *self._for_pages(request)], body)
 
-    def _for_pages(self, request: Request) -> dict[str, str]:
-        return self._allowed_origins().headers(request.headers) if "origin" in request.headers else {}
+    def _for_pages(self, request: Request) -> Pairs:
+        return pairs(self._allowed_origins().headers(request.headers)) if "origin" in request.headers else ()
 
     def _refuse(self, refusal: Refusal, request: Request, reply: Reply, record: RecordT) -> None:
         body = refusal.body()
         record.outcome, record.status, record.bytes_out = refusal.outcome, refusal.status, len(body)
         reply.close |= refusal.closes or self.drain.draining
-        headers = self._own_headers(record) | refusal.headers() | self._for_pages(request)
-        reply.send(refusal.status, pairs(headers), body)
+        headers = [*self._own_headers(record), *pairs(refusal.headers()), *self._for_pages(request)]
+        reply.send(refusal.status, headers, body)
 
     def _fail(self, error: Exception, request: Request, reply: Reply, record: RecordT) -> None:
         self._counts.faults.count("request", error, record.id)

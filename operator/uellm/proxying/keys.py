@@ -24,12 +24,13 @@ class Keys:
     """The accepted keys. None: no key is required; empty: every request is refused, because no key exists yet."""
 
     def __init__(self, keys: Iterable[str] | None = None) -> None:
-        self._open = keys is None
+        self.required = keys is not None
+        """Some routes require a key."""
         self._hashes = [sha256(key.encode()).digest() for key in keys or ()]
 
     def check(self, method: str, path: str, key: str | None) -> None:
         """Raises Refusal if the route requires a key and this is not one of them."""
-        if self._open or path in OPEN or method == "OPTIONS":
+        if not self.required or path in OPEN or method == "OPTIONS":
             return
         if key is None:
             raise Refusal(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 RESPONSES = "/v1/responses"
+_ONE = f"{RESPONSES}/"
+"""Beginning of the paths that are about one of them."""
 OPENING_BYTES = 4096
 """A response begins with its id, and a stream with an event that has the response."""
 
@@ -16,9 +18,9 @@ _PREVIOUS = re.compile(rb'"previous_response_id"[ \t\r\n]*:[ \t\r\n]*"(' + _CHAR
 
 def kept_id(method: str, path: str) -> str:
     """The id in a path that is about one response; empty: it is about none."""
-    if not path.startswith(f"{RESPONSES}/"):
+    if not path.startswith(_ONE):
         return ""
-    response_id, _, rest = path.removeprefix(f"{RESPONSES}/").partition("/")
+    response_id, _, rest = path.removeprefix(_ONE).partition("/")
     about_one = rest == "cancel" if method == "POST" else method in ("GET", "HEAD", "DELETE")
     return response_id if about_one and _WHOLE.fullmatch(response_id) else ""
 

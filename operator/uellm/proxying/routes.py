@@ -12,12 +12,14 @@ from uellm.http import Headers, Pairs
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.vllm_routes import SCHEDULED
 
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     (
         *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"),
         *(b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"),
     )
 )
+_KEEP_ALIVE = ["keep-alive"]
+"""What most clients send as Connection. It names no header besides the hop-by-hop ones."""
 SLO_CLASS = "x-slo-class"
 """Names the class of a request."""
 OBJECTIVES = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
@@ -62,21 +64,26 @@ def path_of(method: str, raw_path: str) -> str:
     return "/" + "/".join(segments)
 
 
-def end_to_end(headers: Headers, replaced: Pairs = ()) -> list[tuple[bytes, bytes]]:
-    """The headers of the message, without hop-by-hop headers (RFC 9110, 7.6.1) and without those in `replaced`."""
-    dropped = _dropped(tuple([name for name, _ in replaced]))
-    if "connection" in headers:
-        named = headers.get_all("connection")
+def end_to_end(
+    headers: Headers, replaced: Pairs = (), ended: frozenset[bytes] = HOP_BY_HOP
+) -> list[tuple[bytes, bytes]]:
+    """The headers of the message that are passed on: without those in `replaced`, and without hop-by-hop headers.
+
+    `ended`: names in lower case that end here, the hop-by-hop ones (RFC 9110, 7.6.1) among them.
+    """
+    dropped = _dropped(tuple([name for name, _ in replaced]), ended)
+    options = headers.get_all("connection")
+    if options and options != _KEEP_ALIVE:
         dropped |= {
-            option.strip().lower().encode("latin-1", "replace") for value in named for option in value.split(",")
+            option.strip().lower().encode("latin-1", "replace") for value in options for option in value.split(",")
         }
     return [field for field in headers.raw if field[0].lower() not in dropped]
 
 
 @lru_cache(maxsize=64)
-def _dropped(replaced: tuple[bytes, ...]) -> frozenset[bytes]:
+def _dropped(replaced: tuple[bytes, ...], ended: frozenset[bytes]) -> frozenset[bytes]:
     """What is not passed on of a message. A proxy replaces the same few combinations of names all the time."""
-    return _HOP_BY_HOP | {name.lower() for name in replaced}
+    return ended | {name.lower() for name in replaced}
 
 
 def waited_s(headers: HeaderLookup, service: str) -> float:
@@ -85,13 +92,13 @@ def waited_s(headers: HeaderLookup, service: str) -> float:
     0 without the gateway's other header. A client that reaches the sidecar itself may set both, which gains it no more
     than a shorter target of its own.
     """
-    text = headers.get(WAITED_MS) or ""
-    if not service or headers.get(MEANT_FOR) != service or not _MILLISECONDS.fullmatch(text):
+    if not service or headers.get(MEANT_FOR) != service:
         return 0.0
-    return int(text) / 1e3
+    text = headers.get(WAITED_MS) or ""
+    return int(text) / 1e3 if _MILLISECONDS.fullmatch(text) else 0.0
 
 
 def request_id(headers: Headers) -> str:
     """The client's X-Request-Id if it is safe in logs and headers, else a new id."""
-    given = headers.get("x-request-id") or ""
-    return given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+    given = headers.get("x-request-id")
+    return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()

@@ -153,7 +153,7 @@ async def test_the_engines_own_errors_pass_unchanged(engine, harness, status, ou
 
 
 async def test_a_fault_of_the_sidecar_is_a_500_and_says_nothing_of_the_request(engine, harness, caplog, monkeypatch):
-    def broken(headers, replaced):
+    def broken(headers, *_):
         raise RuntimeError(headers["x-prompt"])
 
     monkeypatch.setattr("uellm.sidecar.request.proxy.end_to_end", broken)

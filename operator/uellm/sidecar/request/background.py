@@ -10,7 +10,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from uellm.http import EngineLost, EngineUnreachable, Pairs
+from uellm.http import EngineLost, EngineUnreachable, Headers, Pairs
 from uellm.proxying.drain import Drain
 from uellm.proxying.response_id import RESPONSES
 from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
@@ -50,16 +50,16 @@ class Background:
     def __len__(self) -> int:
         return len(self._following)
 
-    def take(self, exchange: Exchange, key: Pairs) -> bool:
+    def take(self, exchange: Exchange, headers: Headers) -> bool:
         """Take over an exchange whose response goes on; False: it does not, and the caller ends it.
 
-        `key`: the request's headers with its API key, for engines that want one.
+        `headers`: the request's, for engines that want its API key.
         """
         response_id = exchange.goes_on_as()
         if not response_id:
             return False
         self._drain.enter()
-        task = asyncio.create_task(self._follow(exchange, response_id, key))
+        task = asyncio.create_task(self._follow(exchange, response_id, _key_of(headers)))
         self._following.add(task)
         task.add_done_callback(self._following.discard)
         return True
@@ -108,3 +108,8 @@ class Background:
             finally:
                 upstream.abort()
         return document if isinstance(document, dict) else {}
+
+
+def _key_of(headers: Headers) -> Pairs:
+    key = headers.get("authorization")
+    return () if key is None else ((b"Authorization", key.encode("utf-8", "surrogateescape")),)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from uellm.api.attainment_report import AttainmentReport, LoadMeasurement, StepMeasurement
-from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
+from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream
 from uellm.proxying.browsers import AllowedOrigins
 from uellm.proxying.drain import Drain
 from uellm.proxying.handler import RequestHandler, now_s
@@ -16,7 +16,7 @@ from uellm.proxying.metrics import CONTENT_TYPE, exposition, with_older_names, w
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
 from uellm.proxying.relay import STALL_S, Relay
 from uellm.proxying.response_id import kept_id
-from uellm.proxying.routes import MEANT_FOR, SEARCH, WAITED_MS, end_to_end, path_of, request_id, waited_s
+from uellm.proxying.routes import HOP_BY_HOP, MEANT_FOR, SEARCH, WAITED_MS, end_to_end, path_of, request_id, waited_s
 from uellm.sidecar.engine.connection import EngineConnection
 from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.background import Background
@@ -36,7 +36,7 @@ from uellm.sidecar.wire.slo import SCHEDULING, targets_of
 from uellm.vllm_routes import is_use
 
 _OBEYED = (*SCHEDULING, MEANT_FOR, WAITED_MS, SEARCH)
-_NOT_PASSED_ON: Pairs = tuple((name.encode(), b"") for name in ("Content-Length", *_OBEYED))
+_NOT_PASSED_ON = HOP_BY_HOP.union([b"content-length"], [name.encode() for name in _OBEYED])
 """Headers that the transport sets itself, and those that the sidecar has obeyed."""
 _UNCOMPRESSED = (b"Accept-Encoding", b"identity")
 _LEAST_ERROR = 400
@@ -138,17 +138,18 @@ class Proxy(RequestHandler[Record]):
         return refusal
 
     async def _answer(self, request: Request, reply: Reply, record: Record) -> None:
-        headers, settings = request.headers, self._settings.current
+        headers, settings, method = request.headers, self._settings.current, request.method
         record.id = request_id(headers)
-        path = path_of(request.method, request.path)
+        path = path_of(method, request.path)
         if settings.service and (headers.get(MEANT_FOR) or settings.service) != settings.service:
             raise misdirected()
-        settings.keys.check(request.method, path, key_of(headers))
-        way = way_of(request.method, path, settings.allowed_routes)
+        if settings.keys.required:
+            settings.keys.check(method, path, key_of(headers))
+        way = way_of(method, path, settings.allowed_routes)
         if way is Way.METRICS:
             self._send(request, reply, record, CONTENT_TYPE, (await self.metrics()).encode())
             return
-        if not kept_id(request.method, path):  # what the drain waits for may be asked for
+        if self.drain.refusing and not kept_id(method, path):  # what the drain waits for may be asked for
             self.drain.check()
         if way is Way.SCHEDULE:
             record.targets, record.route = targets_of(headers, settings.classes), path
@@ -161,11 +162,11 @@ class Proxy(RequestHandler[Record]):
             await self._passed(request, reply, record, path)
 
     async def _scheduled(self, request: Request, reply: Reply, record: Record, targets: Targets) -> None:
-        call = self._read(request, record, targets)
-        if any(each.name == call.model for each in self._settings.current.adapters):
+        settings, call = self._settings.current, self._read(request, record, targets)
+        if settings.adapters and any(each.name == call.model for each in settings.adapters):
             record.adapter = call.model
         request.body = b""  # the call has it, perhaps modified
-        lengths = self.lengths if self._settings.current.predicts_lengths else None
+        lengths = self.lengths if settings.predicts_lengths else None
         exchange = Exchange(call, record, self._dispatcher, lengths, self.terms)
         try:
             while True:
@@ -178,12 +179,12 @@ class Proxy(RequestHandler[Record]):
                     continue  # nothing was sent: wait at the old place until the engine is back
                 reply.close |= self.drain.draining
                 try:
-                    await exchange.answer(reply, upstream, pairs(self._own_headers(record)), stall_s=self.stall_s)
+                    await exchange.answer(reply, upstream, self._own_headers(record), stall_s=self.stall_s)
                 finally:
                     self._over(record, upstream)
                 break
         finally:
-            if not self.background.take(exchange, _key_headers(request)):
+            if not self.background.take(exchange, request.headers):
                 exchange.end()
 
     def _read(self, request: Request, record: Record, targets: Targets) -> Call:
@@ -215,7 +216,7 @@ class Proxy(RequestHandler[Record]):
             message = "the engine is away; retry later"
             raise Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
         reply.close |= self.drain.draining
-        own = pairs(self._own_headers(record))
+        own = self._own_headers(record)
         try:
             if upstream.status == SWITCHING:
                 await Tunnel(reply, upstream, record).run(own)
@@ -243,7 +244,7 @@ class Proxy(RequestHandler[Record]):
             own.append(_UNCOMPRESSED)
         if switches:
             own += UPGRADE
-        headers = [*end_to_end(request.headers, (*_NOT_PASSED_ON, *own)), *own]
+        headers = [*end_to_end(request.headers, own, _NOT_PASSED_ON), *own]
         record.waits = False
         try:
             upstream = await self._engine.send(request.method, request.target, headers, body, switches=switches)
@@ -266,17 +267,12 @@ class Proxy(RequestHandler[Record]):
     def _allowed_origins(self) -> AllowedOrigins:
         return self._settings.current.allowed_origins
 
-    def _own_headers(self, record: Record) -> dict[str, str]:
-        headers = {"X-Request-Id": record.id}
+    def _own_headers(self, record: Record) -> Pairs:
+        headers = [(b"X-Request-Id", record.id.encode())]
         if record.targets is not None:
-            headers["x-uellm-class"] = record.slo_class
+            headers.append((b"x-uellm-class", record.targets.name.encode()))
         if record.queue_s is not None:
-            headers["x-uellm-queue-ms"] = f"{record.queue_s * 1000:.0f}"
+            headers.append((b"x-uellm-queue-ms", b"%.0f" % (record.queue_s * 1000)))
         if record.predicted_tokens is not None:
-            headers["x-uellm-predicted-tokens"] = f"{record.predicted_tokens:.0f}"
+            headers.append((b"x-uellm-predicted-tokens", b"%.0f" % record.predicted_tokens))
         return headers
-
-
-def _key_headers(request: Request) -> Pairs:
-    key = request.headers.get("authorization")
-    return () if key is None else ((b"Authorization", key.encode("utf-8", "surrogateescape")),)
