@@ -8,10 +8,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as json_string
+from time import time_ns
 
 from uellm.proxying.outcome import RequestOutcome
 
 OTHER_ROUTE = "other"
+
+
+class Timestamps:
+    """Points in time as text: UTC, to the millisecond. What all those of one second share is made once."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._second_text = ""
+
+    def at(self, epoch_ns: int) -> str:
+        """So many nanoseconds after the epoch."""
+        second, millisecond = divmod(epoch_ns // 1_000_000, 1000)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).replace(tzinfo=None).isoformat()
+        return f"{self._second_text}.{millisecond:03d}+00:00"
+
+
+_TIMESTAMPS = Timestamps()
 
 
 @dataclass
@@ -40,9 +60,10 @@ class RequestRecord:
 
         The line is written as text, not by way of a dictionary: its form is known, and there is one for each request.
         """
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        path = json_string(self.path[:256])
-        return f'"time": "{time}", "id": {json_string(self.id)}, "method": {json_string(self.method)}, "path": {path}'
+        return (
+            f'"time": "{_TIMESTAMPS.at(time_ns())}", "id": {json_string(self.id)}, '
+            f'"method": {json_string(self.method)}, "path": {json_string(self.path[:256])}'
+        )
 
 
 def json_string_or_null(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
@@ -35,6 +36,7 @@ its targets."""
 SEARCH = "x-uellm-search"
 """From the gateway to a sidecar: nobody has asked this replica, the gateway looks for the one that keeps a response."""
 
+_ID_BYTES, _IDS_TOGETHER = 16, 64
 _MILLISECONDS = re.compile(r"[0-9]{1,8}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
@@ -101,4 +103,15 @@ def waited_s(headers: HeaderLookup, service: str) -> float:
 def request_id(headers: Headers) -> str:
     """The client's X-Request-Id if it is safe in logs and headers, else a new id."""
     given = headers.get("x-request-id")
-    return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+    return given if given and _REQUEST_ID.fullmatch(given) else next(_NEW_IDS)
+
+
+def _new_ids() -> Iterator[str]:
+    """Random ids. The kernel is asked for many together: to ask costs more than to take one of them."""
+    while True:
+        drawn = os.urandom(_ID_BYTES * _IDS_TOGETHER).hex()
+        for start in range(0, len(drawn), 2 * _ID_BYTES):
+            yield drawn[start : start + 2 * _ID_BYTES]
+
+
+_NEW_IDS = _new_ids()

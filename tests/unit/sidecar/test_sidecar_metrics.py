@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from uellm.proxying.metrics import MAX_SERIES, Counter, Histogram, exposition, with_waiting
 from uellm.proxying.outcome import STATUS, RequestOutcome
+from uellm.proxying.record import Timestamps
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG
 
 SAMPLE = re.compile(r'[a-zA-Z_:][a-zA-Z0-9_:]*(\{([a-z_]+="([^"\\\n]|\\.)*",?)*\})? [0-9.e+-]+(Inf)?')
@@ -195,6 +197,14 @@ async def test_each_request_is_one_line_of_the_log_and_one_count_with_the_same_o
     assert first["firstByteMilliseconds"] is None, "only streams have one"
     # Zero, where it came within a tick of the clock.
     assert 0 <= last["firstByteMilliseconds"] <= last["milliseconds"]
+
+
+def test_the_log_has_utc_to_the_millisecond():
+    timestamps = Timestamps()
+    moments_ns = (0, 999_999_999, 1_000_000_000, 1_767_225_599_006_789_000, 1_767_225_599_999_000_000, 1_000_000)
+    for epoch_ns in moments_ns:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=epoch_ns // 1000)
+        assert timestamps.at(epoch_ns) == moment.isoformat(timespec="milliseconds")
 
 
 async def probe(harness, path: str) -> int:
