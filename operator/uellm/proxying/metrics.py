@@ -51,12 +51,11 @@ class Counter:
 
     def add(self, *values: str, by: float = 1.0) -> None:
         """Count one more, or `by` more, under these label values."""
-        known = self._values
-        count = known.get(values)
-        if count is None:
-            values = bounded(values, known, self._few)
-            count = known.get(values, 0.0)
-        known[values] = count + by
+        try:
+            self._values[values] += by
+        except KeyError:
+            values = bounded(values, self._values, self._few)
+            self._values[values] = self._values.get(values, 0.0) + by
 
     def forget(self, *first: str) -> None:
         """Drop the series whose labels begin with these values."""
@@ -137,8 +136,9 @@ class Histogram:
 
     def observe(self, value: float, *values: str) -> None:
         """Count one value under these label values."""
-        series = self._series.get(values)
-        if series is None:
+        try:
+            series = self._series[values]
+        except KeyError:
             series = self._series.setdefault(bounded(values, self._series), _Series(len(self._bounds) + 1))
         series.counts[bisect_left(self._bounds, value)] += 1
         series.total += value

@@ -15,6 +15,10 @@ from uellm.proxying.outcome import RequestOutcome
 OTHER_ROUTE = "other"
 
 
+_ENDINGS = tuple(f".{millisecond:03d}+00:00" for millisecond in range(1000))
+"""Of timestamps, by the millisecond."""
+
+
 class Timestamps:
     """Points in time as text: UTC, to the millisecond. What all those of one second share is made once."""
 
@@ -24,11 +28,11 @@ class Timestamps:
 
     def at(self, epoch_ns: int) -> str:
         """So many nanoseconds after the epoch."""
-        second, millisecond = divmod(epoch_ns // 1_000_000, 1000)
+        second, rest_ns = divmod(epoch_ns, 1_000_000_000)
         if second != self._second:
             self._second = second
             self._second_text = datetime.fromtimestamp(second, UTC).replace(tzinfo=None).isoformat()
-        return f"{self._second_text}.{millisecond:03d}+00:00"
+        return self._second_text + _ENDINGS[rest_ns // 1_000_000]
 
 
 _TIMESTAMPS = Timestamps()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from operator import itemgetter
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -19,6 +20,7 @@ HOP_BY_HOP = frozenset(
         *(b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"),
     )
 )
+_NAME: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(0)
 _KEEP_ALIVE = ["keep-alive"]
 """What most clients send as Connection. It names no header besides the hop-by-hop ones."""
 SLO_CLASS = "x-slo-class"
@@ -73,7 +75,7 @@ def end_to_end(
 
     `ended`: names in lower case that end here, the hop-by-hop ones (RFC 9110, 7.6.1) among them.
     """
-    dropped = _dropped(tuple([name for name, _ in replaced]), ended)
+    dropped = _dropped(tuple(map(_NAME, replaced)), ended)
     options = headers.get_all("connection")
     if options and options != _KEEP_ALIVE:
         dropped |= {

@@ -11,10 +11,10 @@ it misses it in the best case. Otherwise it is not judged.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import ceil, log
 
 from uellm.api.attainment_report import AttainmentReport, ClassMeasurement
 from uellm.proxying.outcome import RequestOutcome
@@ -24,7 +24,7 @@ WINDOW_S = 300.0
 SLOT_S = 10.0
 STEP = 1.05
 """Resolution of the percentiles: 5 %."""
-_LOG_STEP = math.log(STEP)
+_LOG_STEP = log(STEP)
 _LEAST_MS = 0.01
 """Shorter times count as this one."""
 
@@ -101,8 +101,8 @@ class _Slot:
     index: int
     requests: int = 0
     met: int = 0
-    ttft: Counter[int] = field(default_factory=Counter)
-    tpot: Counter[int] = field(default_factory=Counter)
+    ttft: dict[int, int] = field(default_factory=dict)
+    tpot: dict[int, int] = field(default_factory=dict)
 
 
 class Attainment:
@@ -124,10 +124,11 @@ class Attainment:
         slot = slots[-1]
         slot.requests += 1
         slot.met += not late
-        if (ttft_s := record.ttft_s) is not None:
-            _count_time(slot.ttft, ttft_s)
-        if (tpot_s := record.tpot_s) is not None:
-            _count_time(slot.tpot, tpot_s)
+        for times, seconds in ((slot.ttft, record.ttft_s), (slot.tpot, record.tpot_s)):
+            if seconds is not None:
+                milliseconds = seconds * 1e3
+                power = ceil(log(milliseconds if milliseconds > _LEAST_MS else _LEAST_MS) / _LOG_STEP)
+                times[power] = times[power] + 1 if power in times else 1
 
     def report(self, now_s: float, names: Iterable[str] = ()) -> AttainmentReport:
         """The report to the operator: these classes, and every other class that had requests."""
@@ -151,13 +152,7 @@ def _forget(slots: deque[_Slot], now_s: float) -> None:
         slots.popleft()
 
 
-def _count_time(times: Counter[int], seconds: float) -> None:
-    milliseconds = seconds * 1e3
-    power = math.ceil(math.log(milliseconds if milliseconds > _LEAST_MS else _LEAST_MS) / _LOG_STEP)
-    times[power] = times.get(power, 0) + 1
-
-
-def _quantile(parts: list[Counter[int]], share: float) -> float | None:
+def _quantile(parts: list[dict[int, int]], share: float) -> float | None:
     together: Counter[int] = Counter()
     for part in parts:
         together.update(part)
