@@ -15,8 +15,8 @@ def key_of(headers: HeaderLookup) -> str | None:
     """The key of a request: a bearer token, or Anthropic's `x-api-key`."""
     if given := headers.get("authorization"):
         scheme, _, token = given.partition(" ")
-        if scheme.lower() == "bearer" and token.strip():
-            return token.strip()
+        if scheme.lower() == "bearer" and (token := token.strip()):
+            return token
     return headers.get("x-api-key") or None
 
 
