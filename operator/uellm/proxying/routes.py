@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from operator import itemgetter
 from typing import Protocol
@@ -39,6 +39,8 @@ SEARCH = "x-uellm-search"
 """From the gateway to a sidecar: nobody has asked this replica, the gateway looks for the one that keeps a response."""
 
 _ID_BYTES, _IDS_TOGETHER = 16, 64
+_NEW_IDS: list[str] = []
+"""Ids that no request has yet."""
 _MILLISECONDS = re.compile(r"[0-9]{1,8}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
@@ -105,15 +107,12 @@ def waited_s(headers: HeaderLookup, service: str) -> float:
 def request_id(headers: Headers) -> str:
     """The client's X-Request-Id if it is safe in logs and headers, else a new id."""
     given = headers.get("x-request-id")
-    return given if given and _REQUEST_ID.fullmatch(given) else next(_NEW_IDS)
+    return given if given and _REQUEST_ID.fullmatch(given) else _new_id()
 
 
-def _new_ids() -> Iterator[str]:
-    """Random ids. The kernel is asked for many together: to ask costs more than to take one of them."""
-    while True:
+def _new_id() -> str:
+    """A random id. The kernel is asked for many together: to ask costs more than to take one of them."""
+    if not _NEW_IDS:
         drawn = os.urandom(_ID_BYTES * _IDS_TOGETHER).hex()
-        for start in range(0, len(drawn), 2 * _ID_BYTES):
-            yield drawn[start : start + 2 * _ID_BYTES]
-
-
-_NEW_IDS = _new_ids()
+        _NEW_IDS.extend([drawn[start : start + 2 * _ID_BYTES] for start in range(0, len(drawn), 2 * _ID_BYTES)])
+    return _NEW_IDS.pop()

@@ -5,9 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 
 import pytest
 from aiohttp import web
+
+from uellm.http import Headers
+from uellm.proxying.routes import request_id
 
 CHAT = "/v1/chat/completions"
 
@@ -117,6 +121,12 @@ async def test_a_request_id_is_kept_or_created_and_sent_to_both_sides(engine, ha
         made = response.headers["X-Request-Id"]
     assert len(made) == 32
     assert [r.headers["X-Request-Id"] for r in engine.received] == ["mine-1", made]
+
+
+def test_created_request_ids_are_all_different():
+    made = [request_id(Headers([])) for _ in range(1000)]
+    assert len(set(made)) == 1000
+    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in made)
 
 
 async def test_an_old_client_without_chunks_gets_the_same_bytes(engine, harness):
