@@ -74,15 +74,16 @@ def with_adapter(number: int, adapter: str) -> int:
 def of_chat(body: Mapping[str, Any]) -> Prompt:
     """A body with `messages`, and maybe `system` and `tools` (chat completions, Anthropic's messages)."""
     messages = body.get("messages")
-    turns = [turn for turn in messages if isinstance(turn, dict)] if isinstance(messages, list) else []
     system = [body["system"]] if body.get("system") else []
-    others = []
-    for turn in turns:
-        if turn.get("role") in _SYSTEM:
-            system.append(turn.get("content"))
-        else:
-            others.append(turn)
-    return _prompt([*system, body.get("tools"), *others], len(system), len(others), len(turns))
+    turns, count = [], 0
+    for turn in messages if isinstance(messages, list) else ():
+        if isinstance(turn, dict):
+            count += 1
+            if turn.get("role") in _SYSTEM:
+                system.append(turn.get("content"))
+            else:
+                turns.append(turn)
+    return _prompt([*system, body.get("tools"), *turns], len(system), len(turns), count)
 
 
 def of_responses(body: Mapping[str, Any]) -> Prompt:
@@ -143,21 +144,8 @@ class _Texts:
         self._parts = parts
         self._ends = [0]
         """The number of texts up to the end of each part that was walked to its end."""
-        self._walk()
-
-    def joined(self, first: int, end: int, characters: int) -> str:
-        """The begin of the texts in the parts from `first` to before `end`."""
-        if end < len(self._ends):
-            texts = self.all[self._ends[first] : self._ends[end]]
-        else:  # there are too many values before them
-            texts = _Texts(self._parts[first:end]).all
-        if len(texts) == 1:
-            return (texts[0] or "")[:characters]
-        return "\n".join([text for text in texts if text])[:characters]
-
-    def _walk(self) -> None:
         found, left = self.all, MAX_VALUES
-        for part in self._parts:
+        for part in parts:
             if part is None:
                 left = max(left - 1, 0)
             elif left > 1 and _is_plain_turn(part):
@@ -168,6 +156,16 @@ class _Texts:
                 if left < 0:
                     return
             self._ends.append(len(found))
+
+    def joined(self, first: int, end: int, characters: int) -> str:
+        """The begin of the texts in the parts from `first` to before `end`."""
+        if end < len(self._ends):
+            texts = self.all[self._ends[first] : self._ends[end]]
+        else:  # there are too many values before them
+            texts = _Texts(self._parts[first:end]).all
+        if len(texts) == 1:
+            return (texts[0] or "")[:characters]
+        return "\n".join([text for text in texts if text])[:characters]
 
 
 def _add_texts(part: Any, found: list[str | None], left: int) -> int:

@@ -48,23 +48,26 @@ def _of_sources(length_bits: int, sources: tuple[object, ...]) -> tuple[int, ...
 
 
 def _words(text: str) -> list[bytes]:
-    found = _ascii_words if text.isascii() else _any_words
-    head = found(text[:HEAD_CHARACTERS])[:MOST_WORDS]
-    if len(text) <= HEAD_CHARACTERS:
-        return head
-    return head + found(text[max(HEAD_CHARACTERS, len(text) - TAIL_CHARACTERS) :])[-MOST_WORDS // 2 :]
+    head = text[:HEAD_CHARACTERS]
+    tail = text[max(HEAD_CHARACTERS, len(text) - TAIL_CHARACTERS) :]
+    of_head, of_tail = _ascii_words(head, tail) if text.isascii() else (_any_words(head), _any_words(tail))
+    return of_head[:MOST_WORDS] + of_tail[-MOST_WORDS // 2 :]
 
 
 def _any_words(text: str) -> list[bytes]:
     return [word.encode() for word in _WORD.findall(text.lower())]
 
 
-def _ascii_words(text: str) -> list[bytes]:
-    """The same for ASCII, in a quarter of the time where no letter is next to a digit."""
-    folded = text.encode().translate(_FOLDED)
+def _ascii_words(head: str, tail: str) -> tuple[list[bytes], list[bytes]]:
+    """The same for two texts of ASCII, in a fifth of the time where no letter is next to a digit."""
+    folded = (head + tail).encode().translate(_FOLDED)
     kinds = folded.translate(_KINDS)
-    if b"a0" in kinds or b"0a" in kinds:
-        return _ASCII_WORD.findall(folded)
+    meet = b"0" in kinds and (b"a0" in kinds or b"0a" in kinds)
+    found = _ASCII_WORD.findall if meet else _split
+    return found(folded[: len(head)]), found(folded[len(head) :])
+
+
+def _split(folded: bytes) -> list[bytes]:
     if b"`" in folded:
         folded = folded.replace(b"```", b" \0 ").replace(b"`", b" ").replace(b"\0", b"```")
     return folded.replace(b"?", b" ? ").replace(b":", b" : ").split()

@@ -98,7 +98,9 @@ class OnlineLengths:
         found = features.of(question.text, question.prompt_tokens, *sources[:3])
         words = self.linear.predict(found)
         lengths = self.windows["source"].first(sources, LEAST_VALUES)
-        similar = self.windows["bucket"].first(in_bucket, LEAST_VALUES) or lengths
+        similar = self.windows["bucket"].first(in_bucket, LEAST_VALUES)
+        if similar is None:
+            similar = lengths
         residuals = self.windows["words"].first(sources, LEAST_VALUES)
         medians = (
             None if lengths is None else lengths.median(),

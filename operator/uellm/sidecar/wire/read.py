@@ -157,7 +157,9 @@ def _sampling(kind: RouteKind, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sequences(document: dict[str, Any], found: Prompt) -> int:
-    given = document.get("n", 1)
+    if found.prompts == 1 and "n" not in document:
+        return 1
+    given = document.get("n")
     return min((given if _is_count(given) else 1) * found.prompts, MAX_SEQUENCES)
 
 
