@@ -114,58 +114,61 @@ def of_anything(body: Mapping[str, Any]) -> Prompt:
 def _prompt(parts: list[Any], system: int, turns: int, messages: int) -> Prompt:
     """`parts`: the whole prompt. It begins with `system` instructions and ends with `turns` turns, which determine the
     template."""
-    found = _Texts(parts)
-    texts = [text for text in found.all if text is not None]
-    characters = sum(map(len, texts))
-    end = len(parts)
+    found, ends = _texts(parts)
+    texts = [text for text in found if text is not None]
+    characters, count = sum(map(len, texts)), len(parts)
     instructions = beginning = text = ""
     if system:
-        instructions = found.joined(0, system, SYSTEM_CHARACTERS)
+        instructions = _joined(_between(0, system, parts, found, ends), SYSTEM_CHARACTERS)
     if turns:
-        text = found.joined(end - 1, end, TEXT_CHARACTERS)
-        beginning = text if turns == 1 else found.joined(end - turns, end - turns + 1, OPENING_CHARACTERS)
+        text = _joined(_between(count - 1, count, parts, found, ends), TEXT_CHARACTERS)
+        beginning = text[:OPENING_CHARACTERS]
+        if turns > 1:
+            first = count - turns
+            beginning = _joined(_between(first, first + 1, parts, found, ends), OPENING_CHARACTERS)
     return Prompt(
         characters,
-        media=len(found.all) - len(texts),
+        media=len(found) - len(texts),
         messages=messages,
         templates=1 if messages else 0,
-        template=_hash(f"{instructions}\0{beginning[:OPENING_CHARACTERS]}"),
+        template=_hash(f"{instructions}\0{beginning}"),
         prefix=_of_texts(texts) if characters >= _BLOCK_CHARACTERS else (),
         text=text,
     )
 
 
-class _Texts:
-    """Every text in the parts of a prompt, in order, among the first `MAX_VALUES` values."""
+def _texts(parts: list[Any]) -> tuple[list[str | None], list[int]]:
+    """Every text in the parts of a prompt, in order, among the first `MAX_VALUES` values; None for each medium.
 
-    def __init__(self, parts: list[Any]) -> None:
-        self.all: list[str | None] = []
-        """None for each image or other medium."""
-        self._parts = parts
-        self._ends = [0]
-        """The number of texts up to the end of each part that was walked to its end."""
-        found, left = self.all, MAX_VALUES
-        for part in parts:
-            if part is None:
-                left = max(left - 1, 0)
-            elif left > 1 and _is_plain_turn(part):
-                found.append(part["content"])
-                left -= 2
-            else:
-                left = _add_texts(part, found, left)
-                if left < 0:
-                    return
-            self._ends.append(len(found))
+    Also their number before the first part, and up to the end of each part that all was seen of.
+    """
+    found: list[str | None] = []
+    ends, left = [0], MAX_VALUES
+    for part in parts:
+        if part is None:
+            left = left - 1 if left else 0
+        elif left > 1 and _is_plain_turn(part):
+            found.append(part["content"])
+            left -= 2
+        else:
+            left = _add_texts(part, found, left)
+            if left < 0:
+                break
+        ends.append(len(found))
+    return found, ends
 
-    def joined(self, first: int, end: int, characters: int) -> str:
-        """The begin of the texts in the parts from `first` to before `end`."""
-        if end < len(self._ends):
-            texts = self.all[self._ends[first] : self._ends[end]]
-        else:  # there are too many values before them
-            texts = _Texts(self._parts[first:end]).all
-        if len(texts) == 1:
-            return (texts[0] or "")[:characters]
-        return "\n".join([text for text in texts if text])[:characters]
+
+def _between(first: int, end: int, parts: list[Any], found: list[str | None], ends: list[int]) -> list[str | None]:
+    """The texts in the parts from `first` to before `end`, of what was found in all parts."""
+    if end < len(ends):
+        return found[ends[first] : ends[end]]
+    return _texts(parts[first:end])[0]  # there were too many values before them
+
+
+def _joined(texts: list[str | None], characters: int) -> str:
+    if len(texts) == 1:
+        return (texts[0] or "")[:characters]
+    return "\n".join([text for text in texts if text])[:characters]
 
 
 def _add_texts(part: Any, found: list[str | None], left: int) -> int:
