@@ -42,7 +42,7 @@ Keys = tuple[tuple[Hashable, ...], ...]
 class LengthQuestion:
     """What is known of a request before it is answered. `text`: the last turn; a few hundred characters matter.
 
-    Neither this nor a prediction is ever changed; to freeze them would double the time to make one.
+    Neither this nor a prediction is ever changed; to freeze them would triple the time to make one.
     """
 
     route: str
