@@ -22,6 +22,7 @@ MEDIA_TOKENS = 576
 """An image of 336 x 336 in patches of 14. The size of media is unknown, as they are given by address."""
 
 BLOCK_TOKENS = 512
+_BLOCK_CHARACTERS = int(BLOCK_TOKENS * CHARACTERS_PER_TOKEN)
 MAX_BLOCKS = 64
 """Blocks of a prompt that are hashed at most; later ones say little about what is cached."""
 
@@ -40,13 +41,13 @@ _MEDIA = frozenset(
 )
 _UNTYPED = ("image_url", "audio_url", "video_url", "input_audio", "image_embeds", "audio_embeds", "video_embeds")
 """Fields by which vLLM recognises a medium that has no `type`."""
-_SYSTEM = frozenset(("system", "developer"))
+_SYSTEM = ("system", "developer")
 _NO_TEXT = frozenset(("role", "type"))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prompt:
-    """What was found in the body of a request."""
+    """What was found in the body of a request. Never changed; not frozen, because that triples the time to make one."""
 
     characters: int = 0
     token_ids: int = 0
@@ -73,92 +74,132 @@ def with_adapter(number: int, adapter: str) -> int:
 def of_chat(body: Mapping[str, Any]) -> Prompt:
     """A body with `messages`, and maybe `system` and `tools` (chat completions, Anthropic's messages)."""
     messages = body.get("messages")
-    turns = [turn for turn in messages if isinstance(turn, dict)] if isinstance(messages, list) else []
     system = [body["system"]] if body.get("system") else []
-    others = []
-    for turn in turns:
-        if _is_one_of(turn.get("role"), _SYSTEM):
-            system.append(turn.get("content"))
-        else:
-            others.append(turn)
-    return _prompt([*system, body.get("tools"), *others], system, others, len(turns))
+    turns, count = [], 0
+    for turn in messages if isinstance(messages, list) else ():
+        if isinstance(turn, dict):
+            count += 1
+            if turn.get("role") in _SYSTEM:
+                system.append(turn.get("content"))
+            else:
+                turns.append(turn)
+    return _prompt([*system, body.get("tools"), *turns], len(system), len(turns), count)
 
 
 def of_responses(body: Mapping[str, Any]) -> Prompt:
     """A body of the Responses API."""
     given = body.get("input")
     turns = given if isinstance(given, list) else [given]
-    system = [body.get("instructions")]
-    return _prompt([*system, body.get("tools"), *turns], system, turns, len(turns))
+    return _prompt([body.get("instructions"), body.get("tools"), *turns], 1, len(turns), len(turns))
 
 
 def of_text(given: Any) -> Prompt:
     """A prompt or input: a text, several, token ids, or several lists of them."""
     if isinstance(given, str):
-        return _prompt([given], [], [given], 0)
+        return _prompt([given], 0, 1, 0)
     if not isinstance(given, list) or not given:
         return Prompt()
     if isinstance(given[0], int):
         return Prompt(token_ids=len(given), prefix=_of_ids(given))
     if isinstance(given[0], list):
         return Prompt(token_ids=sum(len(ids) for ids in given if isinstance(ids, list)), prompts=len(given))
-    return replace(_prompt(given, [], given, 0), prompts=len(given), prefix=())
+    return replace(_prompt(given, 0, len(given), 0), prompts=len(given), prefix=())
 
 
 def of_anything(body: Mapping[str, Any]) -> Prompt:
     """Any other body: all texts in it except the model's name."""
-    return _prompt([value for name, value in body.items() if name != "model"], [], [], 0)
+    return _prompt([value for name, value in body.items() if name != "model"], 0, 0, 0)
 
 
-def _prompt(parts: list[Any], system: list[Any], turns: list[Any], messages: int) -> Prompt:
-    """`parts`: the whole prompt; `system`, `turns`: instructions and turns, which determine the template."""
-    found = _texts(parts)
+def _prompt(parts: list[Any], system: int, turns: int, messages: int) -> Prompt:
+    """`parts`: the whole prompt. It begins with `system` instructions and ends with `turns` turns, which determine the
+    template."""
+    found, ends = _texts(parts)
     texts = [text for text in found if text is not None]
-    instructions = _joined(system, SYSTEM_CHARACTERS)
-    beginning = _joined(turns[:1], OPENING_CHARACTERS)
+    characters, count = sum(map(len, texts)), len(parts)
+    instructions = beginning = text = ""
+    if system:
+        instructions = _joined(_between(0, system, parts, found, ends), SYSTEM_CHARACTERS)
+    if turns:
+        text = _joined(_between(count - 1, count, parts, found, ends), TEXT_CHARACTERS)
+        beginning = text[:OPENING_CHARACTERS]
+        if turns > 1:
+            first = count - turns
+            beginning = _joined(_between(first, first + 1, parts, found, ends), OPENING_CHARACTERS)
     return Prompt(
-        characters=sum(map(len, texts)),
+        characters,
         media=len(found) - len(texts),
         messages=messages,
         templates=1 if messages else 0,
         template=_hash(f"{instructions}\0{beginning}"),
-        prefix=_of_texts(texts),
-        text=_joined(turns[-1:], TEXT_CHARACTERS),
+        prefix=_of_texts(texts) if characters >= _BLOCK_CHARACTERS else (),
+        text=text,
     )
 
 
-def _is_one_of(value: Any, words: frozenset[str]) -> bool:
-    return isinstance(value, str) and value in words
+def _texts(parts: list[Any]) -> tuple[list[str | None], list[int]]:
+    """Every text in the parts of a prompt, in order, among the first `MAX_VALUES` values; None for each medium.
 
-
-def _joined(parts: list[Any], characters: int) -> str:
-    if not parts:
-        return ""
-    return "\n".join([text for text in _texts(parts) if text])[:characters]
-
-
-def _texts(value: list[Any]) -> list[str | None]:
-    """Every text in a JSON value, in order, among the first `MAX_VALUES`; None for each image or other medium."""
+    Also their number before the first part, and up to the end of each part that all was seen of.
+    """
     found: list[str | None] = []
-    waiting, seen = value[::-1], 0
-    while waiting and seen < MAX_VALUES:
-        part = waiting.pop()
-        seen += 1
-        if isinstance(part, str):
-            found.append(part)
-        elif isinstance(part, list):
-            waiting.extend(reversed(part))
-        elif isinstance(part, dict):
-            if _is_medium(part):
+    ends, left = [0], MAX_VALUES
+    for part in parts:
+        if part is None:
+            left = left - 1 if left else 0
+        elif left > 1 and _is_plain_turn(part):
+            found.append(part["content"])
+            left -= 2
+        else:
+            left = _add_texts(part, found, left)
+            if left < 0:
+                break
+        ends.append(len(found))
+    return found, ends
+
+
+def _between(first: int, end: int, parts: list[Any], found: list[str | None], ends: list[int]) -> list[str | None]:
+    """The texts in the parts from `first` to before `end`, of what was found in all parts."""
+    if end < len(ends):
+        return found[ends[first] : ends[end]]
+    return _texts(parts[first:end])[0]  # there were too many values before them
+
+
+def _joined(texts: list[str | None], characters: int) -> str:
+    if len(texts) == 1:
+        return (texts[0] or "")[:characters]
+    return "\n".join([text for text in texts if text])[:characters]
+
+
+def _add_texts(part: Any, found: list[str | None], left: int) -> int:
+    """Add the texts of a JSON value to `found`, looking at `left` values. Returns how many are left; -1: too few."""
+    waiting = [part]
+    while waiting:
+        if not left:
+            return -1
+        left -= 1
+        value = waiting.pop()
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, list):
+            waiting.extend(reversed(value))
+        elif isinstance(value, dict):
+            if _is_medium(value):
                 found.append(None)
             else:
-                waiting += [part[name] for name in reversed(part) if name not in _NO_TEXT]
-    return found
+                waiting += [value[name] for name in reversed(value) if name not in _NO_TEXT]
+    return left
+
+
+def _is_plain_turn(part: Any) -> bool:
+    """Whether it is a turn of one text, as most are."""
+    return isinstance(part, dict) and len(part) == 2 and "role" in part and isinstance(part.get("content"), str)
 
 
 def _is_medium(part: dict[str, Any]) -> bool:
     if "type" in part:
-        return _is_one_of(part["type"], _MEDIA)
+        kind = part["type"]
+        return isinstance(kind, str) and kind in _MEDIA
     if part.keys().isdisjoint(_UNTYPED):
         return False
     # A tool's parameter may have such a name; its value is then a schema.
@@ -167,9 +208,7 @@ def _is_medium(part: dict[str, Any]) -> bool:
 
 
 def _of_texts(texts: list[str]) -> tuple[int, ...]:
-    size = int(BLOCK_TOKENS * CHARACTERS_PER_TOKEN)
-    if sum(map(len, texts)) < size:
-        return ()
+    size = _BLOCK_CHARACTERS
     text = "\0".join(texts)[: size * MAX_BLOCKS]
     return _chain([text[at : at + size].encode("utf-8", "replace") for at in range(0, len(text) - size + 1, size)])
 

@@ -63,18 +63,18 @@ class Ratio:
         by_template, by_density = h * self._tt + x * self._td, h * self._td + x * self._dd
         variance = h * by_template + x * by_density + (NOISE_TOKENS + NOISE_SHARE * min(expected, counted)) ** 2
         most = MOST_SIGMAS * variance**0.5
-        doubtful = abs(surprise) > most
-        surprise = min(max(surprise, -most), most)
+        doubtful = surprise > most or surprise < -most
+        surprise = _within(surprise, -most, most)
         template, density = by_template / variance, by_density / variance
         self._tt -= template * by_template
         self._td -= template * by_density
         self._dd -= density * by_density
         changed = self._density + density * surprise
-        self._density = min(max(changed, 1.0 / MOST_CHARACTERS), 1.0 / LEAST_CHARACTERS)
+        self._density = _within(changed, 1.0 / MOST_CHARACTERS, 1.0 / LEAST_CHARACTERS)
         # What the bound takes from the one, the other explains.
         bounded = self._td / self._dd * (self._density - changed)
         template_tokens = self.template_tokens + template * surprise + bounded
-        self.template_tokens = min(max(template_tokens, 0.0), MOST_TEMPLATE_TOKENS)
+        self.template_tokens = _within(template_tokens, 0.0, MOST_TEMPLATE_TOKENS)
         if doubtful:
             self._drift(DOUBT)
 
@@ -82,3 +82,7 @@ class Ratio:
         self._tt += share * (TEMPLATE_SIGMA**2 - self._tt)
         self._td -= share * self._td
         self._dd += share * (DENSITY_SIGMA**2 - self._dd)
+
+
+def _within(value: float, least: float, most: float) -> float:
+    return least if value < least else most if value > most else value

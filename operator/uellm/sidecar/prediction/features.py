@@ -20,19 +20,23 @@ MOST_WORDS = 64
 
 _MASK = (1 << BITS) - 1
 _WORD = re.compile(r"[^\W\d_]+|\d+|```|[?:]")
-_ASCII_WORD = re.compile(r"[a-z]+|[0-9]+|```|[?:]")
-"""The same for ASCII in lower case, in half the time: a range is one comparison, a category several look-ups."""
+_ASCII_WORD = re.compile(rb"[a-z]+|[0-9]+|```|[?:]")
 _PAIRS = 4
-_WORD_BEGINS = crc32(b"word ")
+_WORD_BEGINS, _PAIR_BEGINS = crc32(b"word "), crc32(b"pair ")
 """`crc32(x, _WORD_BEGINS)` is the checksum of `word x`."""
+
+_LETTERS, _DIGITS = b"abcdefghijklmnopqrstuvwxyz", b"0123456789"
+_FOLDED = bytes(char if char in _LETTERS + _DIGITS + b"?:`" else ord(" ") for char in bytes(range(256)).lower())
+"""Translates to lower case, and what belongs to no word to a blank."""
+_KINDS = bytes(ord("a") if char in _LETTERS else ord("0") if char in _DIGITS else ord(" ") for char in range(256))
 
 
 def of(text: str, prompt_tokens: int, *sources: object) -> tuple[int, ...]:
     """Indices of the features of a prompt; `sources`: what it belongs to (route, tenant, template)."""
     features = [*_of_sources(max(prompt_tokens, 1).bit_length(), sources)]
     words = _words(text)
-    features += [crc32(word.encode(), _WORD_BEGINS) & _MASK for word in set(words)]
-    features += [crc32(f"pair {one} {other}".encode()) & _MASK for one, other in pairwise(words[: _PAIRS + 1])]
+    features += [crc32(word, _WORD_BEGINS) & _MASK for word in set(words)]
+    features += [crc32(b"%b %b" % pair, _PAIR_BEGINS) & _MASK for pair in pairwise(words[: _PAIRS + 1])]
     return tuple(features)
 
 
@@ -43,9 +47,27 @@ def _of_sources(length_bits: int, sources: tuple[object, ...]) -> tuple[int, ...
     return tuple([crc32(name.encode()) & _MASK for name in names])
 
 
-def _words(text: str) -> list[str]:
-    found = _ASCII_WORD.findall if text.isascii() else _WORD.findall
-    head: list[str] = found(text[:HEAD_CHARACTERS].lower())[:MOST_WORDS]
-    if len(text) <= HEAD_CHARACTERS:
-        return head
-    return head + found(text[max(HEAD_CHARACTERS, len(text) - TAIL_CHARACTERS) :].lower())[-MOST_WORDS // 2 :]
+def _words(text: str) -> list[bytes]:
+    head = text[:HEAD_CHARACTERS]
+    tail = text[max(HEAD_CHARACTERS, len(text) - TAIL_CHARACTERS) :]
+    of_head, of_tail = _ascii_words(head, tail) if text.isascii() else (_any_words(head), _any_words(tail))
+    return of_head[:MOST_WORDS] + of_tail[-MOST_WORDS // 2 :]
+
+
+def _any_words(text: str) -> list[bytes]:
+    return [word.encode() for word in _WORD.findall(text.lower())]
+
+
+def _ascii_words(head: str, tail: str) -> tuple[list[bytes], list[bytes]]:
+    """The same for two texts of ASCII, in a fifth of the time where no letter is next to a digit."""
+    folded = (head + tail).encode().translate(_FOLDED)
+    kinds = folded.translate(_KINDS)
+    meet = b"0" in kinds and (b"a0" in kinds or b"0a" in kinds)
+    found = _ASCII_WORD.findall if meet else _split
+    return found(folded[: len(head)]), found(folded[len(head) :])
+
+
+def _split(folded: bytes) -> list[bytes]:
+    if b"`" in folded:
+        folded = folded.replace(b"```", b" \0 ").replace(b"`", b" ").replace(b"\0", b"```")
+    return folded.replace(b"?", b" ? ").replace(b":", b" : ").split()

@@ -23,8 +23,7 @@ class LinearModel:
 
     def predict(self, features: Sequence[int]) -> float:
         """The sum of the features' weights."""
-        weights = self.weights
-        return sum([weights[index] for index in features])
+        return sum(map(self.weights.__getitem__, features))
 
     def learn(self, features: Sequence[int], error: float) -> None:
         """One gradient step; `error`: truth minus prediction."""

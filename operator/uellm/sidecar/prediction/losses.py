@@ -30,7 +30,7 @@ class Losses:
         for source in sources:
             errors = self.by_source.get(source)
             if errors is not None and errors[-1] >= LEAST_SEEN:
-                least = min(range(self._count), key=errors.__getitem__)
+                least = errors.index(min(errors[:-1]))
                 return least if errors[least] < MARGIN * errors[0] else 0
         return 0
 
@@ -44,8 +44,8 @@ class Losses:
                 known = by_source[source] = [0.0] * (self._count + 1)
             else:
                 by_source.move_to_end(source)
-            known[-1] += 1.0
-            weight = max(1.0 / MEMORY, 1.0 / known[-1])
+            known[-1] = count = known[-1] + 1.0
+            weight = 1.0 / count if count < MEMORY else 1.0 / MEMORY
             for index, error in enumerate(bounded):
                 known[index] += weight * (error - known[index])
         while len(by_source) > MOST_SOURCES:

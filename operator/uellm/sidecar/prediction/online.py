@@ -30,6 +30,7 @@ LEAST_VALUES = 4
 """Values that a source's window needs before it is used."""
 
 FORECASTERS = ("source", "bucket", "words")
+_WORDS = FORECASTERS.index("words")
 
 _LARGEST = 20.0
 """Cap on a forecast, a logarithm: a linear model may extrapolate to any value."""
@@ -37,9 +38,12 @@ _LARGEST = 20.0
 Keys = tuple[tuple[Hashable, ...], ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class LengthQuestion:
-    """What is known of a request before it is answered. `text`: the last turn; a few hundred characters matter."""
+    """What is known of a request before it is answered. `text`: the last turn; a few hundred characters matter.
+
+    Neither this nor a prediction is ever changed; to freeze them would triple the time to make one.
+    """
 
     route: str
     tenant: str = ""
@@ -52,7 +56,7 @@ class LengthQuestion:
         return (self.tenant, self.route, self.template), (self.tenant, self.route), (self.route,), ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prediction:
     """Predicted output tokens: median, P80 and P90. The other fields are needed for learning."""
 
@@ -60,7 +64,8 @@ class Prediction:
     p80: float
     p90: float
     sources: Keys = field(repr=False)
-    bucket: int = field(repr=False)
+    in_bucket: Keys = field(repr=False)
+    """The sources, each with the power of two of the prompt's length."""
     features: Sequence[int] = field(repr=False)
     words: float = field(repr=False)
     """The linear model's forecast, a logarithm."""
@@ -70,7 +75,9 @@ class Prediction:
 
     def lengths(self, max_tokens: int | None) -> Lengths:
         """For the scheduler, capped at the request's own limit."""
-        most = float("inf") if max_tokens is None else float(max(1, max_tokens))
+        if max_tokens is None:
+            return Lengths(self.p50, self.p80)
+        most = float(max(1, max_tokens))
         return Lengths(min(self.p50, most), min(self.p80, most))
 
 
@@ -85,22 +92,36 @@ class OnlineLengths:
 
     def predict(self, question: LengthQuestion) -> Prediction:
         """The length of one answer."""
-        sources, bucket = question.sources(), max(question.prompt_tokens, 1).bit_length()
+        sources = question.sources()
+        bucket = max(question.prompt_tokens, 1).bit_length()
+        in_bucket = tuple([(*source, bucket) for source in sources])
         found = features.of(question.text, question.prompt_tokens, *sources[:3])
         words = self.linear.predict(found)
-        by_source, in_bucket, residuals = self._windows(sources, bucket)
-        forecasts = (by_source, 0.0), (in_bucket, 0.0), (residuals, words)
-        medians = tuple([None if each is None else shift + each.quantile(0.5) for each, shift in forecasts])
+        lengths = self.windows["source"].first(sources, LEAST_VALUES)
+        similar = self.windows["bucket"].first(in_bucket, LEAST_VALUES)
+        if similar is None:
+            similar = lengths
+        residuals = self.windows["words"].first(sources, LEAST_VALUES)
+        medians = (
+            None if lengths is None else lengths.median(),
+            None if similar is None else similar.median(),
+            None if residuals is None else words + residuals.median(),
+        )
         best = self.losses.best(sources)
-        if medians[best] is None:
-            best = 0
-        p50, p80, p90 = self._quantiles(*forecasts[best], medians[best])
-        return Prediction(p50, p80, p90, sources, bucket, found, words, medians, question.prompt_tokens)
+        median = medians[best]
+        if median is None:
+            best, median = 0, medians[0]
+        window, shift = (lengths, similar, residuals)[best], words if best == _WORDS else 0.0
+        p50, p80, p90 = self._quantiles(window, shift, median)
+        return Prediction(p50, p80, p90, sources, in_bucket, found, words, medians, question.prompt_tokens)
 
-    def observe(self, prediction: Prediction, tokens: int, *, truncated: bool = False) -> None:
-        """An answer ended after `tokens` tokens; `truncated`: the request's own limit ended it."""
-        if not teaches(prediction, tokens, truncated=truncated):
-            return
+    def observe(self, prediction: Prediction, tokens: int, *, truncated: bool = False) -> bool:
+        """An answer ended after `tokens` tokens; `truncated`: the request's own limit ended it.
+
+        Returns whether there was something to learn.
+        """
+        if not _teaches(prediction, tokens, truncated=truncated):
+            return False
         length = log(tokens)
         self.levels["p80"].learn(covered=tokens <= prediction.p80)
         self.levels["p90"].learn(covered=tokens <= prediction.p90)
@@ -108,10 +129,11 @@ class OnlineLengths:
         keys = prediction.sources[::-1]
         residual = length - prediction.words
         self.windows["source"].add(keys, length)
-        self.windows["bucket"].add(_in_bucket(keys, prediction.bucket), length)
+        self.windows["bucket"].add(prediction.in_bucket[::-1], length)
         self.windows["words"].add(keys, residual)
         overall = self.windows["words"].by_key[()]
-        self.linear.learn(prediction.features, residual - overall.quantile(0.5))
+        self.linear.learn(prediction.features, residual - overall.median())
+        return True
 
     def _quantiles(self, window: Window | None, shift: float, median: float | None) -> tuple[float, float, float]:
         if window is None or median is None:
@@ -120,13 +142,8 @@ class OnlineLengths:
         p90 = shift + window.quantile(self.levels["p90"].level)
         return tokens_of(median), tokens_of(p80), tokens_of(p90)
 
-    def _windows(self, sources: Keys, bucket: int) -> tuple[Window | None, Window | None, Window | None]:
-        by_source = self.windows["source"].first(sources, LEAST_VALUES)
-        in_bucket = self.windows["bucket"].first(_in_bucket(sources, bucket), LEAST_VALUES)
-        return by_source, in_bucket or by_source, self.windows["words"].first(sources, LEAST_VALUES)
 
-
-def teaches(prediction: Prediction, tokens: int, *, truncated: bool) -> bool:
+def _teaches(prediction: Prediction, tokens: int, *, truncated: bool) -> bool:
     """Whether there is something to learn from an answer.
 
     How long one would have become that the request's own limit ended is not known, only that it is no shorter: where
@@ -137,8 +154,4 @@ def teaches(prediction: Prediction, tokens: int, *, truncated: bool) -> bool:
 
 def tokens_of(logarithm: float) -> float:
     """A length by its logarithm, within reason."""
-    return max(1.0, exp(min(logarithm, _LARGEST)))
-
-
-def _in_bucket(sources: Keys, bucket: int) -> Keys:
-    return tuple([(*source, bucket) for source in sources])
+    return exp(min(logarithm, _LARGEST)) if logarithm > 0.0 else 1.0

@@ -9,7 +9,6 @@ from pathlib import Path
 from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, Prediction, Track, store
 from uellm.sidecar.prediction.learned import Asked, LearnedLengths
 from uellm.sidecar.prediction.learned.lengths import Use
-from uellm.sidecar.prediction.online import teaches
 
 LOG = logging.getLogger("uellm.sidecar")
 
@@ -44,9 +43,9 @@ class Predictor:
         self, prediction: Prediction, tokens: int, *, truncated: bool = False, asked: Asked | None = None
     ) -> None:
         """An answer ended after `tokens` tokens; `truncated`: the request's own limit ended it."""
-        self._model.observe(prediction, tokens, truncated=truncated)
+        taught = self._model.observe(prediction, tokens, truncated=truncated)
         self._unsaved = True
-        if teaches(prediction, tokens, truncated=truncated):
+        if taught:
             self.learned.observe(prediction, asked, tokens)
         if truncated:
             return

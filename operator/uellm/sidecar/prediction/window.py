@@ -6,6 +6,7 @@ from array import array
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
+from math import ceil
 
 SIZE = 1024
 """Measured on traces: the order of clients by their medians improves from 256 to 1,024 values and hardly beyond; P90 is
@@ -18,16 +19,17 @@ MOST_WINDOWS = 400
 class Window:
     """A sliding window. Adding moves at most `SIZE` pointers; a quantile is O(1)."""
 
-    __slots__ = ("_arrivals", "_oldest", "_sorted")
+    __slots__ = ("_arrivals", "_oldest", "ordered")
 
     def __init__(self, values: Iterable[float] = ()) -> None:
         self._arrivals = array("d", values)[-SIZE:]
         self._oldest = 0
         """Its index, as the values of a full window are replaced in turn."""
-        self._sorted = sorted(self._arrivals)
+        self.ordered = sorted(self._arrivals)
+        """The values, the least first."""
 
     def __len__(self) -> int:
-        return len(self._sorted)
+        return len(self.ordered)
 
     def values(self) -> array[float]:
         """A copy of the values, the oldest first. Takes about a microsecond."""
@@ -35,7 +37,7 @@ class Window:
 
     def add(self, value: float) -> None:
         """Add a value; a full window drops its oldest."""
-        arrivals, ordered = self._arrivals, self._sorted
+        arrivals, ordered = self._arrivals, self.ordered
         if len(arrivals) < SIZE:
             arrivals.append(value)
         else:
@@ -51,9 +53,14 @@ class Window:
         The rank is that of split conformal prediction, ceil((n + 1) * level): for exchangeable values the next one
         stays at or below it with at least that probability. Raises IndexError where the window is empty.
         """
-        count = len(self._sorted)
-        rank = -int(-(count + 1) * level // 1)
-        return self._sorted[min(max(rank, 1), count) - 1]
+        ordered = self.ordered
+        count = len(ordered)
+        rank = ceil((count + 1) * level)
+        return ordered[min(max(rank, 1), count) - 1]
+
+    def median(self) -> float:
+        """The quantile of level 0.5."""
+        return self.ordered[len(self.ordered) // 2]
 
 
 class SlidingWindows:
@@ -66,7 +73,7 @@ class SlidingWindows:
         """The window of the first key that has at least this number of values."""
         for key in keys:
             window = self.by_key.get(key)
-            if window is not None and len(window) >= at_least:
+            if window is not None and len(window.ordered) >= at_least:
                 return window
         return None
 

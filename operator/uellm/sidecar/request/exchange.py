@@ -212,8 +212,8 @@ class Exchange:
             record.last_token_s = max(fast_path.last_s, record.last_token_s or 0.0)
             if answer.whole is None:
                 record.bytes_out += fast_path.passed_bytes
-        if answer.tokens:
-            record.output_tokens = answer.tokens
+        if tokens := answer.counter.tokens:
+            record.output_tokens = tokens
         if self.call.kind is RouteKind.POOLING and record.outcome is RequestOutcome.COMPLETED:
             record.first_token_s = self._loop.time()
         self._usage = usage = answer.usage()
@@ -232,9 +232,9 @@ class Exchange:
         call = self.call
         if self._lengths is None or call.kind is RouteKind.POOLING:
             return None, None
-        found = call.prompt
-        (template,) = _with_adapter((found.template,), self._record.adapter)
-        question = LengthQuestion(self._record.route, call.tenant, template, call.prompt_tokens, found.text)
+        found, record = call.prompt, self._record
+        template = with_adapter(found.template, record.adapter)
+        question = LengthQuestion(record.route, call.tenant, template, call.prompt_tokens, found.text)
         prediction = self._lengths.predict(question)
         return prediction, prediction.lengths(call.max_tokens)
 

@@ -7,7 +7,6 @@ engine's own error.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -57,6 +56,11 @@ _PLAIN = {
 """Fields that leave the streamed and the non-streaming answer equal. Others (tools, echo, beam search, prompt logprobs,
 token ids, KV transfer ...) change where something appears, or do not support streams."""
 
+_PLAIN_STREAM = {kind: names | {"stream_options"} for kind, names in _PLAIN.items()}
+
+_CONDITIONS = frozenset(("n", "stream", "response_format", "logprobs"))
+"""Of the plain fields, those that are so with some values only."""
+
 _LISTS = {RouteKind.POOLING, RouteKind.COMPLETIONS, RouteKind.TOKEN_IDS}
 """Bodies that may have lists of token ids."""
 
@@ -66,6 +70,10 @@ _ORDERED = _PLAIN.keys() | {RouteKind.CONVERSATIONS, RouteKind.TOKEN_IDS}
 _ORCA = "endpoint-load-metrics-format"
 """Requests a header that vLLM sends only with non-streaming answers."""
 
+_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+
+_DECODER = json.JSONDecoder()
+_JSON_BLANKS = " \t\n\r"
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 _STREAM = b'"stream":true,"stream_options":{"include_usage":true}'
@@ -99,11 +107,10 @@ def read(
     call.model = named if isinstance(named := document.get("model"), str) else ""
     call.max_tokens = _max_tokens(kind, sampling)
     call.shape = terms.shapes.get(kind) if mode is Mode.AGGREGATE else None
-    call.each_step = kind in _PLAIN and document.keys() <= _PLAIN[kind] | {"stream_options"}
+    call.each_step = kind in _PLAIN and document.keys() <= _PLAIN_STREAM[kind]
     call.may_batch = mode is Mode.AGGREGATE and sequences == 1 and terms.shapes.batches
     call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
-    ordered = kind in _ORDERED or (kind is RouteKind.POOLING and path != "/generative_scoring")
-    call.takes_priority = accepts_priority and ordered and _is_priority(document.get("priority", 0))
+    call.takes_priority = accepts_priority and _takes_priority(path, kind, document)
     call.background = kind is RouteKind.RESPONSES and document.get("background") is True
     _change(call, document)
     return call
@@ -134,21 +141,24 @@ def _is_parsed_soon(body: bytes) -> bool:
 def _parse(body: bytes) -> dict[str, Any] | None:
     """The object in the body; None if it is not an object, or not in UTF-8."""
     try:
-        document = json.loads(body.decode())
+        text = body.decode().strip(_JSON_BLANKS)
+        document, end = _DECODER.raw_decode(text)  # `json.loads` would search for the blanks twice more
     except (ValueError, RecursionError):
         return None
-    return document if isinstance(document, dict) else None
+    return document if isinstance(document, dict) and end == len(text) else None
 
 
-def _sampling(kind: RouteKind, document: Mapping[str, Any]) -> Mapping[str, Any]:
+def _sampling(kind: RouteKind, document: dict[str, Any]) -> dict[str, Any]:
     """Where `n` and the limit of tokens are."""
     if kind is not RouteKind.TOKEN_IDS:
         return document
     given = document.get("sampling_params")
-    return given if isinstance(given, Mapping) else {}
+    return given if isinstance(given, dict) else {}
 
 
-def _sequences(document: Mapping[str, Any], found: Prompt) -> int:
+def _sequences(document: dict[str, Any], found: Prompt) -> int:
+    if found.prompts == 1 and "n" not in document:
+        return 1
     given = document.get("n")
     return min((given if _is_count(given) else 1) * found.prompts, MAX_SEQUENCES)
 
@@ -157,48 +167,62 @@ def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _is_priority(value: Any) -> bool:
-    """Whether vLLM takes it. Any other value stays in the body, so that the client gets vLLM's own error."""
+def _takes_priority(path: str, kind: RouteKind, document: dict[str, Any]) -> bool:
+    """Whether vLLM orders it by its priority, and takes this one.
+
+    Any other value stays in the body, so that the client gets vLLM's own error.
+    """
+    if kind not in _ORDERED and (kind is not RouteKind.POOLING or path == "/generative_scoring"):
+        return False
+    value = document.get("priority", 0)
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
-def _max_tokens(kind: RouteKind, document: Mapping[str, Any]) -> int | None:
+def _max_tokens(kind: RouteKind, document: dict[str, Any]) -> int | None:
     if kind is RouteKind.POOLING:
         return 1
-    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+    for name in _LIMITS:
         value = document.get(name)
-        if _is_count(value):
+        if value is not None and _is_count(value):
             return min(value, MOST_TOKENS)
     return COMPLETION_TOKENS if kind is RouteKind.COMPLETIONS and "max_tokens" not in document else None
 
 
 def _mode(
-    kind: RouteKind, document: Mapping[str, Any], headers: HeaderLookup, terms: Terms, found: Prompt, sequences: int
+    kind: RouteKind, document: dict[str, Any], headers: HeaderLookup, terms: Terms, found: Prompt, sequences: int
 ) -> Mode:
-    stream = document.get("stream")
-    if stream is True:
-        options = document.get("stream_options")
-        asked = isinstance(options, Mapping) and options.get("include_usage")
+    if document.get("stream") is True:
         # One of several choices may end long before the usage event, which its last event would have to wait for.
-        one = sequences == 1 and document.get("n") in (None, 1)
-        strips = kind in _PLAIN and one and not asked and isinstance(options, Mapping | None)
+        one = sequences == 1 and document.get("n", 1) in (None, 1)
+        strips = kind in _PLAIN and one and _leaves_out_usage(document)
         return Mode.STREAM_STRIP_USAGE if strips else Mode.STREAM_AS_IS
     known = terms.shapes.get(kind) is not None
     return Mode.AGGREGATE if known and _is_plain(kind, document, headers, found) else Mode.AS_IS
 
 
-def _is_plain(kind: RouteKind, document: Mapping[str, Any], headers: HeaderLookup, found: Prompt) -> bool:
+def _leaves_out_usage(document: dict[str, Any]) -> bool:
+    options = document.get("stream_options")
+    return options is None or (isinstance(options, dict) and not options.get("include_usage"))
+
+
+def _is_plain(kind: RouteKind, document: dict[str, Any], headers: HeaderLookup, found: Prompt) -> bool:
     """Whether the streamed and the non-streaming answer have the same content."""
-    wanted = document.get("response_format")
     return (
         kind in _PLAIN
         and document.keys() <= _PLAIN[kind]
-        and (document.get("n") is None or _is_count(document["n"]))
-        and (document.get("stream") is None or document["stream"] is False)
+        and (document.keys().isdisjoint(_CONDITIONS) or _meets_conditions(document))
         and not found.media
-        and (wanted is None or (isinstance(wanted, Mapping) and wanted.get("type") == "text"))
-        and not (document.get("logprobs") and document.get("stop"))
         and headers.get(_ORCA) is None
+    )
+
+
+def _meets_conditions(document: dict[str, Any]) -> bool:
+    wanted = document.get("response_format")
+    return (
+        (document.get("n") is None or _is_count(document["n"]))
+        and (document.get("stream") is None or document["stream"] is False)
+        and (wanted is None or (isinstance(wanted, dict) and wanted.get("type") == "text"))
+        and not (document.get("logprobs") and document.get("stop"))
     )
 
 
@@ -212,7 +236,7 @@ def _change(call: Call, document: dict[str, Any]) -> None:
     if call.takes_priority:
         names = (*names, "priority")
     kept = document
-    if not document.keys().isdisjoint(names):
+    if names and not document.keys().isdisjoint(names):
         kept = {name: value for name, value in document.items() if name not in names}
         call.body = _written(kept)
     call.empty = not kept
