@@ -91,9 +91,10 @@ class Headers:
 
     __slots__ = ("_first", "raw")
 
-    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, raw: list[tuple[bytes, bytes]], first: dict[bytes, bytes] | None = None) -> None:
+        """`first`: the first value of each name in lower case, in the order of `raw`, if that is known already."""
         self.raw = raw
-        self._first: dict[bytes, bytes] | None = None
+        self._first = first
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first field of that name, in any case."""
@@ -112,8 +113,16 @@ class Headers:
         """Whether there is a field of one of these names, which are in lower case."""
         return not names.isdisjoint(self._index())
 
+    def without(self, names: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
+        """The fields in their order, except those of these names, which are in lower case."""
+        first = self._index()
+        if len(first) == len(self.raw):  # no name comes twice, so that both have the same order
+            return [field for name, field in zip(first, self.raw, strict=True) if name not in names]
+        return [field for field in self.raw if field[0].lower() not in names]
+
     def __contains__(self, name: str) -> bool:
-        return _key(name) in self._index()
+        first = self._first
+        return _key(name) in (self._index() if first is None else first)
 
     def __getitem__(self, name: str) -> str:
         value = self.get(name)
@@ -123,5 +132,8 @@ class Headers:
 
     def _index(self) -> dict[bytes, bytes]:
         if self._first is None:
-            self._first = {name.lower(): value for name, value in reversed(self.raw)}
+            first: dict[bytes, bytes] = {}
+            for name, value in self.raw:
+                first.setdefault(name.lower(), value)
+            self._first = first
         return self._first
