@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from uellm.http.client_connection import ClientConnection
-from uellm.http.message import Pairs
+from uellm.http.message import Pairs, names_field
 from uellm.http.upstream import EngineUnreachable, Upstream
 
 CONNECT_TIMEOUT_S = 10.0
@@ -110,13 +110,12 @@ class EnginePool:
         connection = self._rested() or await self._connect()
         lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), target)]
         lines += [b"%b: %b" % field for field in headers]
-        if b"host" not in [name.lower() for name, _ in headers]:
+        if not names_field(headers, b"host"):
             lines.append(f"Host: {self._address.host}:{self._address.port}".encode())
         if body or method in ("POST", "PUT", "PATCH"):
             lines.append(b"Content-Length: %d" % len(body))
-        upstream = connection.ask(
-            b"\r\n".join(lines) + b"\r\n\r\n", body, head_only=method == "HEAD", switches=switches
-        )
+        lines.append(b"\r\n")
+        upstream = connection.ask(b"\r\n".join(lines), body, head_only=method == "HEAD", switches=switches)
         try:
             await upstream.head()
         except BaseException:
@@ -131,7 +130,7 @@ class EnginePool:
 
     def give_back(self, connection: ClientConnection) -> None:
         """Return a connection to the pool."""
-        loop = asyncio.get_running_loop()
+        loop = connection.loop
         connection.idle_since_s = loop.time()
         self._idle.append(connection)
         if self._sweep is None:

@@ -15,6 +15,12 @@ def pairs(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode()) for name, value in headers.items()]
 
 
+def names_field(fields: Pairs, name: bytes) -> bool:
+    """Whether one of these fields has that name, which is in lower case."""
+    size = len(name)
+    return name in [sent.lower() for sent, _ in fields if len(sent) == size]
+
+
 KIB = 1024
 MIB = 1024 * KIB
 

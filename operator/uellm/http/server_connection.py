@@ -49,7 +49,7 @@ class ServerConnection(asyncio.Protocol):
 
     def __init__(self, service: ServerContext) -> None:
         self._service = service
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._finder = HeadFinder(service.limits)
         self._buffer: bytes | bytearray = b""
         """Of the next request. A bytearray while it is a long head, to which most bytes are added without a copy."""
@@ -202,12 +202,12 @@ class ServerConnection(asyncio.Protocol):
         )
         self._buffer = body.feed(rest) if rest and not body.complete else rest
         if not body.complete:
-            self._body_alarm = self._loop.call_later(limits.body_deadline_s, self._body_late, body, self._loop.time())
+            self._body_alarm = self.loop.call_later(limits.body_deadline_s, self._body_late, body, self.loop.time())
         reply = self._reply = Reply(
             self, http_10=head.http_10, head_only=head.method == "HEAD", close=not head.keep_alive
         )
         self._started = False
-        self._task = self._loop.create_task(self._serve(Request(head, body, self._continue), reply, body))
+        self._task = self.loop.create_task(self._serve(Request(head, body, self._continue), reply, body))
 
     async def _serve(self, request: Request, reply: Reply, body: Body) -> None:
         self._started = True
@@ -265,7 +265,7 @@ class ServerConnection(asyncio.Protocol):
             return
         self._reply.probe()
         if times_s:
-            self._loop.call_later(times_s[0], self._probe, times_s[1:])
+            self.loop.call_later(times_s[0], self._probe, times_s[1:])
 
     # Tunnels.
 
@@ -293,7 +293,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _idles(self) -> None:
         """No request is in progress from now on."""
-        self._idle_since_s = now_s = self._loop.time()
+        self._idle_since_s = now_s = self.loop.time()
         idle_s = self._service.limits.idle_s
         if self._idle_alarm is None or now_s + idle_s < self._idle_alarm_s:
             self._set_idle_alarm(idle_s)
@@ -304,21 +304,21 @@ class ServerConnection(asyncio.Protocol):
         if self._half_closed:
             self._flush()
         elif self._idle_alarm is None:
-            left_s = self._idle_since_s + self._service.limits.idle_s - self._loop.time()
+            left_s = self._idle_since_s + self._service.limits.idle_s - self.loop.time()
             self._set_idle_alarm(max(left_s, 0.0))
 
     def _set_idle_alarm(self, seconds: float) -> None:
         if self._idle_alarm is not None:
             self._idle_alarm.cancel()
-        self._idle_alarm_s = self._loop.time() + seconds
-        self._idle_alarm = self._loop.call_later(seconds, self._idle_too_long)
+        self._idle_alarm_s = self.loop.time() + seconds
+        self._idle_alarm = self.loop.call_later(seconds, self._idle_too_long)
 
     def _idle_too_long(self) -> None:
         """Say so before the end: a request that is just on its way gets an answer after which it can be sent again."""
         self._idle_alarm = None
         if self.busy or self._buffer or self._ending:
             return
-        left_s = self._idle_since_s + self._service.limits.idle_s - self._loop.time()
+        left_s = self._idle_since_s + self._service.limits.idle_s - self.loop.time()
         if left_s > 0.0:
             self._set_idle_alarm(left_s)
             return
@@ -371,11 +371,11 @@ class ServerConnection(asyncio.Protocol):
         if self._reading_paused:
             self._reading_paused = False
             self.transport.resume_reading()
-        self._linger_on(self._loop.time(), 0)
+        self._linger_on(self.loop.time(), 0)
 
     def _linger_on(self, since_s: float, seen_bytes: int) -> None:
         """Look again whether a client still sends its body: it reads the answer after the last byte."""
-        limits, came_bytes, taken_s = self._service.limits, self._dropped_bytes, self._loop.time() - since_s
+        limits, came_bytes, taken_s = self._service.limits, self._dropped_bytes, self.loop.time() - since_s
         began = seen_bytes == 0 and taken_s == 0.0
         slow = taken_s > limits.body_deadline_s and came_bytes < taken_s * limits.body_bytes_per_s
         if not began and (came_bytes == seen_bytes or slow or came_bytes > limits.linger_bytes):
@@ -395,16 +395,16 @@ class ServerConnection(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _body_late(self, body: Body, started_s: float) -> None:
-        limits, taken_s = self._service.limits, self._loop.time() - started_s
+        limits, taken_s = self._service.limits, self.loop.time() - started_s
         if body.held_bytes >= taken_s * limits.body_bytes_per_s:
-            self._body_alarm = self._loop.call_later(limits.body_deadline_s, self._body_late, body, started_s)
+            self._body_alarm = self.loop.call_later(limits.body_deadline_s, self._body_late, body, started_s)
         else:
             body.fail(Fault(408, f"the body did not arrive within {taken_s:.3g} s"))
 
     def _set_alarm(self, seconds: float, call: Callable[[], None]) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = self._loop.call_later(seconds, call)
+        self._alarm = self.loop.call_later(seconds, call)
 
     def _stop_alarms(self) -> None:
         if self._alarm is not None:

@@ -15,8 +15,6 @@ from uellm.proxying.routes import end_to_end
 STALL_S = 60.0
 """Time after which a client that reads nothing is cut off, because it occupies a place at the engine."""
 
-_EVENTS = "text/event-stream"
-
 _DONE = b"data: [DONE]\n\n"
 _DONE_BYTES = len(_DONE)
 _ENDED_BY_DONE = frozenset(("/v1/chat/completions", "/v1/completions"))
@@ -57,26 +55,28 @@ class Relay:
         self._record = record
         self._stall_s = stall_s
         self._tap = tap
-        self._loop = asyncio.get_running_loop()
+        self._loop = reply.link.loop
         self._stall: asyncio.TimerHandle | None = None
         self._bytes_out = 0
         self._last = b""
         """The last bytes sent, enough to recognise the end of an event and of a stream."""
-        self._streams_events = streams_events(upstream)
+        self._streams_events = upstream.streams_events
         self._chunks_allowed = False
         """Whether events may be sent in the chunks that they come in."""
 
     async def run(self, own: Pairs) -> None:
         """Relay the whole answer with the additional headers `own`. Sets the record's outcome."""
         upstream, reply, record = self._upstream, self._reply, self._record
-        reply.start(upstream.status, [*end_to_end(upstream.headers, own), *own], upstream.reason)
+        fields = end_to_end(upstream.headers, own)
+        fields += own
+        reply.start(upstream.status, fields, upstream.reason, body_follows=True)
         record.status = upstream.status
         self._chunks_allowed = self._streams_events and reply.chunked and self._tap is not None
         reply.on_pause, reply.on_resume = self._hold, self._go_on
         if reply.paused:
             self._hold()
         try:
-            await upstream.pipe(self._first if self._streams_events else self._send)
+            await upstream.pipe(self._first if self._streams_events else self._send, reply.send_head_soon)
         except EngineLost:
             record.outcome = RequestOutcome.ENGINE_LOST
             self._flush()
@@ -152,12 +152,6 @@ class Relay:
         self._bytes_out += len(event)
         self._reply.write(event)
         self._reply.finish()
-
-
-def streams_events(upstream: Upstream) -> bool:
-    """Whether an answer consists of server-sent events."""
-    content_type = upstream.headers.get("content-type") or ""
-    return content_type == _EVENTS or content_type.partition(";")[0].strip().lower() == _EVENTS
 
 
 def error_event(route: str) -> bytes:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from uellm.http import Upstream
 from uellm.proxying.faults import FaultGuard
-from uellm.proxying.relay import streams_events
 from uellm.proxying.response_id import OpeningId
 from uellm.sidecar.request.fast_path import FastPath
 from uellm.sidecar.wire.aggregate import Aggregator
@@ -50,7 +49,7 @@ class AnswerTap:
         self.kept_as = OpeningId() if call.background and upstream.status == 200 else None
         """The id by which a response in the background is asked for."""
         good = upstream.status == 200
-        self.streams = streams = streams_events(upstream)
+        self.streams = streams = upstream.streams_events
         self.whole: Aggregator | None = None
         """Assembles a whole answer from a stream. The client gets nothing before it is complete."""
         self._strip: UsageStrip | None = None
