@@ -48,14 +48,22 @@ class Body:
         """Take bytes from the connection; return those that belong to the next request."""
         if self._fault is not None:
             return b""
+        rest = b""
         try:
-            return self._counted(data) if self._chunks is None else self._decoded(self._chunks, data)
+            if self._chunks is not None:
+                self._decode(self._chunks, data)
+            else:
+                if len(data) > self._left:
+                    data, rest = data[: self._left], data[self._left :]
+                self._hold(data)
+                self._left -= len(data)
+                self.complete = self._left == 0
         except Fault as fault:
             self.fail(fault)
             return b""
-        finally:
-            if self.complete or self._fault is not None:
-                self._wake()
+        if self.complete and self._waiter is not None:
+            self._wake()
+        return rest
 
     def fail(self, fault: Fault) -> None:
         """Refuse it; `read` raises the fault."""
@@ -80,21 +88,13 @@ class Body:
             self.held_bytes = 0
         self._content = b""
 
-    def _counted(self, data: bytes) -> bytes:
-        mine, rest = (data, b"") if len(data) <= self._left else (data[: self._left], data[self._left :])
-        self._hold(mine)
-        self._left -= len(mine)
-        self.complete = self._left == 0
-        return rest
-
-    def _decoded(self, chunks: HeadParser, data: bytes) -> bytes:
+    def _decode(self, chunks: HeadParser, data: bytes) -> None:
         chunks.decode(data)
         self._framing_bytes = 0 if chunks.decoded else self._framing_bytes + len(data)
         if self._framing_bytes > FRAMING_BYTES:
             raise Fault(400, "the body's chunks are more framing than body")
         self._hold(b"".join(chunks.decoded))
         self.complete = chunks.complete
-        return b""
 
     def _hold(self, piece: bytes) -> None:
         size_bytes = len(piece)

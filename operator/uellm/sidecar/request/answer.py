@@ -25,6 +25,11 @@ OnTokens = Callable[[int], None]
 class AnswerTap:
     """Processes every piece of one answer."""
 
+    __slots__ = (
+        *("_batched", "_begun", "_call", "_example", "_guard", "_on_tokens", "_shapes", "_strip", "counter"),
+        *("failure", "fast_path", "kept_as", "streams", "whole"),
+    )
+
     def __init__(
         self,
         call: Call,
@@ -76,12 +81,15 @@ class AnswerTap:
 
     def count(self, piece: bytes) -> None:
         """Count the tokens of a piece. After a fault the rest of the answer is not counted."""
-        if self._guard.failed:
+        guard = self._guard
+        if guard.failed:
             return
-        with self._guard:
+        try:
             if not self.failure.feed(piece) and self.counter.feed(piece):
                 self._begun = True
                 self._on_tokens(self.tokens or 1)
+        except Exception as error:
+            guard.take(error)
 
     def chunk_sink(self) -> Callable[[bytes], bool] | None:
         """The fast path, if a token has come and nothing is held back; else None."""
@@ -113,8 +121,9 @@ class AnswerTap:
     @property
     def tokens(self) -> int:
         """Tokens so far: by events, or as the engine reports them with its events."""
-        reported = self.usage() if self._batched else None
-        return self.counter.tokens if reported is None else reported.output_tokens
+        if self._batched and (reported := self.counter.usage()) is not None:
+            return reported.output_tokens
+        return self.counter.tokens
 
     def usage(self) -> Usage | None:
         """Tokens as the engine counted them. None: it did not report them."""

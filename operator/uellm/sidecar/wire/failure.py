@@ -45,10 +45,14 @@ class StreamErrorScanner:
             return True
         joined = self._carry + piece
         self._carry = joined[self._keep :]
-        found = [at for mark in self._marks if (at := joined.find(mark)) >= 0]
-        if not found:
+        first = -1
+        for mark in self._marks:
+            at = joined.find(mark)
+            if at >= 0 and (first < 0 or at < first):
+                first = at
+        if first < 0:
             return False
-        self._event = joined[min(found) + 1 :]
+        self._event = joined[first + 1 :]
         return True
 
     @property
