@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 Pairs = Sequence[tuple[bytes, bytes]]
 """Header fields in their order, as they are on the wire."""
@@ -12,7 +11,7 @@ Pairs = Sequence[tuple[bytes, bytes]]
 
 def pairs(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """Header fields of our own in their form on the wire."""
-    return [(name.encode("latin-1"), value.encode()) for name, value in headers.items()]
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def names_field(fields: Pairs, name: bytes) -> bool:
@@ -86,10 +85,17 @@ class Budget:
         self.held_bytes -= size_bytes
 
 
-@lru_cache(maxsize=256)
+_MOST_KEYS = 256
+_KEYS: dict[str, bytes] = {}
+"""Names as `Headers` compares them. The code asks for the same few names at every request."""
+
+
 def _key(name: str) -> bytes:
-    """A name as `Headers` compares it. The code asks for the same few names at every request."""
-    return name.lower().encode("latin-1")
+    """A name as `Headers` compares it, which is kept if it is one of the first."""
+    key = name.lower().encode("latin-1")
+    if len(_KEYS) < _MOST_KEYS:
+        _KEYS[name] = key
+    return key
 
 
 class Headers:
@@ -105,19 +111,22 @@ class Headers:
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first field of that name, in any case."""
         first = self._first
-        value = (self._index() if first is None else first).get(_key(name))
-        return default if value is None else value.decode("utf-8", "surrogateescape")
+        value = (self._index() if first is None else first).get(_KEYS.get(name) or _key(name))
+        if value is None:
+            return default
+        return value.decode() if value.isascii() else value.decode("utf-8", "surrogateescape")
 
     def get_all(self, name: str) -> list[str]:
         """Every field of that name."""
-        wanted = _key(name)
+        wanted = _KEYS.get(name) or _key(name)
         if wanted not in self._index():
             return []
         return [value.decode("utf-8", "surrogateescape") for field, value in self.raw if field.lower() == wanted]
 
     def has_any(self, names: frozenset[bytes]) -> bool:
         """Whether there is a field of one of these names, which are in lower case."""
-        return not names.isdisjoint(self._index())
+        first = self._first
+        return not names.isdisjoint(self._index() if first is None else first)
 
     def without(self, names: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
         """The fields in their order, except those of these names, which are in lower case."""
@@ -128,7 +137,7 @@ class Headers:
 
     def __contains__(self, name: str) -> bool:
         first = self._first
-        return _key(name) in (self._index() if first is None else first)
+        return (_KEYS.get(name) or _key(name)) in (self._index() if first is None else first)
 
     def __getitem__(self, name: str) -> str:
         value = self.get(name)

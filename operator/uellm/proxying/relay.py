@@ -41,6 +41,11 @@ class Tap(Protocol):
 class Relay:
     """Relays one answer. `run` returns when the answer was sent or was cut short."""
 
+    __slots__ = (
+        *("_bytes_out", "_chunks_allowed", "_last", "_loop", "_record", "_reply", "_stall", "_stall_s"),
+        *("_streams_events", "_tap", "_upstream"),
+    )
+
     def __init__(
         self,
         reply: Reply,

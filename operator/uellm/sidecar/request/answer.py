@@ -87,7 +87,8 @@ class AnswerTap:
         try:
             if not self.failure.feed(piece) and self.counter.feed(piece):
                 self._begun = True
-                self._on_tokens(self.tokens or 1)
+                tokens = self.tokens if self._batched else self.counter.events
+                self._on_tokens(tokens if tokens > 0 else 1)
         except Exception as error:
             guard.take(error)
 

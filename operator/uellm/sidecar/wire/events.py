@@ -7,8 +7,7 @@ is always a key.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from uellm.vllm_routes import RouteKind
 
@@ -37,8 +36,7 @@ def has_usage(data: bytes) -> bool:
     return USAGE in data and data.count(USAGE) > data.count(NO_USAGE)
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens as the engine counted them."""
 
     prompt_tokens: int

@@ -54,7 +54,7 @@ class UsageStrip:
         return sent
 
     def _events_of(self, piece: bytes) -> bytes:
-        sent = [self._event(event) for event in self._events.feed(piece)]
+        sent = [event if self._open else self._event(event) for event in self._events.feed(piece)]
         if self._open or len(self._events.rest) > MAX_EVENT_BYTES:
             sent.append(self.finish())
         return b"".join(sent)
@@ -67,8 +67,6 @@ class UsageStrip:
         return held
 
     def _event(self, event: bytes) -> bytes:
-        if self._open:
-            return event
         if USAGE in event:
             return self._with_usage(event)
         if self._last and event.startswith(b":"):
