@@ -14,10 +14,15 @@ def pairs(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-def names_field(fields: Pairs, name: bytes) -> bool:
-    """Whether one of these fields has that name, which is in lower case."""
-    size = len(name)
-    return name in [sent.lower() for sent, _ in fields if len(sent) == size]
+def lines_of(fields: Pairs, sought: bytes) -> tuple[bytes, bool]:
+    """The lines of a head, and whether one of them has the name `sought`, which is in lower case."""
+    parts: list[bytes] = []
+    found, size = False, len(sought)
+    for name, value in fields:
+        parts += (name, b": ", value, b"\r\n")
+        if len(name) == size and name.lower() == sought:
+            found = True
+    return b"".join(parts), found
 
 
 KIB = 1024

@@ -11,9 +11,9 @@ import re
 from uellm.http.head import HOST, Head
 from uellm.http.message import Headers, RequestLimits
 
-_PATH = rb"[A-Za-z0-9._~%!$&'()*+,;=:@/-]"
+_PATH = rb"A-Za-z0-9._~%!$&'()*+,;=:@/-"
 _HEAD = re.compile(
-    rb"(GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS) ((/" + _PATH + rb"*+)(?:\?((?:" + _PATH + rb"|\?)*+))?) HTTP/1\.1\r\n"
+    rb"(GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS) ((/[" + _PATH + rb"]*+)(?:\?([?" + _PATH + rb"]*+))?) HTTP/1\.1\r\n"
     rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [\x21-\x7e][\x20-\x7e]*+\r\n)++)\r\n"
 )
 _KEPT = (None, b"keep-alive", b"Keep-Alive")
@@ -39,7 +39,7 @@ def plain_head(data: bytes, limits: RequestLimits) -> tuple[Head, int] | None:
         raw.append((name, value))
         first[name.lower()] = value
     # Fewer names than fields: some come twice.
-    if len(first) != len(raw) or len(raw) > limits.headers or not _OTHERS.isdisjoint(first):
+    if len(first) != len(raw) or len(raw) > limits.headers or not first.keys().isdisjoint(_OTHERS):
         return None
     host, length = first.get(b"host"), first.get(b"content-length", b"0")
     if host is None or HOST.fullmatch(host) is None or first.get(b"connection") not in _KEPT:

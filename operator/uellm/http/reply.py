@@ -8,7 +8,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol
 
-from uellm.http.message import Pairs, names_field
+from uellm.http.message import Pairs, lines_of
 
 _BODILESS = frozenset((204, 304))
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -86,22 +86,20 @@ class Reply:
         `body_follows`: the caller writes them, finishes the answer, or calls `send_head_soon`.
         """
         has_body = status not in _BODILESS and not self._head_only
-        endless = has_body and not names_field(headers, b"content-length")
+        lines, sized = lines_of(headers, b"content-length")
+        endless = has_body and not sized
         self.chunked = endless and not self._http_10
         if (endless and self._http_10) or self.link.unread:
             self.close = True
-        lines = [b"HTTP/1.1 %d %b" % (status, reason or _PHRASES.get(status, b""))]
-        lines += [b"%b: %b" % field for field in headers]
-        if self.chunked:
-            lines.append(b"Transfer-Encoding: chunked")
+        framing = b"Transfer-Encoding: chunked\r\n" if self.chunked else b""
         if self.close:
-            lines.append(b"Connection: close")
+            framing += b"Connection: close\r\n"
         elif self._http_10:
-            lines.append(b"Connection: keep-alive")
+            framing += b"Connection: keep-alive\r\n"
+        head = b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (status, reason or _PHRASES.get(status, b""), lines, framing)
         self._head_only = not has_body
         self.started = True
-        lines.append(b"\r\n")
-        self._head = b"\r\n".join(lines)[self._probed_bytes :]
+        self._head = head[self._probed_bytes :]
         if not body_follows:
             self.send_head_soon()
 
@@ -135,9 +133,9 @@ class Reply:
 
     def switch(self, headers: Pairs, reason: bytes, take: Callable[[bytes], None]) -> None:
         """Answer 101. From now on `write` sends bytes as they are, and the client's go to `take`."""
-        lines = [b"HTTP/1.1 101 " + reason, *(b"%b: %b" % field for field in headers)]
+        lines, _ = lines_of(headers, b"")
         self.started = self.close = True
-        self._put(b"\r\n".join(lines) + b"\r\n\r\n")
+        self._put(b"HTTP/1.1 101 %b\r\n%b\r\n" % (reason, lines))
         self.link.tunnel(take)
 
     def probe(self) -> None:

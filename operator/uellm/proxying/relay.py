@@ -143,8 +143,8 @@ class Relay:
 
     def _is_whole(self) -> bool:
         """Whether a stream that ended well has its last event, for a server that is ended may end it well before."""
-        compressed = "content-encoding" in self._upstream.headers
-        return self._record.done or compressed or self._record.route not in _ENDED_BY_DONE
+        record = self._record
+        return record.done or record.route not in _ENDED_BY_DONE or "content-encoding" in self._upstream.headers
 
     def _engine_lost(self) -> None:
         """End a stream of events with an error event. Cut any other answer, so that no client takes it as complete."""

@@ -15,10 +15,13 @@ ERROR_EVENT = b'data: {"error":'
 _DATA = b"\n" + ERROR_EVENT
 _EVENT = b"\nevent: error\n"
 _MARKS = {
+    **dict.fromkeys(RouteKind, (_DATA,)),
     RouteKind.RESPONSES: (_DATA, _EVENT, b"\nevent: response.failed\n"),
     RouteKind.MESSAGES: (_DATA, _EVENT),
 }
-"""Starts of error events for routes with more forms. JSON contains no raw newline, so a match is never inside it."""
+"""Starts of error events. JSON contains no raw newline, so a match is never inside it."""
+_KEPT = {kind: 1 - max(map(len, marks)) for kind, marks in _MARKS.items()}
+"""Where the bytes begin that may be the start of a mark, counted from the end."""
 
 ERROR = b'"error":'
 """Part of every error event of chats, completions and messages."""
@@ -32,8 +35,8 @@ class StreamErrorScanner:
     __slots__ = ("_carry", "_event", "_keep", "_marks")
 
     def __init__(self, kind: RouteKind) -> None:
-        self._marks = _MARKS.get(kind, (_DATA,))
-        self._keep = 1 - max(map(len, self._marks))
+        self._marks = _MARKS[kind]
+        self._keep = _KEPT[kind]
         self._carry = b"\n"
         self._event: bytes | None = None
 

@@ -93,6 +93,8 @@ def _stamped(last: bytes, usage_event: bytes) -> bytes:
     at = last.rfind(b"}")
     if at < 0 or b'"system_fingerprint"' in last:
         return last
+    if b"system_fingerprint" not in usage_event and b"\\" not in usage_event:  # an escape could hide the name
+        return last
     if (plain := _FINGERPRINT.search(usage_event)) is not None:
         return b"%b,%b%b" % (last[:at], plain[0], last[at:])
     try:
