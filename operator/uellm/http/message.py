@@ -135,10 +135,10 @@ class Headers:
 
     def without(self, names: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
         """The fields in their order, except those of these names, which are in lower case."""
-        first = self._index()
-        if len(first) == len(self.raw):  # no name comes twice, so that both have the same order
-            return [field for name, field in zip(first, self.raw, strict=True) if name not in names]
-        return [field for field in self.raw if field[0].lower() not in names]
+        first, raw = self._index(), self.raw
+        if len(first) == len(raw):  # no name comes twice, so that both have the same order
+            return [raw[place] for place, name in enumerate(first) if name not in names]
+        return [field for field in raw if field[0].lower() not in names]
 
     def __contains__(self, name: str) -> bool:
         first = self._first
@@ -152,8 +152,9 @@ class Headers:
 
     def _index(self) -> dict[bytes, bytes]:
         if self._first is None:
-            first: dict[bytes, bytes] = {}
-            for name, value in self.raw:
-                first.setdefault(name.lower(), value)
+            first = {name.lower(): value for name, value in self.raw}
+            if len(first) < len(self.raw):  # some names come twice
+                for name, value in reversed(self.raw):
+                    first[name.lower()] = value
             self._first = first
         return self._first
