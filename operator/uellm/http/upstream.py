@@ -42,8 +42,8 @@ class Upstream:
     """One answer. Its body is read by `pipe`, or piece by piece by `next_piece`; `abort` ends it early."""
 
     __slots__ = (
-        *("_connection", "_error", "_loop", "_pieces", "_waiter", "ended", "headers", "on_pause", "on_resume"),
-        *("reason", "sink", "status", "streams_events"),
+        *("_connection", "_error", "_loop", "_pieces", "_waiter", "at_end", "ended", "headers", "on_pause"),
+        *("on_resume", "reason", "sink", "status", "streams_events"),
     )
 
     def __init__(self, connection: _AnswerConnection) -> None:
@@ -52,6 +52,8 @@ class Upstream:
         self._pieces: list[bytes] = []
         self.sink: Callable[[bytes], None] | None = None
         """Receives the pieces. Set by `pipe`; the sink itself may set another one."""
+        self.at_end: Callable[[], None] | None = None
+        """Called when the answer is complete, after its last piece and in the same turn of the event loop."""
         self.on_pause: Callable[[], None] | None = None
         """Called when what `write` sends fills the write buffer."""
         self.on_resume: Callable[[], None] | None = None
@@ -72,10 +74,16 @@ class Upstream:
         if self._error is not None and not self.status:
             raise self._error
 
-    async def pipe(self, sink: Callable[[bytes], None], before_wait: Callable[[], None] | None = None) -> None:
-        """Give every piece to `sink` as it arrives; return at the end. Raises EngineLost, or what `sink` raises.
+    async def pipe(
+        self,
+        sink: Callable[[bytes], None],
+        before_wait: Callable[[], None] | None = None,
+        at_end: Callable[[], None] | None = None,
+    ) -> None:
+        """Give every piece to `sink` as it arrives; return at the end. Raises EngineLost, or what the three raise.
 
-        `before_wait` is called when the sink has what was there already, and more is to come.
+        `before_wait` is called when the sink has what was there already, and more is to come; `at_end` when the answer
+        is complete, unless it was before the call.
         """
         self.sink = sink
         try:
@@ -84,9 +92,10 @@ class Upstream:
             if not self.ended:
                 if before_wait is not None:
                     before_wait()
+                self.at_end = at_end
                 await self._change()
         finally:
-            self.sink = None  # it knows us: left so, only the collector could free the two
+            self.sink = self.at_end = None  # they know us: left so, only the collector could free them
         if self._error is not None:
             raise self._error
 
@@ -153,6 +162,11 @@ class Upstream:
             if self._connection is not None:
                 self._connection.take_chunk = None
             self._connection = self.sink = None
+            if self.at_end is not None and error is None:
+                try:
+                    self.at_end()
+                except Exception as failure:
+                    self._error = failure
             self._wake()
 
     def _take(self) -> bytes:

@@ -81,7 +81,8 @@ class Relay:
         if reply.paused:
             self._hold()
         try:
-            await upstream.pipe(self._first if self._streams_events else self._send, reply.send_head_soon)
+            first = self._first if self._streams_events else self._send
+            await upstream.pipe(first, reply.send_head_soon, self._finish)
         except EngineLost:
             record.outcome = RequestOutcome.ENGINE_LOST
             self._flush()
@@ -90,9 +91,9 @@ class Relay:
             record.outcome = RequestOutcome.CLIENT_SLOW
             reply.abort()
         else:
-            self._flush()
+            if not reply.finished:
+                self._finish()
             record.outcome = of_engine_status(upstream.status)
-            reply.finish()
         finally:
             record.done = self._last.endswith(_DONE)
             if record.outcome is RequestOutcome.COMPLETED and self._streams_events and not self._is_whole():
@@ -122,6 +123,11 @@ class Relay:
         self._bytes_out += size
         self._last = piece if size >= _DONE_BYTES else (self._last + piece)[-_DONE_BYTES:]
         self._reply.write(piece)
+
+    def _finish(self) -> None:
+        """End the answer: mostly in one write with its last piece, which a task would be too late for."""
+        self._flush()
+        self._reply.finish()
 
     def _flush(self) -> None:
         if self._tap is not None and (rest := self._tap.held_back()):
