@@ -76,6 +76,10 @@ class Body:
         while not self.complete and self._fault is None:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        return self.take()
+
+    def take(self) -> bytes:
+        """All of it, which has arrived, as the caller's own. Raises Fault if it was refused."""
         if self._fault is not None:
             raise self._fault
         content, self._content = self._content, b""

@@ -32,9 +32,13 @@ class Request:
 
     async def read(self) -> bytes:
         """Wait for the whole body. Raises Fault: too long, too slow, no memory for it, malformed."""
-        if self._expects and not self._body.complete and not self._body.failed:
-            self._go_on()
-        self.body = await self._body.read()
+        body = self._body
+        if body.complete:
+            self.body = body.take()
+        else:
+            if self._expects and not body.failed:
+                self._go_on()
+            self.body = await body.read()
         return self.body
 
     def release(self) -> None:

@@ -195,7 +195,8 @@ class ServerConnection(asyncio.Protocol):
     def _begin(self, head: Head, chunks: HeadParser | None, rest: bytes) -> None:
         """`chunks`: the parser of the body, if it comes in chunks; `rest`: what followed the head."""
         service, limits = self._service, self._service.limits
-        self._stop_alarms()
+        if self._alarm is not None:
+            self._stop_alarms()
         self._forget_buffer()
         body = self._body = Body(
             head.length, chunks, limits.body_bytes_of.get(head.path, limits.body_bytes), service.budget
