@@ -244,7 +244,8 @@ class ClientConnection(asyncio.Protocol):
         upstream.end(None)
         keep = self._reusable and self._keep_alive(upstream.headers) and not self.transport.get_write_buffer_size()
         if keep and not self.closed:
-            self.resume()
+            if self._paused:
+                self.resume()
             self._pool.give_back(self)
         else:
             self.transport.close()

@@ -105,7 +105,7 @@ class AnswerTap:
 
     def held_back(self) -> bytes:
         """The bytes that were held back, at the end of the answer."""
-        return b"" if self._strip is None else self._strip.finish()
+        return self._strip.finish() if self._strip is not None and self._strip.holding else b""
 
     def learn(self) -> None:
         """Learn the shape of the engine's answers from this complete one, and whether it batches tokens."""

@@ -92,10 +92,15 @@ class Aggregator:
 
     def _read_events(self) -> None:
         text, self._unread, self._unread_bytes = b"".join(self._unread), [], 0
-        found = [data for event in text.split(b"\n\n") if (data := data_of(event)) is not None]
-        if _DONE in found:
-            self._done = True
-            found = [data for data in found if data != _DONE]
+        found: list[bytes] = []
+        for event in text.split(b"\n\n"):
+            data = event[5:].strip() if event.startswith(b"data:") else data_of(event)
+            if data == _DONE:
+                self._done = True
+            elif data is not None:
+                found.append(data)
+        if not found:
+            return
         for document in _DECODER.decode((b"[%b]" % b",".join(found)).decode()):
             self._take(document)
 
