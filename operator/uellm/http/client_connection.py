@@ -162,6 +162,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _last_of(self, upstream: Upstream) -> None:
         del self._pieces[self._last_pieces :]  # what follows does not belong to this answer
+        upstream.complete = True
         self._deliver(upstream)
         if self._upstream is upstream:
             self._done(upstream)

@@ -60,6 +60,7 @@ class Reply:
         self.chunked = False
         """The body goes in chunks; known from `start` on."""
         self._head = b""
+        """The head, and what else is sent together with the next bytes."""
         self._probed_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self.close = close
@@ -108,13 +109,15 @@ class Reply:
         if self._head:
             self.link.loop.call_soon(self._put, b"")
 
-    def write(self, piece: bytes) -> None:
-        """Send a piece of the body."""
+    def write(self, piece: bytes, *, end_follows: bool = False) -> None:
+        """Send a piece of the body. `end_follows`: the caller finishes the answer at once, and so both are sent."""
         if not piece or self._head_only:
             return
         if self.chunked:
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)
-        if self._head or self.link.closed:
+        if end_follows:
+            self._head += piece
+        elif self._head or self.link.closed:
             self._put(piece)
         else:
             self._send(piece)

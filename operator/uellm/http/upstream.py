@@ -42,8 +42,8 @@ class Upstream:
     """One answer. Its body is read by `pipe`, or piece by piece by `next_piece`; `abort` ends it early."""
 
     __slots__ = (
-        *("_connection", "_error", "_loop", "_pieces", "_waiter", "at_end", "ended", "headers", "on_pause"),
-        *("on_resume", "reason", "sink", "status", "streams_events"),
+        *("_connection", "_error", "_loop", "_pieces", "_waiter", "at_end", "complete", "ended", "headers"),
+        *("on_pause", "on_resume", "reason", "sink", "status", "streams_events"),
     )
 
     def __init__(self, connection: _AnswerConnection) -> None:
@@ -60,6 +60,8 @@ class Upstream:
         """Called when the write buffer has drained."""
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
+        self.complete = False
+        """All of it has arrived: the piece that the sink gets now is the last one."""
         self.ended = False
         self.status = 0
         self.reason = b""

@@ -122,10 +122,11 @@ class Relay:
         size = len(piece)
         self._bytes_out += size
         self._last = piece if size >= _DONE_BYTES else (self._last + piece)[-_DONE_BYTES:]
-        self._reply.write(piece)
+        # The last piece and the end are sent in one write, so in one system call.
+        self._reply.write(piece, end_follows=self._upstream.complete)
 
     def _finish(self) -> None:
-        """End the answer: mostly in one write with its last piece, which a task would be too late for."""
+        """End the answer."""
         self._flush()
         self._reply.finish()
 
