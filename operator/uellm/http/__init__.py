@@ -2,6 +2,7 @@
 
 message             headers, limits, the memory budget, a client's fault
 head, body          an incoming request: strict checks before the parser, the body as it arrives
+plain_head          nearly every head, in one pass
 server, listener    a listening port
 server_connection   a client's connection: deadlines, its handler
 request, reply      what a handler gets

@@ -16,11 +16,14 @@ class Body:
 
     __slots__ = (
         *("_budget", "_chunks", "_content", "_fault", "_framing_bytes", "_left", "_limit_bytes", "_waiter"),
-        "held_bytes",
+        *("complete", "held_bytes"),
     )
 
-    def __init__(self, length: int, chunks: HeadParser, limit_bytes: int, budget: Budget) -> None:
+    def __init__(self, length: int, chunks: HeadParser | None, limit_bytes: int, budget: Budget) -> None:
+        """`length`: its bytes; negative: it comes in chunks, for the parser `chunks`."""
         self._left = length
+        self.complete = length == 0
+        """All of it has arrived."""
         self._chunks = chunks if length < 0 else None
         self._limit_bytes = limit_bytes
         self._budget = budget
@@ -30,11 +33,6 @@ class Body:
         self._waiter: asyncio.Future[None] | None = None
         if length > limit_bytes:
             self._fault = _too_long(limit_bytes)
-
-    @property
-    def complete(self) -> bool:
-        """All of it has arrived."""
-        return self._left == 0
 
     @property
     def failed(self) -> bool:
@@ -50,14 +48,22 @@ class Body:
         """Take bytes from the connection; return those that belong to the next request."""
         if self._fault is not None:
             return b""
+        rest = b""
         try:
-            return self._counted(data) if self._chunks is None else self._decoded(self._chunks, data)
+            if self._chunks is not None:
+                self._decode(self._chunks, data)
+            else:
+                if len(data) > self._left:
+                    data, rest = data[: self._left], data[self._left :]
+                self._hold(data)
+                self._left -= len(data)
+                self.complete = self._left == 0
         except Fault as fault:
             self.fail(fault)
             return b""
-        finally:
-            if self._left == 0 or self._fault is not None:
-                self._wake()
+        if self.complete and self._waiter is not None:
+            self._wake()
+        return rest
 
     def fail(self, fault: Fault) -> None:
         """Refuse it; `read` raises the fault."""
@@ -67,9 +73,13 @@ class Body:
 
     async def read(self) -> bytes:
         """Wait for all of it. Raises Fault."""
-        while self._left and self._fault is None:
+        while not self.complete and self._fault is None:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        return self.take()
+
+    def take(self) -> bytes:
+        """All of it, which has arrived, as the caller's own. Raises Fault if it was refused."""
         if self._fault is not None:
             raise self._fault
         content, self._content = self._content, b""
@@ -77,32 +87,26 @@ class Body:
 
     def release(self) -> None:
         """Free the bytes."""
-        self._budget.give_back(self.held_bytes)
-        self.held_bytes = 0
+        if self.held_bytes:
+            self._budget.give_back(self.held_bytes)
+            self.held_bytes = 0
         self._content = b""
 
-    def _counted(self, data: bytes) -> bytes:
-        mine, rest = (data, b"") if len(data) <= self._left else (data[: self._left], data[self._left :])
-        self._hold(mine)
-        self._left -= len(mine)
-        return rest
-
-    def _decoded(self, chunks: HeadParser, data: bytes) -> bytes:
+    def _decode(self, chunks: HeadParser, data: bytes) -> None:
         chunks.decode(data)
         self._framing_bytes = 0 if chunks.decoded else self._framing_bytes + len(data)
         if self._framing_bytes > FRAMING_BYTES:
             raise Fault(400, "the body's chunks are more framing than body")
         self._hold(b"".join(chunks.decoded))
-        if chunks.complete:
-            self._left = 0
-        return b""
+        self.complete = chunks.complete
 
     def _hold(self, piece: bytes) -> None:
-        if self.held_bytes + len(piece) > self._limit_bytes:
+        size_bytes = len(piece)
+        if self.held_bytes + size_bytes > self._limit_bytes:
             raise _too_long(self._limit_bytes)
-        if not self._budget.take(len(piece)):
+        if not self._budget.take(size_bytes):
             raise Fault(429, "waiting requests use all memory for request bodies; retry later")
-        self.held_bytes += len(piece)
+        self.held_bytes += size_bytes
         if not self._content:
             self._content = piece
         else:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from uellm.http.client_connection import ClientConnection
-from uellm.http.message import Pairs
+from uellm.http.message import Pairs, lines_of
 from uellm.http.upstream import EngineUnreachable, Upstream
 
 CONNECT_TIMEOUT_S = 10.0
@@ -108,15 +108,13 @@ class EnginePool:
         what the server sends in that protocol, and `Upstream.write` sends to the server.
         """
         connection = self._rested() or await self._connect()
-        lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), target)]
-        lines += [b"%b: %b" % field for field in headers]
-        if b"host" not in [name.lower() for name, _ in headers]:
-            lines.append(f"Host: {self._address.host}:{self._address.port}".encode())
+        lines, hosted = lines_of(headers, b"host")
+        if not hosted:
+            lines += f"Host: {self._address.host}:{self._address.port}\r\n".encode()
         if body or method in ("POST", "PUT", "PATCH"):
-            lines.append(b"Content-Length: %d" % len(body))
-        upstream = connection.ask(
-            b"\r\n".join(lines) + b"\r\n\r\n", body, head_only=method == "HEAD", switches=switches
-        )
+            lines += b"Content-Length: %d\r\n" % len(body)
+        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode("ascii"), target, lines)
+        upstream = connection.ask(head, body, head_only=method == "HEAD", switches=switches)
         try:
             await upstream.head()
         except BaseException:
@@ -131,7 +129,7 @@ class EnginePool:
 
     def give_back(self, connection: ClientConnection) -> None:
         """Return a connection to the pool."""
-        loop = asyncio.get_running_loop()
+        loop = connection.loop
         connection.idle_since_s = loop.time()
         self._idle.append(connection)
         if self._sweep is None:

@@ -15,6 +15,8 @@ from uellm.http.upstream import EngineLost, Upstream
 HEAD_BYTES = 64 * 1024
 
 _BODILESS = frozenset((204, 304))
+_SIZES = frozenset((b"content-length", b"transfer-encoding"))
+"""Fields that tell where a body ends."""
 
 
 class _Pool(Protocol):
@@ -33,13 +35,14 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         *("_between", "_complete", "_fields", "_head_bytes", "_head_only", "_in_body", "_last_pieces", "_parser"),
         *("_paused", "_pieces", "_pool", "_reason", "_reusable", "_sized", "_switched", "_switches", "_upstream"),
-        *("closed", "idle_since_s", "on_body", "take_chunk", "transport"),
+        *("closed", "idle_since_s", "loop", "on_body", "take_chunk", "transport"),
     )
 
     transport: asyncio.Transport
 
     def __init__(self, pool: _Pool) -> None:
         self._pool = pool
+        self.loop = asyncio.get_running_loop()
         self._upstream: Upstream | None = None
         self._paused = False
         self.idle_since_s: float | None = None
@@ -159,6 +162,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _last_of(self, upstream: Upstream) -> None:
         del self._pieces[self._last_pieces :]  # what follows does not belong to this answer
+        upstream.complete = True
         self._deliver(upstream)
         if self._upstream is upstream:
             self._done(upstream)
@@ -212,11 +216,11 @@ class ClientConnection(asyncio.Protocol):
             self._reason, self._fields = b"", []
             return
         self._in_body = True
-        names = {name.lower() for name, _ in self._fields}
-        self._sized = self._head_only or not names.isdisjoint((b"content-length", b"transfer-encoding"))
+        headers = Headers(self._fields)
+        self._sized = self._head_only or headers.has_any(_SIZES)
         self._reusable = self._sized or status in _BODILESS
         if self._upstream is not None:
-            self._upstream.begin(status, self._reason, Headers(self._fields))
+            self._upstream.begin(status, self._reason, headers)
         if self._head_only:
             self._complete, self._reusable = True, False  # the parser does not know that HEAD has no body
 
@@ -239,16 +243,17 @@ class ClientConnection(asyncio.Protocol):
     def _done(self, upstream: Upstream) -> None:
         self._upstream = None
         upstream.end(None)
-        keep = self._reusable and self._keep_alive() and not self.transport.get_write_buffer_size()
+        keep = self._reusable and self._keep_alive(upstream.headers) and not self.transport.get_write_buffer_size()
         if keep and not self.closed:
-            self.resume()
+            if self._paused:
+                self.resume()
             self._pool.give_back(self)
         else:
             self.transport.close()
 
-    def _keep_alive(self) -> bool:
-        options = b",".join(value for name, value in self._fields if name.lower() == b"connection").lower()
-        return b"close" not in options and self._parser.get_http_version() == "1.1"
+    def _keep_alive(self, headers: Headers) -> bool:
+        options = ",".join(headers.get_all("connection")).lower()
+        return "close" not in options and self._parser.get_http_version() == "1.1"
 
     def _lost(self, message: str) -> None:
         upstream, self._upstream = self._upstream, None

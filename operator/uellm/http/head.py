@@ -16,7 +16,7 @@ from uellm.http.message import Fault, Headers, RequestLimits
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE = re.compile(_TOKEN + rb" [\x21\x22\x24-\x7e]+ HTTP/1\.[01]\r\n")
 _FIELD_LINE = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n")
-_HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+=:\[\]-]*")
+HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+=:\[\]-]*")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 
 _BROKEN = "the request cannot be read as HTTP/1.1"
@@ -92,6 +92,8 @@ class Head:
     method: str
     path: str
     query: str
+    target: bytes
+    """Path and query, as they are sent to the next server."""
     headers: Headers
     http_10: bool
     keep_alive: bool
@@ -99,11 +101,6 @@ class Head:
     """Bytes of the body; -1: chunked."""
     expects: bool
     """The client waits for `100 Continue` before it sends the body."""
-
-    @property
-    def target(self) -> bytes:
-        """Path and query, as they are sent to the next server."""
-        return (f"{self.path}?{self.query}" if self.query else self.path).encode("ascii")
 
 
 _CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -174,7 +171,8 @@ class HeadParser:
             # The parser stops at the head of a request for another protocol, and would not take its chunks.
             self._parser = httptools.HttpRequestParser(self)
             self._feed(_CHUNKED)
-        return Head(method, path, query, headers, http_10, keep_alive, length, expects)
+        target = (f"{path}?{query}" if query else path).encode("ascii")
+        return Head(method, path, query, target, headers, http_10, keep_alive, length, expects)
 
     def decode(self, data: bytes) -> None:
         """Take more of a body in chunks. Raises Fault."""
@@ -232,7 +230,7 @@ def _framing_fields(fields: list[tuple[bytes, bytes]], *, http_10: bool) -> dict
                 raise Fault(400, f"the header {lowered.decode()} comes twice")
             known[lowered] = value
     host = known.get(b"host", b"" if http_10 else None)
-    if host is None or _HOST.fullmatch(host) is None:
+    if host is None or HOST.fullmatch(host) is None:
         raise Fault(400, "the request has no usable Host header")
     return known
 

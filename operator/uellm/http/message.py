@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 Pairs = Sequence[tuple[bytes, bytes]]
 """Header fields in their order, as they are on the wire."""
@@ -12,7 +11,18 @@ Pairs = Sequence[tuple[bytes, bytes]]
 
 def pairs(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """Header fields of our own in their form on the wire."""
-    return [(name.encode("latin-1"), value.encode()) for name, value in headers.items()]
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def lines_of(fields: Pairs, sought: bytes) -> tuple[bytes, bool]:
+    """The lines of a head, and whether one of them has the name `sought`, which is in lower case."""
+    parts: list[bytes] = []
+    found, size = False, len(sought)
+    for name, value in fields:
+        parts += (name, b": ", value, b"\r\n")
+        if len(name) == size and name.lower() == sought:
+            found = True
+    return b"".join(parts), found
 
 
 KIB = 1024
@@ -80,10 +90,17 @@ class Budget:
         self.held_bytes -= size_bytes
 
 
-@lru_cache(maxsize=256)
+_MOST_KEYS = 256
+_KEYS: dict[str, bytes] = {}
+"""Names as `Headers` compares them. The code asks for the same few names at every request."""
+
+
 def _key(name: str) -> bytes:
-    """A name as `Headers` compares it. The code asks for the same few names at every request."""
-    return name.lower().encode("latin-1")
+    """A name as `Headers` compares it, which is kept if it is one of the first."""
+    key = name.lower().encode("latin-1")
+    if len(_KEYS) < _MOST_KEYS:
+        _KEYS[name] = key
+    return key
 
 
 class Headers:
@@ -91,29 +108,41 @@ class Headers:
 
     __slots__ = ("_first", "raw")
 
-    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, raw: list[tuple[bytes, bytes]], first: dict[bytes, bytes] | None = None) -> None:
+        """`first`: the first value of each name in lower case, in the order of `raw`, if that is known already."""
         self.raw = raw
-        self._first: dict[bytes, bytes] | None = None
+        self._first = first
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first field of that name, in any case."""
         first = self._first
-        value = (self._index() if first is None else first).get(_key(name))
-        return default if value is None else value.decode("utf-8", "surrogateescape")
+        value = (self._index() if first is None else first).get(_KEYS.get(name) or _key(name))
+        if value is None:
+            return default
+        return value.decode() if value.isascii() else value.decode("utf-8", "surrogateescape")
 
     def get_all(self, name: str) -> list[str]:
         """Every field of that name."""
-        wanted = _key(name)
+        wanted = _KEYS.get(name) or _key(name)
         if wanted not in self._index():
             return []
         return [value.decode("utf-8", "surrogateescape") for field, value in self.raw if field.lower() == wanted]
 
     def has_any(self, names: frozenset[bytes]) -> bool:
         """Whether there is a field of one of these names, which are in lower case."""
-        return not names.isdisjoint(self._index())
+        first = self._first
+        return not names.isdisjoint(self._index() if first is None else first)
+
+    def without(self, names: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
+        """The fields in their order, except those of these names, which are in lower case."""
+        first, raw = self._index(), self.raw
+        if len(first) == len(raw):  # no name comes twice, so that both have the same order
+            return [raw[place] for place, name in enumerate(first) if name not in names]
+        return [field for field in raw if field[0].lower() not in names]
 
     def __contains__(self, name: str) -> bool:
-        return _key(name) in self._index()
+        first = self._first
+        return (_KEYS.get(name) or _key(name)) in (self._index() if first is None else first)
 
     def __getitem__(self, name: str) -> str:
         value = self.get(name)
@@ -123,5 +152,9 @@ class Headers:
 
     def _index(self) -> dict[bytes, bytes]:
         if self._first is None:
-            self._first = {name.lower(): value for name, value in reversed(self.raw)}
+            first = {name.lower(): value for name, value in self.raw}
+            if len(first) < len(self.raw):  # some names come twice
+                for name, value in reversed(self.raw):
+                    first[name.lower()] = value
+            self._first = first
         return self._first

@@ -8,7 +8,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol
 
-from uellm.http.message import Pairs
+from uellm.http.message import Pairs, lines_of
 
 _BODILESS = frozenset((204, 304))
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -19,6 +19,7 @@ class _ReplyConnection(Protocol):
 
     writing_paused: bool
     closed: bool
+    loop: asyncio.AbstractEventLoop
 
     @property
     def unread(self) -> bool: ...
@@ -59,6 +60,7 @@ class Reply:
         self.chunked = False
         """The body goes in chunks; known from `start` on."""
         self._head = b""
+        """The head, and what else is sent together with the next bytes."""
         self._probed_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self.close = close
@@ -78,34 +80,44 @@ class Reply:
         """The write buffer is full because the client reads slowly."""
         return self.link.writing_paused
 
-    def start(self, status: int, headers: Pairs, reason: bytes = b"") -> None:
-        """Send the head. Without a Content-Length the body is chunked, or ends with the connection (HTTP/1.0)."""
+    def start(self, status: int, headers: Pairs, reason: bytes = b"", *, body_follows: bool = False) -> None:
+        """Send the head. Without a Content-Length the body is chunked, or ends with the connection (HTTP/1.0).
+
+        The head is sent together with the first bytes of the body if they are there in this turn of the event loop.
+        `body_follows`: the caller writes them, finishes the answer, or calls `send_head_soon`.
+        """
         has_body = status not in _BODILESS and not self._head_only
-        sized = b"content-length" in [name.lower() for name, _ in headers]
-        self.chunked = has_body and not sized and not self._http_10
-        if (has_body and not sized and self._http_10) or self.link.unread:
+        lines, sized = lines_of(headers, b"content-length")
+        endless = has_body and not sized
+        self.chunked = endless and not self._http_10
+        if (endless and self._http_10) or self.link.unread:
             self.close = True
-        lines = [b"HTTP/1.1 %d %b" % (status, reason or _PHRASES.get(status, b""))]
-        lines += [b"%b: %b" % field for field in headers]
-        if self.chunked:
-            lines.append(b"Transfer-Encoding: chunked")
+        framing = b"Transfer-Encoding: chunked\r\n" if self.chunked else b""
         if self.close:
-            lines.append(b"Connection: close")
+            framing += b"Connection: close\r\n"
         elif self._http_10:
-            lines.append(b"Connection: keep-alive")
+            framing += b"Connection: keep-alive\r\n"
+        head = b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (status, reason or _PHRASES.get(status, b""), lines, framing)
         self._head_only = not has_body
         self.started = True
-        # The head is sent together with the first bytes of the body if they are there by then.
-        self._head = (b"\r\n".join(lines) + b"\r\n\r\n")[self._probed_bytes :]
-        asyncio.get_running_loop().call_soon(self._put, b"")
+        self._head = head[self._probed_bytes :]
+        if not body_follows:
+            self.send_head_soon()
 
-    def write(self, piece: bytes) -> None:
-        """Send a piece of the body."""
+    def send_head_soon(self) -> None:
+        """Send the head in the next turn of the event loop, alone if no bytes of the body are there by then."""
+        if self._head:
+            self.link.loop.call_soon(self._put, b"")
+
+    def write(self, piece: bytes, *, end_follows: bool = False) -> None:
+        """Send a piece of the body. `end_follows`: the caller finishes the answer at once, and so both are sent."""
         if not piece or self._head_only:
             return
         if self.chunked:
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)
-        if self._head or self.link.closed:
+        if end_follows:
+            self._head += piece
+        elif self._head or self.link.closed:
             self._put(piece)
         else:
             self._send(piece)
@@ -118,15 +130,15 @@ class Reply:
     def send(self, status: int, headers: Pairs, body: bytes) -> None:
         """Send a complete answer of our own."""
         own = [*headers, (b"Date", formatdate(usegmt=True).encode()), (b"Content-Length", b"%d" % len(body))]
-        self.start(status, own)
+        self.start(status, own, body_follows=True)
         self.write(body)
         self.finish()
 
     def switch(self, headers: Pairs, reason: bytes, take: Callable[[bytes], None]) -> None:
         """Answer 101. From now on `write` sends bytes as they are, and the client's go to `take`."""
-        lines = [b"HTTP/1.1 101 " + reason, *(b"%b: %b" % field for field in headers)]
+        lines, _ = lines_of(headers, b"")
         self.started = self.close = True
-        self._put(b"\r\n".join(lines) + b"\r\n\r\n")
+        self._put(b"HTTP/1.1 101 %b\r\n%b\r\n" % (reason, lines))
         self.link.tunnel(take)
 
     def probe(self) -> None:
@@ -149,7 +161,7 @@ class Reply:
     async def drain(self) -> None:
         """Wait until the client has read most of what was written."""
         while self.link.writing_paused and not self.link.closed:
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self.link.loop.create_future()
             await self._waiter
 
     def pause(self) -> None:

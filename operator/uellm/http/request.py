@@ -6,51 +6,39 @@ from collections.abc import Awaitable, Callable
 
 from uellm.http.body import Body
 from uellm.http.head import Head
-from uellm.http.message import Fault, Headers, Pairs
+from uellm.http.message import Fault, Pairs
 from uellm.http.reply import Reply
 
 
 class Request:
     """A client's request. `body` is there after `read` was awaited, and until `release`."""
 
-    __slots__ = ("_body", "_go_on", "_head", "body")
+    __slots__ = ("_body", "_expects", "_go_on", "body", "headers", "method", "path", "query", "target")
 
     def __init__(self, head: Head, body: Body, go_on: Callable[[], None]) -> None:
-        self._head = head
         self._body = body
+        self._expects = head.expects
         self._go_on = go_on
-        self.body = b""
-
-    @property
-    def method(self) -> str:
+        self.method = head.method
         """As it was sent: methods are case-sensitive."""
-        return self._head.method
-
-    @property
-    def path(self) -> str:
+        self.path = head.path
         """The target's path, still encoded."""
-        return self._head.path
-
-    @property
-    def query(self) -> str:
+        self.query = head.query
         """The target's query, still encoded, without the question mark."""
-        return self._head.query
-
-    @property
-    def target(self) -> bytes:
+        self.target = head.target
         """Path and query, as they are sent to the next server."""
-        return self._head.target
-
-    @property
-    def headers(self) -> Headers:
-        """The header fields."""
-        return self._head.headers
+        self.headers = head.headers
+        self.body = b""
 
     async def read(self) -> bytes:
         """Wait for the whole body. Raises Fault: too long, too slow, no memory for it, malformed."""
-        if not self._body.complete and self._head.expects and not self._body.failed:
-            self._go_on()
-        self.body = await self._body.read()
+        body = self._body
+        if body.complete:
+            self.body = body.take()
+        else:
+            if self._expects and not body.failed:
+                self._go_on()
+            self.body = await body.read()
         return self.body
 
     def release(self) -> None:

@@ -13,6 +13,7 @@ from typing import cast
 from uellm.http.body import Body
 from uellm.http.head import Head, HeadFinder, HeadParser, begins_well, without_blank_lines
 from uellm.http.message import Budget, Fault, RequestLimits
+from uellm.http.plain_head import plain_head
 from uellm.http.reply import Reply
 from uellm.http.request import Handler, Refuse, Request
 
@@ -48,7 +49,7 @@ class ServerConnection(asyncio.Protocol):
 
     def __init__(self, service: ServerContext) -> None:
         self._service = service
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._finder = HeadFinder(service.limits)
         self._buffer: bytes | bytearray = b""
         """Of the next request. A bytearray while it is a long head, to which most bytes are added without a copy."""
@@ -102,17 +103,20 @@ class ServerConnection(asyncio.Protocol):
             data = self._body.feed(data)
             if not data:
                 return
-        if self.busy:
+        if self._task is not None:
             self._buffer += data
             if len(self._buffer) > self._service.limits.ahead_bytes:
                 self._reading_paused = True
                 self.transport.pause_reading()
             return
-        begins = not self._buffer
-        self._buffer += data
-        self._next()
-        if begins and self._buffer and not self.busy and not self._ending:  # nearly every head arrives in one piece
-            self._set_alarm(self._service.limits.header_deadline_s, self.abort)
+        if self._buffer:
+            self._buffer += data
+            self._next()
+        elif not self._begins_plainly(data):
+            self._buffer = data
+            self._next()
+            if self._buffer and self._task is None and not self._ending:  # nearly every head arrives in one piece
+                self._set_alarm(self._service.limits.header_deadline_s, self.abort)
 
     def eof_received(self) -> bool:
         """The client closed its side: it left, or it only has nothing more to send. Probes tell which.
@@ -159,6 +163,14 @@ class ServerConnection(asyncio.Protocol):
 
     # One request after the other.
 
+    def _begins_plainly(self, data: bytes) -> bool:
+        """Begin a request whose head is whole and of the plainest form; False: it is not."""
+        if (found := plain_head(data, self._service.limits)) is None:
+            return False
+        head, end = found
+        self._begin(head, None, data[end:])
+        return True
+
     def _next(self) -> None:
         if self._buffer[:1] == b"\r":
             self._buffer = without_blank_lines(self._buffer)
@@ -173,30 +185,30 @@ class ServerConnection(asyncio.Protocol):
             end = self._finder.find(self._buffer)
             if end:
                 parser, received = HeadParser(), bytes(self._buffer)
-                self._begin(parser.parse(received[:end]), parser, received[end:])
+                head = parser.parse(received[:end])
+                self._begin(head, parser if head.length < 0 else None, received[end:])
             else:
                 self._hold_head()
         except Fault as fault:
             self._refuse(fault)
 
-    def _begin(self, head: Head, parser: HeadParser, rest: bytes) -> None:
-        service = self._service
-        self._stop_alarms()
+    def _begin(self, head: Head, chunks: HeadParser | None, rest: bytes) -> None:
+        """`chunks`: the parser of the body, if it comes in chunks; `rest`: what followed the head."""
+        service, limits = self._service, self._service.limits
+        if self._alarm is not None:
+            self._stop_alarms()
         self._forget_buffer()
-        limit_bytes = service.limits.body_bytes_of.get(head.path, service.limits.body_bytes)
-        body = self._body = Body(head.length, parser, limit_bytes, service.budget)
-        if rest and not body.complete:
-            rest = body.feed(rest)
-        self._buffer = rest
+        body = self._body = Body(
+            head.length, chunks, limits.body_bytes_of.get(head.path, limits.body_bytes), service.budget
+        )
+        self._buffer = body.feed(rest) if rest and not body.complete else rest
         if not body.complete:
-            self._body_alarm = self._loop.call_later(
-                service.limits.body_deadline_s, self._body_late, body, self._loop.time()
-            )
-        request = Request(head, body, self._continue)
-        close = not head.keep_alive
-        self._reply = Reply(self, http_10=head.http_10, head_only=head.method == "HEAD", close=close)
+            self._body_alarm = self.loop.call_later(limits.body_deadline_s, self._body_late, body, self.loop.time())
+        reply = self._reply = Reply(
+            self, http_10=head.http_10, head_only=head.method == "HEAD", close=not head.keep_alive
+        )
         self._started = False
-        self._task = self._loop.create_task(self._serve(request, self._reply, body))
+        self._task = self.loop.create_task(self._serve(Request(head, body, self._continue), reply, body))
 
     async def _serve(self, request: Request, reply: Reply, body: Body) -> None:
         self._started = True
@@ -245,15 +257,16 @@ class ServerConnection(asyncio.Protocol):
 
     def _forget_buffer(self) -> None:
         self._buffer = b""
-        self._service.budget.give_back(self._head_bytes)
-        self._head_bytes = 0
+        if self._head_bytes:
+            self._service.budget.give_back(self._head_bytes)
+            self._head_bytes = 0
 
     def _probe(self, times_s: tuple[float, ...]) -> None:
         if self.closed or self._reply is None:
             return
         self._reply.probe()
         if times_s:
-            self._loop.call_later(times_s[0], self._probe, times_s[1:])
+            self.loop.call_later(times_s[0], self._probe, times_s[1:])
 
     # Tunnels.
 
@@ -281,7 +294,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _idles(self) -> None:
         """No request is in progress from now on."""
-        self._idle_since_s = now_s = self._loop.time()
+        self._idle_since_s = now_s = self.loop.time()
         idle_s = self._service.limits.idle_s
         if self._idle_alarm is None or now_s + idle_s < self._idle_alarm_s:
             self._set_idle_alarm(idle_s)
@@ -292,21 +305,21 @@ class ServerConnection(asyncio.Protocol):
         if self._half_closed:
             self._flush()
         elif self._idle_alarm is None:
-            left_s = self._idle_since_s + self._service.limits.idle_s - self._loop.time()
+            left_s = self._idle_since_s + self._service.limits.idle_s - self.loop.time()
             self._set_idle_alarm(max(left_s, 0.0))
 
     def _set_idle_alarm(self, seconds: float) -> None:
         if self._idle_alarm is not None:
             self._idle_alarm.cancel()
-        self._idle_alarm_s = self._loop.time() + seconds
-        self._idle_alarm = self._loop.call_later(seconds, self._idle_too_long)
+        self._idle_alarm_s = self.loop.time() + seconds
+        self._idle_alarm = self.loop.call_later(seconds, self._idle_too_long)
 
     def _idle_too_long(self) -> None:
         """Say so before the end: a request that is just on its way gets an answer after which it can be sent again."""
         self._idle_alarm = None
         if self.busy or self._buffer or self._ending:
             return
-        left_s = self._idle_since_s + self._service.limits.idle_s - self._loop.time()
+        left_s = self._idle_since_s + self._service.limits.idle_s - self.loop.time()
         if left_s > 0.0:
             self._set_idle_alarm(left_s)
             return
@@ -359,11 +372,11 @@ class ServerConnection(asyncio.Protocol):
         if self._reading_paused:
             self._reading_paused = False
             self.transport.resume_reading()
-        self._linger_on(self._loop.time(), 0)
+        self._linger_on(self.loop.time(), 0)
 
     def _linger_on(self, since_s: float, seen_bytes: int) -> None:
         """Look again whether a client still sends its body: it reads the answer after the last byte."""
-        limits, came_bytes, taken_s = self._service.limits, self._dropped_bytes, self._loop.time() - since_s
+        limits, came_bytes, taken_s = self._service.limits, self._dropped_bytes, self.loop.time() - since_s
         began = seen_bytes == 0 and taken_s == 0.0
         slow = taken_s > limits.body_deadline_s and came_bytes < taken_s * limits.body_bytes_per_s
         if not began and (came_bytes == seen_bytes or slow or came_bytes > limits.linger_bytes):
@@ -383,20 +396,21 @@ class ServerConnection(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _body_late(self, body: Body, started_s: float) -> None:
-        limits, taken_s = self._service.limits, self._loop.time() - started_s
+        limits, taken_s = self._service.limits, self.loop.time() - started_s
         if body.held_bytes >= taken_s * limits.body_bytes_per_s:
-            self._body_alarm = self._loop.call_later(limits.body_deadline_s, self._body_late, body, started_s)
+            self._body_alarm = self.loop.call_later(limits.body_deadline_s, self._body_late, body, started_s)
         else:
             body.fail(Fault(408, f"the body did not arrive within {taken_s:.3g} s"))
 
     def _set_alarm(self, seconds: float, call: Callable[[], None]) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = self._loop.call_later(seconds, call)
+        self._alarm = self.loop.call_later(seconds, call)
 
     def _stop_alarms(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
+            self._alarm = None
         if self._body_alarm is not None:
             self._body_alarm.cancel()
-        self._alarm = self._body_alarm = None
+            self._body_alarm = None

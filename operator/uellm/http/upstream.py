@@ -11,6 +11,10 @@ from uellm.http.message import Headers
 UNREAD_BYTES = 64 * 1024
 
 
+_EVENTS = "text/event-stream"
+_NO_HEADERS = Headers([])
+
+
 class EngineUnreachable(Exception):
     """No connection: nothing of the request was sent, so it can be sent again."""
 
@@ -31,56 +35,76 @@ class _AnswerConnection(Protocol):
     def write(self, data: bytes) -> None: ...
 
     take_chunk: Callable[[bytes], bool] | None
+    loop: asyncio.AbstractEventLoop
 
 
 class Upstream:
     """One answer. Its body is read by `pipe`, or piece by piece by `next_piece`; `abort` ends it early."""
 
     __slots__ = (
-        *("_connection", "_error", "_pieces", "_waiter", "ended", "headers", "on_pause", "on_resume", "reason"),
-        *("sink", "status"),
+        *("_connection", "_error", "_loop", "_pieces", "_waiter", "at_end", "complete", "ended", "headers"),
+        *("on_pause", "on_resume", "reason", "sink", "status", "streams_events"),
     )
 
     def __init__(self, connection: _AnswerConnection) -> None:
         self._connection: _AnswerConnection | None = connection
+        self._loop = connection.loop
         self._pieces: list[bytes] = []
         self.sink: Callable[[bytes], None] | None = None
         """Receives the pieces. Set by `pipe`; the sink itself may set another one."""
+        self.at_end: Callable[[], None] | None = None
+        """Called when the answer is complete, after its last piece and in the same turn of the event loop."""
         self.on_pause: Callable[[], None] | None = None
         """Called when what `write` sends fills the write buffer."""
         self.on_resume: Callable[[], None] | None = None
         """Called when the write buffer has drained."""
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
+        self.complete = False
+        """All of it has arrived: the piece that the sink gets now is the last one."""
         self.ended = False
         self.status = 0
         self.reason = b""
-        self.headers = Headers([])
+        self.headers = _NO_HEADERS
+        self.streams_events = False
+        """Whether the body consists of server-sent events."""
 
     async def head(self) -> None:
         """Wait for status and headers. Raises EngineLost."""
         if not self.status and not self.ended:
-            await self._wait()
+            await self._change()
         if self._error is not None and not self.status:
             raise self._error
 
-    async def pipe(self, sink: Callable[[bytes], None]) -> None:
-        """Give every piece to `sink` as it arrives; return at the end. Raises EngineLost, or what `sink` raises."""
+    async def pipe(
+        self,
+        sink: Callable[[bytes], None],
+        before_wait: Callable[[], None] | None = None,
+        at_end: Callable[[], None] | None = None,
+    ) -> None:
+        """Give every piece to `sink` as it arrives; return at the end. Raises EngineLost, or what the three raise.
+
+        `before_wait` is called when the sink has what was there already, and more is to come; `at_end` when the answer
+        is complete, unless it was before the call.
+        """
         self.sink = sink
         try:
             if self._pieces:
                 sink(self._take())
             if not self.ended:
-                await self._wait()
+                if before_wait is not None:
+                    before_wait()
+                self.at_end = at_end
+                await self._change()
         finally:
-            self.sink = None  # it knows us: left so, only the collector could free the two
+            self.sink = self.at_end = None  # they know us: left so, only the collector could free them
         if self._error is not None:
             raise self._error
 
     async def next_piece(self) -> bytes:
         """The next bytes of the body; empty at its end. Raises EngineLost after all received bytes were read."""
         while not self._pieces and not self.ended:
-            await self._wait()
+            await self._change()
         if self._pieces:
             return self._take()
         if self._error is not None:
@@ -128,6 +152,8 @@ class Upstream:
     def begin(self, status: int, reason: bytes, headers: Headers) -> None:
         """The connection received the head."""
         self.status, self.reason, self.headers = status, reason, headers
+        content_type = headers.get("content-type") or ""
+        self.streams_events = content_type == _EVENTS or content_type.partition(";")[0].strip().lower() == _EVENTS
         self._wake()
 
     def end(self, error: Exception | None) -> None:
@@ -135,14 +161,20 @@ class Upstream:
         if not self.ended:
             self.ended = True
             self._error = error
-            self.pass_chunks(None)
+            if self._connection is not None:
+                self._connection.take_chunk = None
             self._connection = self.sink = None
+            if self.at_end is not None and error is None:
+                try:
+                    self.at_end()
+                except Exception as failure:
+                    self._error = failure
             self._wake()
 
     def _take(self) -> bytes:
         pieces, self._pieces = self._pieces, []
         self.go_on()
-        return b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def read(self) -> bytes:
         """The whole body. Raises EngineLost."""
@@ -151,10 +183,12 @@ class Upstream:
             pieces.append(piece)
         return b"".join(pieces)
 
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
+    def _change(self) -> asyncio.Future[None]:
+        """What to await for the head, more of the body, or the end."""
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

@@ -50,6 +50,10 @@ class FaultGuard:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
         if not isinstance(error, Exception):
             return False
+        self.take(error)
+        return True
+
+    def take(self, error: Exception) -> None:
+        """Count an exception that the caller caught."""
         self.failed = True
         self._faults.count(self._part, error, self._request)
-        return True

@@ -15,8 +15,6 @@ from uellm.proxying.routes import end_to_end
 STALL_S = 60.0
 """Time after which a client that reads nothing is cut off, because it occupies a place at the engine."""
 
-_EVENTS = "text/event-stream"
-
 _DONE = b"data: [DONE]\n\n"
 _DONE_BYTES = len(_DONE)
 _ENDED_BY_DONE = frozenset(("/v1/chat/completions", "/v1/completions"))
@@ -43,6 +41,11 @@ class Tap(Protocol):
 class Relay:
     """Relays one answer. `run` returns when the answer was sent or was cut short."""
 
+    __slots__ = (
+        *("_bytes_out", "_chunks_allowed", "_last", "_loop", "_record", "_reply", "_stall", "_stall_s"),
+        *("_streams_events", "_tap", "_upstream"),
+    )
+
     def __init__(
         self,
         reply: Reply,
@@ -57,26 +60,29 @@ class Relay:
         self._record = record
         self._stall_s = stall_s
         self._tap = tap
-        self._loop = asyncio.get_running_loop()
+        self._loop = reply.link.loop
         self._stall: asyncio.TimerHandle | None = None
         self._bytes_out = 0
         self._last = b""
         """The last bytes sent, enough to recognise the end of an event and of a stream."""
-        self._streams_events = streams_events(upstream)
+        self._streams_events = upstream.streams_events
         self._chunks_allowed = False
         """Whether events may be sent in the chunks that they come in."""
 
     async def run(self, own: Pairs) -> None:
         """Relay the whole answer with the additional headers `own`. Sets the record's outcome."""
         upstream, reply, record = self._upstream, self._reply, self._record
-        reply.start(upstream.status, [*end_to_end(upstream.headers, own), *own], upstream.reason)
+        fields = end_to_end(upstream.headers, own)
+        fields += own
+        reply.start(upstream.status, fields, upstream.reason, body_follows=True)
         record.status = upstream.status
         self._chunks_allowed = self._streams_events and reply.chunked and self._tap is not None
         reply.on_pause, reply.on_resume = self._hold, self._go_on
         if reply.paused:
             self._hold()
         try:
-            await upstream.pipe(self._first if self._streams_events else self._send)
+            first = self._first if self._streams_events else self._send
+            await upstream.pipe(first, reply.send_head_soon, self._finish)
         except EngineLost:
             record.outcome = RequestOutcome.ENGINE_LOST
             self._flush()
@@ -85,9 +91,9 @@ class Relay:
             record.outcome = RequestOutcome.CLIENT_SLOW
             reply.abort()
         else:
-            self._flush()
+            if not reply.finished:
+                self._finish()
             record.outcome = of_engine_status(upstream.status)
-            reply.finish()
         finally:
             record.done = self._last.endswith(_DONE)
             if record.outcome is RequestOutcome.COMPLETED and self._streams_events and not self._is_whole():
@@ -116,7 +122,13 @@ class Relay:
         size = len(piece)
         self._bytes_out += size
         self._last = piece if size >= _DONE_BYTES else (self._last + piece)[-_DONE_BYTES:]
-        self._reply.write(piece)
+        # The last piece and the end are sent in one write, so in one system call.
+        self._reply.write(piece, end_follows=self._upstream.complete)
+
+    def _finish(self) -> None:
+        """End the answer."""
+        self._flush()
+        self._reply.finish()
 
     def _flush(self) -> None:
         if self._tap is not None and (rest := self._tap.held_back()):
@@ -138,8 +150,8 @@ class Relay:
 
     def _is_whole(self) -> bool:
         """Whether a stream that ended well has its last event, for a server that is ended may end it well before."""
-        compressed = "content-encoding" in self._upstream.headers
-        return self._record.done or compressed or self._record.route not in _ENDED_BY_DONE
+        record = self._record
+        return record.done or record.route not in _ENDED_BY_DONE or "content-encoding" in self._upstream.headers
 
     def _engine_lost(self) -> None:
         """End a stream of events with an error event. Cut any other answer, so that no client takes it as complete."""
@@ -152,12 +164,6 @@ class Relay:
         self._bytes_out += len(event)
         self._reply.write(event)
         self._reply.finish()
-
-
-def streams_events(upstream: Upstream) -> bool:
-    """Whether an answer consists of server-sent events."""
-    content_type = upstream.headers.get("content-type") or ""
-    return content_type == _EVENTS or content_type.partition(";")[0].strip().lower() == _EVENTS
 
 
 def error_event(route: str) -> bytes:

@@ -83,7 +83,7 @@ def end_to_end(
         dropped |= {
             option.strip().lower().encode("latin-1", "replace") for value in options for option in value.split(",")
         }
-    return [field for field in headers.raw if field[0].lower() not in dropped]
+    return headers.without(dropped)
 
 
 @lru_cache(maxsize=64)

@@ -296,6 +296,33 @@ async def test_a_sink_that_fails_ends_the_answer_with_what_it_raised(upstream, p
         await piping
 
 
+async def test_the_end_of_an_answer_is_told_at_once_after_its_last_piece(upstream, pool):
+    upstream.answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = await pool.send("GET", b"/x", (), b"")
+    (connection,) = pool.connections
+    told: list[bytes] = []
+    piping = asyncio.create_task(answer.pipe(told.append, at_end=lambda: told.append(b"end")))
+    await asyncio.sleep(0)
+    connection.data_received(b"2\r\nok\r\n0\r\n\r\n")
+    assert told == [b"ok", b"end"]
+    await piping
+
+
+@pytest.mark.parametrize(("last", "raised"), [(b"2\r\nok\r\n0\r\n\r\n", LookupError), (b"x\r\n", EngineLost)])
+async def test_a_lost_answer_has_no_end_and_what_the_end_raises_comes_out(upstream, pool, last, raised):
+    def at_end() -> None:
+        raise LookupError
+
+    upstream.answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = await pool.send("GET", b"/x", (), b"")
+    (connection,) = pool.connections
+    piping = asyncio.create_task(answer.pipe(lambda _: None, at_end=at_end))
+    await asyncio.sleep(0)
+    connection.data_received(last)
+    with pytest.raises(raised):
+        await piping
+
+
 @pytest.mark.parametrize(
     ("text", "address"),
     [("http://127.0.0.1:8001", ("127.0.0.1", 8001)), ("http://h/", ("h", 80)), ("http://[::1]:1", ("::1", 1))],

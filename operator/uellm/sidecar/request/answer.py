@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from uellm.http import Upstream
 from uellm.proxying.faults import FaultGuard
-from uellm.proxying.relay import streams_events
 from uellm.proxying.response_id import OpeningId
 from uellm.sidecar.request.fast_path import FastPath
 from uellm.sidecar.wire.aggregate import Aggregator
@@ -25,6 +24,11 @@ OnTokens = Callable[[int], None]
 
 class AnswerTap:
     """Processes every piece of one answer."""
+
+    __slots__ = (
+        *("_batched", "_begun", "_call", "_example", "_guard", "_on_tokens", "_shapes", "_strip", "counter"),
+        *("failure", "fast_path", "kept_as", "streams", "whole"),
+    )
 
     def __init__(
         self,
@@ -50,7 +54,7 @@ class AnswerTap:
         self.kept_as = OpeningId() if call.background and upstream.status == 200 else None
         """The id by which a response in the background is asked for."""
         good = upstream.status == 200
-        self.streams = streams = streams_events(upstream)
+        self.streams = streams = upstream.streams_events
         self.whole: Aggregator | None = None
         """Assembles a whole answer from a stream. The client gets nothing before it is complete."""
         self._strip: UsageStrip | None = None
@@ -77,12 +81,16 @@ class AnswerTap:
 
     def count(self, piece: bytes) -> None:
         """Count the tokens of a piece. After a fault the rest of the answer is not counted."""
-        if self._guard.failed:
+        guard = self._guard
+        if guard.failed:
             return
-        with self._guard:
+        try:
             if not self.failure.feed(piece) and self.counter.feed(piece):
                 self._begun = True
-                self._on_tokens(self.tokens or 1)
+                tokens = self.tokens if self._batched else self.counter.events
+                self._on_tokens(tokens if tokens > 0 else 1)
+        except Exception as error:
+            guard.take(error)
 
     def chunk_sink(self) -> Callable[[bytes], bool] | None:
         """The fast path, if a token has come and nothing is held back; else None."""
@@ -97,7 +105,7 @@ class AnswerTap:
 
     def held_back(self) -> bytes:
         """The bytes that were held back, at the end of the answer."""
-        return b"" if self._strip is None else self._strip.finish()
+        return self._strip.finish() if self._strip is not None and self._strip.holding else b""
 
     def learn(self) -> None:
         """Learn the shape of the engine's answers from this complete one, and whether it batches tokens."""
@@ -114,8 +122,9 @@ class AnswerTap:
     @property
     def tokens(self) -> int:
         """Tokens so far: by events, or as the engine reports them with its events."""
-        reported = self.usage() if self._batched else None
-        return self.counter.tokens if reported is None else reported.output_tokens
+        if self._batched and (reported := self.counter.usage()) is not None:
+            return reported.output_tokens
+        return self.counter.tokens
 
     def usage(self) -> Usage | None:
         """Tokens as the engine counted them. None: it did not report them."""

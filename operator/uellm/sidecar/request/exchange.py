@@ -7,7 +7,7 @@ import asyncio
 from uellm.http import EngineLost, Pairs, Reply, Upstream
 from uellm.prompt import with_adapter
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
-from uellm.proxying.relay import BLANK, Relay, streams_events
+from uellm.proxying.relay import BLANK, Relay
 from uellm.proxying.routes import end_to_end
 from uellm.sidecar.prediction import LengthQuestion, Prediction
 from uellm.sidecar.prediction.learned import Asked
@@ -98,7 +98,7 @@ class Exchange:
         self._answer = AnswerTap(
             self.call, upstream, self._terms.shapes, self._on_tokens, guard, batched=self._ticket.batched
         )
-        record.blind &= not streams_events(upstream)
+        record.blind &= not upstream.streams_events
         whole = self._answer.whole
         self._answer.fast_path = FastPath(
             reply,
@@ -186,7 +186,7 @@ class Exchange:
             message = "the engine's answer could not be read; send the request again"
             raise Refusal(RequestOutcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
         sized = (*_WHOLE, (b"Content-Length", b"%d" % len(body)), *own)
-        reply.start(status, [*end_to_end(upstream.headers, sized), *sized])
+        reply.start(status, [*end_to_end(upstream.headers, sized), *sized], body_follows=True)
         reply.write(body)
         reply.finish()
         record.status, record.bytes_out = status, len(body)

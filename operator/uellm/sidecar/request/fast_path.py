@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from uellm.http import Reply
@@ -49,7 +48,7 @@ class FastPath:
         self._news = dispatcher.token_updates
         self._ticket = ticket
         self._strips = strips
-        self._time = asyncio.get_running_loop().time
+        self._time = reply.link.loop.time
         self.last_s: float | None = None
         """When the last event with a token passed."""
         self.passed_bytes = 0

@@ -7,8 +7,7 @@ is always a key.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from uellm.vllm_routes import RouteKind
 
@@ -37,8 +36,7 @@ def has_usage(data: bytes) -> bool:
     return USAGE in data and data.count(USAGE) > data.count(NO_USAGE)
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens as the engine counted them."""
 
     prompt_tokens: int
@@ -72,7 +70,7 @@ class TokenCounter:
         joined = self._carry + piece
         found = joined.count(self.mark)
         self._carry = joined[self._keep :]
-        if self._tail or has_usage(joined):
+        if self._tail or (USAGE in joined and joined.count(USAGE) > joined.count(NO_USAGE)):
             self._remember(piece if self._tail else joined)
         self.events += found
         return found
@@ -84,7 +82,7 @@ class TokenCounter:
     @property
     def tokens(self) -> int:
         """Tokens so far, by events."""
-        return max(self.events, 0)
+        return self.events if self.events > 0 else 0
 
     def _remember(self, piece: bytes) -> None:
         self._tail.append(piece)
@@ -95,6 +93,8 @@ class TokenCounter:
 
     def usage(self) -> Usage | None:
         """The usage at the end of the answer; None if there is none."""
+        if not self._tail:
+            return None
         tail = b"".join(self._tail)[-TAIL_BYTES:]
         at = tail.rfind(USAGE)
         while at >= 0:
@@ -128,19 +128,17 @@ def usage_of(document: Any) -> Usage | None:
 class Splitter:
     """Splits a stream into complete events, each with the blank line at its end."""
 
+    __slots__ = ("rest",)
+
     def __init__(self) -> None:
-        self._rest = b""
+        self.rest = b""
+        """The begin of an incomplete event."""
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The events that this piece completes."""
-        text = self._rest + piece
-        *events, self._rest = text.split(b"\n\n")
+        events = (self.rest + piece).split(b"\n\n")
+        self.rest = events.pop()
         return [event + b"\n\n" for event in events]
-
-    @property
-    def rest(self) -> bytes:
-        """The begin of an incomplete event."""
-        return self._rest
 
 
 def data_of(event: bytes) -> bytes | None:

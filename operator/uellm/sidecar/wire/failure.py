@@ -15,10 +15,13 @@ ERROR_EVENT = b'data: {"error":'
 _DATA = b"\n" + ERROR_EVENT
 _EVENT = b"\nevent: error\n"
 _MARKS = {
+    **dict.fromkeys(RouteKind, (_DATA,)),
     RouteKind.RESPONSES: (_DATA, _EVENT, b"\nevent: response.failed\n"),
     RouteKind.MESSAGES: (_DATA, _EVENT),
 }
-"""Starts of error events for routes with more forms. JSON contains no raw newline, so a match is never inside it."""
+"""Starts of error events. JSON contains no raw newline, so a match is never inside it."""
+_KEPT = {kind: 1 - max(map(len, marks)) for kind, marks in _MARKS.items()}
+"""Where the bytes begin that may be the start of a mark, counted from the end."""
 
 ERROR = b'"error":'
 """Part of every error event of chats, completions and messages."""
@@ -32,8 +35,8 @@ class StreamErrorScanner:
     __slots__ = ("_carry", "_event", "_keep", "_marks")
 
     def __init__(self, kind: RouteKind) -> None:
-        self._marks = _MARKS.get(kind, (_DATA,))
-        self._keep = 1 - max(map(len, self._marks))
+        self._marks = _MARKS[kind]
+        self._keep = _KEPT[kind]
         self._carry = b"\n"
         self._event: bytes | None = None
 
@@ -45,10 +48,14 @@ class StreamErrorScanner:
             return True
         joined = self._carry + piece
         self._carry = joined[self._keep :]
-        found = [at for mark in self._marks if (at := joined.find(mark)) >= 0]
-        if not found:
+        first = -1
+        for mark in self._marks:
+            at = joined.find(mark)
+            if at >= 0 and (first < 0 or at < first):
+                first = at
+        if first < 0:
             return False
-        self._event = joined[min(found) + 1 :]
+        self._event = joined[first + 1 :]
         return True
 
     @property

@@ -26,6 +26,8 @@ FINISHED = b'"finish_reason":"'
 class UsageStrip:
     """Takes the engine's pieces and returns those for the client. For streams with one choice."""
 
+    __slots__ = ("_events", "_last", "_open", "holding")
+
     def __init__(self) -> None:
         self._events = Splitter()
         self._last = b""
@@ -38,7 +40,12 @@ class UsageStrip:
     def feed(self, piece: bytes) -> bytes:
         """The bytes that can be sent now."""
         # Whole events without finish or usage while nothing is held: nearly every piece.
-        if not self.holding and piece.endswith(b"\n\n") and FINISHED not in piece and not has_usage(piece):
+        if (
+            not self.holding
+            and piece.endswith(b"\n\n")
+            and FINISHED not in piece
+            and not (USAGE in piece and has_usage(piece))
+        ):
             return piece
         if self._open:
             return piece
@@ -47,19 +54,19 @@ class UsageStrip:
         return sent
 
     def _events_of(self, piece: bytes) -> bytes:
-        sent = b"".join(self._event(event) for event in self._events.feed(piece))
-        return sent + self.finish() if self._open or len(self._events.rest) > MAX_EVENT_BYTES else sent
+        sent = [event if self._open else self._event(event) for event in self._events.feed(piece)]
+        if self._open or len(self._events.rest) > MAX_EVENT_BYTES:
+            sent.append(self.finish())
+        return b"".join(sent)
 
     def finish(self) -> bytes:
         """The bytes held back, at the end of the stream or when it breaks."""
         self._open, self.holding = True, False
         held = self._last + self._events.rest
-        self._last, self._events = b"", Splitter()
+        self._last = self._events.rest = b""
         return held
 
     def _event(self, event: bytes) -> bytes:
-        if self._open:
-            return event
         if USAGE in event:
             return self._with_usage(event)
         if self._last and event.startswith(b":"):
@@ -85,6 +92,8 @@ def _stamped(last: bytes, usage_event: bytes) -> bytes:
     """The event with the finish reason, with its original fingerprint."""
     at = last.rfind(b"}")
     if at < 0 or b'"system_fingerprint"' in last:
+        return last
+    if b"system_fingerprint" not in usage_event and b"\\" not in usage_event:  # an escape could hide the name
         return last
     if (plain := _FINGERPRINT.search(usage_event)) is not None:
         return b"%b,%b%b" % (last[:at], plain[0], last[at:])
