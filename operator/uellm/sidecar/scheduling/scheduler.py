@@ -121,7 +121,7 @@ class Scheduler:
             "request_seconds": view.step.request_s,
             "gate_speedup": self._gate.speedup,
             "length_share": view.length_share,
-            "tokens_an_event": view.tokens_an_event,
+            "tokens_an_event": view.events.each,
             "pacing_multiplier": self._pacing.multiplier,
             "prefix_trust": self._prefixes.trust,
             "kv_use": self._kv_use,
@@ -232,7 +232,7 @@ class Scheduler:
     def on_first_token(self, ticket: Ticket, now_s: float) -> None:
         """Record the first token of an answer."""
         if ticket.state is State.RUNNING and ticket.first_token_s is None:
-            if (tokens := self._detours.runs_after_all(ticket)) is not None:
+            if self._detours.trying and (tokens := self._detours.runs_after_all(ticket)) is not None:
                 self._view.correct_prompt(ticket, tokens)
             ticket.first_token_s = now_s
             self._view.on_first_token(ticket, now_s)
@@ -242,12 +242,13 @@ class Scheduler:
     def on_events(self, ticket: Ticket, events: int, now_s: float) -> None:
         """Record how many events with tokens of a stream have come so far. Called for every piece of every stream."""
         tokens = events  # of an answer in batches the engine counts tokens
-        if ticket.each_step and not ticket.batched and events > ticket.events:
-            new = events - ticket.events
-            first, ticket.events = not ticket.events, events
-            ticket.counted += 1 + (new - 1) * self._view.tokens_an_event if first else new * self._view.tokens_an_event
+        if events > ticket.events and ticket.each_step and not ticket.batched:
+            new, each = events - ticket.events, self._view.events.each
+            ticket.counted += new * each if ticket.events else 1 + (new - 1) * each
+            ticket.events = events
             tokens = round(ticket.counted)
-        self.on_tokens(ticket, tokens, now_s)
+        if tokens > ticket.tokens:
+            self.on_tokens(ticket, tokens, now_s)
 
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
         """Record how many tokens of an answer have come so far."""
@@ -267,7 +268,7 @@ class Scheduler:
                 self._end_unseen(ticket, now_s)
             if tokens is not None:
                 self._count_at_the_end(ticket, tokens, events)
-            predicted = ticket.length.p50 * ticket.sequences
+            predicted = ticket.promised_tokens
             if ticket.tokens and ticket.shows is not Shows.PROMPT:
                 self._view.answers.add(ticket.tokens, predicted)
             excess = ticket.tokens - predicted
@@ -325,8 +326,10 @@ class Scheduler:
 
     def next_event_s(self, now_s: float) -> float | None:
         """When time alone may change the result of `expire` or `dispatchable`. None: only an event can."""
+        if not self._queued:
+            return None
         times = [self._queued.deadlines.first_s(), self._engine_due_s()]
-        if self._queued and self._guarded and self._view.state.ready:
+        if self._guarded and self._view.state.ready:
             if self.options.tpot_guard:
                 times.append(self._pacing.opens_s(self._view))
             if self.options.gate:
@@ -361,12 +364,13 @@ class Scheduler:
     def _next(self, now_s: float) -> Ticket | None:
         """The next ticket, if it fits into the cache. Others may pass a large one that does not."""
         detours = self._detours
-        for ticket in detours.returning(now_s):
-            detours.discard(ticket)
-            self._order_add(ticket, now_s)
-        for ticket in detours.passed:
-            if self._fits(ticket):
-                return ticket
+        if detours.passed:
+            for ticket in detours.returning(now_s):
+                detours.discard(ticket)
+                self._order_add(ticket, now_s)
+            for ticket in detours.passed:
+                if self._fits(ticket):
+                    return ticket
         while (first := self._head(now_s)) is not None:
             if self._fits(first):
                 return first
@@ -422,8 +426,8 @@ class Scheduler:
         return not (self._guarded and self.options.past_future) or kv_admission.fits(ticket, self._view, self._kv_use)
 
     def _charge(self, ticket: Ticket, times: float, now_s: float) -> None:
-        output = ticket.length.p50 * ticket.sequences
-        self._fairness.charge(ticket.tenant, times * ticket.prompt_tokens, times * output, now_s)
+        """Charge for a ticket that is dispatched; with -1 `times`, give that back."""
+        self._fairness.charge(ticket.tenant, times * ticket.prompt_tokens, times * ticket.promised_tokens, now_s)
 
     def _enqueue(self, ticket: Ticket, now_s: float) -> None:
         ticket.state = State.QUEUED
@@ -451,11 +455,12 @@ class Scheduler:
             self._fail_open(error, now_s)
 
     def _end(self, ticket: Ticket, now_s: float) -> None:
-        if ticket.state in (State.RUNNING, State.QUEUED):
-            self._fairness.left(ticket.tenant, now_s)
         if ticket.state is State.RUNNING:
+            self._fairness.left(ticket.tenant, now_s)
             self._view.remove(ticket)
-            self._detours.runs_after_all(ticket)
+            if self._detours.trying:
+                self._detours.runs_after_all(ticket)
         elif ticket.state is State.QUEUED:
+            self._fairness.left(ticket.tenant, now_s)
             self._dequeue(ticket, State.DONE, now_s)
         ticket.state = State.DONE

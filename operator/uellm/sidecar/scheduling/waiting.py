@@ -26,7 +26,7 @@ class Waiting:
 
     def has_room(self, ticket: Ticket, options: Options) -> bool:
         """Whether one more ticket may wait. The first always may, whatever its size."""
-        if len(self) >= options.max_queued:
+        if len(self._tickets) >= options.max_queued:
             return False
         return not self._tickets or self.bytes + ticket.body_bytes <= options.max_queued_bytes
 
@@ -45,9 +45,15 @@ class Waiting:
         del self._tickets[ticket]
         self.bytes -= ticket.body_bytes
         name = ticket.targets.name
-        self.by_class[name] -= 1
-        if not self.by_class[name]:
+        left = self.by_class[name] - 1
+        if left:
+            self.by_class[name] = left
+        else:
             del self.by_class[name]
         waiting = len(self._tickets)
-        self.deadlines.compact(waiting)
-        self.arrivals.compact(waiting)
+        if waiting:
+            self.deadlines.compact(waiting)
+            self.arrivals.compact(waiting)
+        else:
+            self.deadlines.clear()
+            self.arrivals.clear()
