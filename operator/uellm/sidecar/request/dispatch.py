@@ -280,8 +280,10 @@ class Dispatcher:
         queued = core.queued
         if not queued and not self._waited:
             return
-        self._waited, now_s = queued > 0, self._time()
-        self._refusals.set_waiting(queued, now_s)
+        now_s = self._time()
+        if not (queued and self._waited):
+            self._waited = queued > 0
+            self._refusals.set_waiting(queued, now_s)
         if not queued:
             self._stop_alarm()
             return

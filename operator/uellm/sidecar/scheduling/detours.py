@@ -37,8 +37,10 @@ class Detours:
         self._tried: tuple[Ticket, int] | None = None
         """That one, and the length that it does not count for."""
 
-    def __contains__(self, ticket: Ticket) -> bool:
-        return ticket in self.impossible or ticket in self.passed
+    def hold(self, ticket: Ticket) -> None:
+        """A prompt that cannot run waits for its try."""
+        ticket.detour = True
+        self.impossible[ticket] = None
 
     def discard(self, ticket: Ticket) -> None:
         """A request waits no longer, or goes back to the order."""
@@ -48,7 +50,7 @@ class Detours:
 
     def try_next(self, state: EngineState) -> Ticket | None:
         """The next prompt that cannot run, if the engine has none. It counts as nothing from now on."""
-        if self._tried is not None or not self.impossible:
+        if self.trying or not self.impossible:
             return None
         ticket = next(iter(self.impossible))
         self.trying, self._tried = (

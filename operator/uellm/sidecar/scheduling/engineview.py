@@ -339,7 +339,8 @@ class EngineView:
         if moment is not None and now_s - moment.ended_s < SAME_MOMENT_S:
             moment.tokens += tokens
         elif self._probe is None:
-            self._end_moment()
+            if self._moment is not None:
+                self._end_moment()
             # Of requests that are not seen nobody knows what they took of this time.
             if now_s > self._step_s and not self.unseen.in_flight:
                 self._moment = _Moment(self._step_s, now_s, self._idle, tokens)

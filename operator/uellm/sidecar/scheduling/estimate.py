@@ -143,14 +143,18 @@ class StepEstimate:
 
     def step_s(self, prefill_tokens: float, kv_tokens: float, sequences: float) -> float:
         """Seconds of a step."""
-        prefill_s = self._prefill_s(prefill_tokens) * self.prefill_factor
-        return prefill_s + self.decode_s(kv_tokens, sequences)
+        return self.both_s(prefill_tokens, kv_tokens, sequences)[0]
 
     def initial_step_s(self, prefill_tokens: float, kv_tokens: float, sequences: float) -> float:
         """Seconds of a step by the initial model."""
-        initial = self.initial_factors
+        return self.both_s(prefill_tokens, kv_tokens, sequences)[1]
+
+    def both_s(self, prefill_tokens: float, kv_tokens: float, sequences: float) -> tuple[float, float]:
+        """`step_s` and `initial_step_s`."""
         prefill_s, decode_s = self._prefill_s(prefill_tokens), self._decode_s(kv_tokens, sequences)
-        return prefill_s * initial.prefill + decode_s * initial.decode
+        initial = self.initial_factors
+        now_s = prefill_s * self.prefill_factor + decode_s * self.decode_factor
+        return now_s, prefill_s * initial.prefill + decode_s * initial.decode
 
     def answer_s(self, prompt_tokens: float, output_tokens: float) -> float:
         """Engine seconds that an answer adds to its steps, mostly to read its KV cache; by the initial model."""

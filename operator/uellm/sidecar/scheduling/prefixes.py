@@ -48,7 +48,8 @@ class CachedPrefixes:
 
     def record_dispatch(self, ticket: Ticket, kv_tokens: int | None) -> None:
         """Record a prompt that is sent to the engine."""
-        self._predicted.add(min(self._held(ticket), ticket.prompt_tokens), ticket.prompt_tokens)
+        held = self._held(ticket) if ticket.prefix else 0
+        self._predicted.add(min(held, ticket.prompt_tokens), ticket.prompt_tokens)
         if ticket.prefix:
             for block in ticket.prefix:
                 self._blocks[block] = None

@@ -74,7 +74,7 @@ class Scheduler:
     @property
     def queued(self) -> int:
         """Requests in the queue."""
-        return len(self._queued)
+        return len(self._queued.tickets)
 
     @property
     def in_flight(self) -> int:
@@ -95,7 +95,7 @@ class Scheduler:
     def wants_report(self) -> bool:
         """Whether the engine's next state should come soon, since nothing else shows its progress."""
         paced = self._view.unseen.alone and not self._pacing.open
-        return bool(self._queued) and (paced or self._gate.wants_report)
+        return bool(self._queued.tickets) and (paced or self._gate.wants_report)
 
     def queued_by_class(self) -> dict[str, int]:
         """Queued requests of each class that has any."""
@@ -193,16 +193,18 @@ class Scheduler:
                 ticket.prompt_tokens = ticket.uncached_tokens = tokens
         else:
             raise ValueError(f"a ticket that is {ticket.state.value} cannot be queued")
-        self._enqueue(ticket, now_s)
+        ticket.state = State.QUEUED
+        self._queued.add(ticket)
+        self._order_add(ticket, now_s)
 
     def dispatchable(self, now_s: float) -> list[Ticket]:
         """Return the requests to send now, in this order. They count as in flight from now on."""
         taken: list[Ticket] = []
-        if not self._queued or not self._view.state.ready:
+        if not self._queued.tickets or not self._view.state.ready:
             return taken
         if self.options.tpot_guard and self._guarded:
             self._pacing.refill(self._view, now_s)
-        if (ticket := self._detours.try_next(self._view.state)) is not None:
+        if self._detours.impossible and (ticket := self._detours.try_next(self._view.state)) is not None:
             self._send(ticket, now_s)
             taken.append(ticket)
         while self._open(now_s) and (ticket := self._next(now_s)) is not None:
@@ -216,7 +218,7 @@ class Scheduler:
         if ticket.state is not State.QUEUED:
             return False
         ticket.lengths = lengths
-        if ticket in self._detours:
+        if ticket.detour:
             return True
         try:
             self._order.reposition(ticket, now_s)
@@ -236,7 +238,7 @@ class Scheduler:
                 self._view.correct_prompt(ticket, tokens)
             ticket.first_token_s = now_s
             self._view.on_first_token(ticket, now_s)
-            self._gate.on_first_token(ticket, waiting=bool(self._queued))
+            self._gate.on_first_token(ticket, waiting=bool(self._queued.tickets))
             self._view.on_tokens(ticket, max(ticket.tokens, 1), now_s)
 
     def on_events(self, ticket: Ticket, events: int, now_s: float) -> None:
@@ -280,7 +282,7 @@ class Scheduler:
             self.on_first_token(ticket, now_s)
         else:
             self._view.on_unseen_end(ticket, now_s)
-            self._gate.on_unseen_end(ticket, waiting=bool(self._queued))
+            self._gate.on_unseen_end(ticket, waiting=bool(self._queued.tickets))
 
     def _count_at_the_end(self, ticket: Ticket, tokens: int, events: int) -> None:
         # What events did not show took no time. Where there were events, the engine has counted.
@@ -306,7 +308,7 @@ class Scheduler:
         if state.kv_used_share != self._view.state.kv_used_share:  # a new reading
             self._kv_use = kv_admission.use_of(state, self._view.kv_tokens)
         self._view.on_engine_state(state, now_s)
-        self._gate.on_engine_state(state, now_s, waiting=bool(self._queued))
+        self._gate.on_engine_state(state, now_s, waiting=bool(self._queued.tickets))
         self._prefixes.on_engine_state(state)
 
     def expire(self, now_s: float) -> list[tuple[Ticket, Late]]:
@@ -315,18 +317,19 @@ class Scheduler:
         while (ticket := self._queued.deadlines.due(now_s)) is not None:
             late.append((ticket, Late.DEADLINE))
             self._end(ticket, now_s)
-        while (at_s := self._engine_due_s()) is not None and at_s <= now_s:
-            ticket = self._queued.arrivals.due(at_s)
-            assert ticket is not None
-            late.append((ticket, Late.ENGINE))
-            self._end(ticket, now_s)
+        if not self._view.state.ready:
+            while (at_s := self._engine_due_s()) is not None and at_s <= now_s:
+                ticket = self._queued.arrivals.due(at_s)
+                assert ticket is not None
+                late.append((ticket, Late.ENGINE))
+                self._end(ticket, now_s)
         if self.options.shedding and isinstance(self._order, SloOdbs):
             late += [(ticket, Late.SHED) for ticket in self._shed_from(self._order, now_s)]
         return late
 
     def next_event_s(self, now_s: float) -> float | None:
         """When time alone may change the result of `expire` or `dispatchable`. None: only an event can."""
-        if not self._queued:
+        if not self._queued.tickets:
             return None
         times = [self._queued.deadlines.first_s(), self._engine_due_s()]
         if self._guarded and self._view.state.ready:
@@ -357,7 +360,7 @@ class Scheduler:
     def _place(self, ticket: Ticket, now_s: float) -> None:
         """Give a waiting ticket its place: in the order, or with those that cannot run."""
         if self._guarded and cannot_run(ticket, self._view.state):
-            self._detours.impossible[ticket] = None
+            self._detours.hold(ticket)
         else:
             self._order.add(ticket, now_s)
 
@@ -414,7 +417,7 @@ class Scheduler:
     def _open(self, now_s: float) -> bool:
         options = self.options
         self._gate.closed = False
-        if self._policy.bounded and self.in_flight - self._detours.trying >= options.max_in_flight:
+        if self._policy.bounded and len(self._view.running) - self._detours.trying >= options.max_in_flight:
             return False
         if not self._guarded:
             return True
@@ -429,11 +432,6 @@ class Scheduler:
         """Charge for a ticket that is dispatched; with -1 `times`, give that back."""
         self._fairness.charge(ticket.tenant, times * ticket.prompt_tokens, times * ticket.promised_tokens, now_s)
 
-    def _enqueue(self, ticket: Ticket, now_s: float) -> None:
-        ticket.state = State.QUEUED
-        self._queued.add(ticket)
-        self._order_add(ticket, now_s)
-
     def _order_add(self, ticket: Ticket, now_s: float) -> None:
         try:
             self._place(ticket, now_s)
@@ -443,7 +441,7 @@ class Scheduler:
     def _dequeue(self, ticket: Ticket, state: State, now_s: float) -> None:
         ticket.state = state
         self._queued.remove(ticket)
-        if ticket in self._detours:
+        if ticket.detour:
             self._detours.discard(ticket)
         else:
             self._order_remove(ticket, now_s)
