@@ -430,9 +430,11 @@ class EngineView:
         self._loads = self._step_load()
 
     def _step_load(self) -> tuple[float, float, float]:
-        left, room = float(self.unfilled_tokens), max(self.chunk_tokens - self.decoding, 0)
+        left, room = float(self.unfilled_tokens), self.chunk_tokens - self.decoding
         if self._done_tokens > 0.0:
             left -= self._done_tokens
+        if room < 0:
+            room = 0
         return room if room < left else left, self.kv_tokens, self.decoding
 
     def _end_step(self, gap_s: float, now_s: float, tokens: float) -> None:
