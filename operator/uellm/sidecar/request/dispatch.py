@@ -266,7 +266,10 @@ class Dispatcher:
         return True
 
     def _ended(self, ticket: Ticket) -> Scheduler:
-        """Forget a request that has ended. Returns the scheduler, which is still to be told."""
+        """Forget a request that has ended. Returns the scheduler, which is still to be told.
+
+        The end of a request measures the engine's capacity only while others wait.
+        """
         core = self._core
         self._unscheduled.pop(ticket, None)
         self._tickets.pop(ticket, None)
@@ -338,7 +341,10 @@ class Dispatcher:
     # Faults of the scheduler.
 
     def _call_core(self, call: Callable[[Scheduler], None]) -> None:
-        """Call the scheduler, after it has taken all token updates, unless it is paused."""
+        """Call the scheduler, after it has taken all token updates, unless it is paused.
+
+        What every request calls has these lines itself, because a closure and two more calls cost as much as the work.
+        """
         core = self._core
         if self._pause is not None:
             return

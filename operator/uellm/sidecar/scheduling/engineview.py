@@ -447,7 +447,7 @@ class EngineView:
             if self._probe is not None and self._probe.batched:
                 # Of its many steps only the prompts that were finished in them are known.
                 self._done_tokens += prompt_tokens * tokens
-                prompt_tokens = max(filled, 0)
+                prompt_tokens = float(max(filled, 0))
             else:
                 self._done_tokens += prompt_tokens
             self.step.observe(gap_s, prompt_tokens / tokens, kv_tokens, decoding)
