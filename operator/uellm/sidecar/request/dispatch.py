@@ -54,7 +54,10 @@ class Dispatcher:
         faults: Faults | None = None,
         factors: StepFactors = UNCORRECTED,
     ) -> None:
-        """`model`, `factors`: the engine's step times until they are measured."""
+        """Create it on the event loop that it runs on. `model`, `factors`: step times until they are measured."""
+        self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
+        """Now, on the loop's clock."""
         self.faults = faults or Faults()
         self._options, self._model, self._factors = options, model, factors
         self._scheduler = Scheduler(options, StepEstimate(model, factors))
@@ -68,6 +71,8 @@ class Dispatcher:
         self._unscheduled: dict[Ticket, None] = {}
         """Requests in flight that the scheduler does not know."""
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
+        self._waited = False
+        """Whether requests were waiting at the last round of decisions."""
         self._refusals = Refusals(self.faults)
         self._alarm: asyncio.TimerHandle | None = None
         self._recovered_s = -PAUSE_S
@@ -82,11 +87,12 @@ class Dispatcher:
             return
         updates = self.token_updates.copy()
         self.token_updates.clear()
+        scheduler = self._scheduler  # another one follows only with a pause
         for ticket, events, now_s in updates:
             if self._pause is not None:
                 break
             try:
-                self._scheduler.on_events(ticket, events, now_s)
+                scheduler.on_events(ticket, events, now_s)
             except Exception as error:
                 self._recover(error)
 
@@ -132,7 +138,7 @@ class Dispatcher:
         def change(core: Scheduler) -> None:
             if model is not None:
                 core.reset_step_model(model, factors)
-            core.reconfigure(options, _now_s())
+            core.reconfigure(options, self._time())
 
         self._call_core(change)
         self._pump()
@@ -146,7 +152,7 @@ class Dispatcher:
     def load(self, known_prefixes: int) -> ReplicaLoad:
         """The load, with the prefixes after the first `known_prefixes`; nothing but that if the scheduler fails."""
         found: list[ReplicaLoad] = []
-        self._call_core(lambda core: found.append(core.load(_now_s(), known_prefixes)))
+        self._call_core(lambda core: found.append(core.load(self._time(), known_prefixes)))
         return found[0] if found else ReplicaLoad()
 
     def measured_steps(self) -> MeasuredSteps:
@@ -165,7 +171,7 @@ class Dispatcher:
     def on_engine_state(self, state: EngineState) -> None:
         """Take over the engine's state and metrics."""
         self._state = state
-        self._call_core(lambda core: core.on_engine_state(state, _now_s()))
+        self._call_core(lambda core: core.on_engine_state(state, self._time()))
         self._pump()
 
     async def turn(self, ticket: Ticket) -> None:
@@ -181,7 +187,7 @@ class Dispatcher:
         if self._pause is not None or not self._submitted(ticket):
             self._bypass(ticket)
             return
-        waiter = self._waiting[ticket] = asyncio.get_running_loop().create_future()
+        waiter = self._waiting[ticket] = self._loop.create_future()
         self._pump()
         try:
             await waiter
@@ -191,35 +197,53 @@ class Dispatcher:
     def update_lengths(self, ticket: Ticket, lengths: Lengths) -> bool:
         """Take a better prediction. Returns whether it was in time. It frees no place, so it wakes no waiter."""
         try:
-            return self._core.on_lengths(ticket, lengths, _now_s())
+            return self._core.on_lengths(ticket, lengths, self._time())
         except Exception as error:
             self._recover(error)
             return False
 
     def first_token(self, ticket: Ticket) -> None:
         """Record the first token of an answer."""
-        self._call_core(lambda core: core.on_first_token(ticket, _now_s()))
+        core = self._core
+        if self._pause is None:
+            try:
+                core.on_first_token(ticket, self._time())
+            except Exception as error:
+                self._recover(error)
         self._pump()
 
     def count_prompt(self, ticket: Ticket, tokens: int) -> None:
         """Take the engine's count of a prompt."""
-        self._call_core(lambda core: core.on_prompt_tokens(ticket, tokens))
+        core = self._core
+        if self._pause is None:
+            try:
+                core.on_prompt_tokens(ticket, tokens)
+            except Exception as error:
+                self._recover(error)
 
     def finish(self, ticket: Ticket, tokens: int | None = None, events: int = 0) -> None:
         """Free the place of a completed request. A second call does nothing.
 
         `tokens` of its answer, if known, and in how many `events` they came, if it was a stream.
         """
-        self._end(ticket, lambda core: core.on_finish(ticket, _now_s(), tokens, events))
+        core = self._ended(ticket)
+        if self._pause is None:
+            try:
+                core.on_finish(ticket, self._time(), tokens, events)
+            except Exception as error:
+                self._recover(error)
+        self._pump()
 
     def abort(self, ticket: Ticket) -> None:
         """Free the place of a request that ended in any other way. A second call does nothing."""
-        self._end(ticket, lambda core: core.on_abort(ticket, _now_s()))
+        self._ended(ticket)
+        self._call_core(lambda core: core.on_abort(ticket, self._time()))
+        self._pump()
 
     def retry_s(self, targets: Targets) -> float:
         """Seconds after which a request of these targets that is refused now should come back."""
         by_class = self._options.policy == "SLO-ODBS"
-        return self._refusals.retry_s(targets, self.queued_by_class(), _now_s(), by_class=by_class)
+        return self._refusals.retry_s(targets, self.queued_by_class(), self._time(), by_class=by_class)
 
     def close(self) -> None:
         """Cancel the timers."""
@@ -231,7 +255,7 @@ class Dispatcher:
         """Submit a ticket. Returns whether the scheduler took it. Raises Refusal."""
         self._refusals.record_priority(ticket.targets)
         try:
-            self._core.submit(ticket, _now_s())
+            self._core.submit(ticket, self._time())
         except QueueFull:
             raise queue_full(self.queued, self.retry_s(ticket.targets)) from None
         except Exception as error:
@@ -241,19 +265,28 @@ class Dispatcher:
         self._tickets[ticket] = None
         return True
 
-    def _end(self, ticket: Ticket, call: Callable[[Scheduler], None]) -> None:
+    def _ended(self, ticket: Ticket) -> Scheduler:
+        """Forget a request that has ended. Returns the scheduler, which is still to be told.
+
+        The end of a request measures the engine's capacity only while others wait.
+        """
         core = self._core
         self._unscheduled.pop(ticket, None)
         self._tickets.pop(ticket, None)
-        if ticket.state is State.RUNNING:
-            self._refusals.record_completion(ticket, core.in_flight, _now_s())
-        self._call_core(call)
-        self._pump()
+        if self._waited and ticket.state is State.RUNNING:
+            self._refusals.record_completion(ticket, core.in_flight, self._time())
+        return core
 
     def _pump(self) -> None:
-        core, now_s = self._core, _now_s()
+        """A round of decisions. Nearly always nothing waits, nor did before: then there is none to make."""
+        core = self._core
         queued = core.queued
-        self._refusals.set_waiting(queued, now_s)
+        if not queued and not self._waited:
+            return
+        now_s = self._time()
+        if not (queued and self._waited):
+            self._waited = queued > 0
+            self._refusals.set_waiting(queued, now_s)
         if not queued:
             self._stop_alarm()
             return
@@ -273,7 +306,10 @@ class Dispatcher:
             self._settle(ticket, too_late(reason, partial(self.retry_s, ticket.targets)))
         for ticket in granted:
             self._settle(ticket, None)
-        self._look_later(core)
+        if core.queued:
+            self._look_later(core, now_s)
+        else:
+            self._stop_alarm()
 
     def _settle(self, ticket: Ticket, refusal: Refusal | None) -> None:
         waiter = self._waiting.pop(ticket, None)
@@ -284,18 +320,18 @@ class Dispatcher:
         else:
             waiter.set_exception(refusal)
 
-    def _look_later(self, core: Scheduler) -> None:
+    def _look_later(self, core: Scheduler, now_s: float) -> None:
         try:
-            at_s = core.next_event_s(_now_s())
+            at_s = core.next_event_s(now_s)
         except Exception as error:
             self._recover(error)
-            at_s = _now_s() + NEXT_ROUND_S
+            at_s = now_s + NEXT_ROUND_S
         self._set_alarm(at_s)
 
     def _set_alarm(self, at_s: float | None) -> None:
         self._stop_alarm()
         if at_s is not None:
-            self._alarm = asyncio.get_running_loop().call_at(at_s, self._pump)
+            self._alarm = self._loop.call_at(at_s, self._pump)
 
     def _stop_alarm(self) -> None:
         if self._alarm is not None:
@@ -305,7 +341,10 @@ class Dispatcher:
     # Faults of the scheduler.
 
     def _call_core(self, call: Callable[[Scheduler], None]) -> None:
-        """Call the scheduler, after it has taken all token updates, unless it is paused."""
+        """Call the scheduler, after it has taken all token updates, unless it is paused.
+
+        What every request calls has these lines itself, because a closure and two more calls cost as much as the work.
+        """
         core = self._core
         if self._pause is not None:
             return
@@ -317,7 +356,7 @@ class Dispatcher:
     def _recover(self, error: Exception) -> None:
         """Rebuild the scheduler's state. Pause it if it failed recently, or if rebuilding fails."""
         self.faults.count("scheduler", error)
-        now_s = _now_s()
+        now_s = self._time()
         if self._pause is not None:
             return
         pauses, self._recovered_s = now_s - self._recovered_s < PAUSE_S, now_s
@@ -338,7 +377,7 @@ class Dispatcher:
 
     def _begin_pause(self) -> None:
         self._stop_alarm()
-        self._pause = asyncio.get_running_loop().call_later(PAUSE_S, self._end_pause)
+        self._pause = self._loop.call_later(PAUSE_S, self._end_pause)
         self._scheduler = Scheduler(self._options, StepEstimate(self._model, self._factors))
         for ticket in self._tickets:
             self._bypass(ticket)
@@ -348,13 +387,9 @@ class Dispatcher:
     def _end_pause(self) -> None:
         self._pause = None
         if (state := self._state) is not None:
-            self._call_core(lambda core: core.on_engine_state(state, _now_s()))
+            self._call_core(lambda core: core.on_engine_state(state, self._time()))
 
     def _bypass(self, ticket: Ticket) -> None:
         """Send a request past the scheduler, which ignores tickets that are DONE."""
         ticket.state = State.DONE
         self._unscheduled[ticket] = None
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

@@ -30,8 +30,20 @@ class Alarms:
 
     def due(self, now_s: float) -> Ticket | None:
         """Remove and return a ticket that is due."""
-        first_s = self.first_s()
-        return None if first_s is None or first_s > now_s else heapq.heappop(self._heap)[-1]
+        while self._heap:
+            at_s, _, ticket = self._heap[0]
+            queued = ticket.state is State.QUEUED
+            if queued and at_s > now_s:
+                break
+            heapq.heappop(self._heap)
+            if queued:
+                return ticket
+        return None
+
+    def clear(self) -> None:
+        """Drop all entries: no ticket of theirs is QUEUED."""
+        self._heap.clear()
+        self._removals = 0
 
     def compact(self, waiting: int) -> None:
         """A ticket was removed: drop invalid entries when they are the majority. O(log n), amortised.

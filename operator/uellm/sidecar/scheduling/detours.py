@@ -32,16 +32,15 @@ class Detours:
         """Prompts that cannot run."""
         self.passed: dict[Ticket, None] = {}
         """Large requests that others pass, the first one first."""
-        self._tried: tuple[Ticket, int] | None = None
-        """The one that the engine has, and the length that it does not count for."""
-
-    def __contains__(self, ticket: Ticket) -> bool:
-        return ticket in self.impossible or ticket in self.passed
-
-    @property
-    def trying(self) -> bool:
+        self.trying = False
         """Whether the engine has one that cannot run."""
-        return self._tried is not None
+        self._tried: tuple[Ticket, int] | None = None
+        """That one, and the length that it does not count for."""
+
+    def hold(self, ticket: Ticket) -> None:
+        """A prompt that cannot run waits for its try."""
+        ticket.detour = True
+        self.impossible[ticket] = None
 
     def discard(self, ticket: Ticket) -> None:
         """A request waits no longer, or goes back to the order."""
@@ -51,10 +50,13 @@ class Detours:
 
     def try_next(self, state: EngineState) -> Ticket | None:
         """The next prompt that cannot run, if the engine has none. It counts as nothing from now on."""
-        if self._tried is not None or not self.impossible:
+        if self.trying or not self.impossible:
             return None
         ticket = next(iter(self.impossible))
-        self._tried = ticket, min(ticket.prompt_tokens, most_prompt_tokens(state) or ticket.prompt_tokens)
+        self.trying, self._tried = (
+            True,
+            (ticket, min(ticket.prompt_tokens, most_prompt_tokens(state) or ticket.prompt_tokens)),
+        )
         ticket.prompt_tokens = ticket.uncached_tokens = 0
         return ticket
 
@@ -62,7 +64,7 @@ class Detours:
         """Its length, if it was held for a prompt that cannot run; it has begun to answer or has ended."""
         if self._tried is None or self._tried[0] is not ticket:
             return None
-        tokens, self._tried = self._tried[1], None
+        tokens, self.trying, self._tried = self._tried[1], False, None
         return tokens
 
     def pass_by(self, ticket: Ticket, state: EngineState, now_s: float) -> bool:

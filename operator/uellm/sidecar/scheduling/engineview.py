@@ -9,7 +9,7 @@ from uellm.sidecar.scheduling.estimate import StepEstimate
 from uellm.sidecar.scheduling.overrun import Overrun
 from uellm.sidecar.scheduling.pace import Pace, pace_of
 from uellm.sidecar.scheduling.reported import REPORT_WEIGHT, MeanStep, ReportedSteps
-from uellm.sidecar.scheduling.share import Share
+from uellm.sidecar.scheduling.share import EventTokens, Share
 from uellm.sidecar.scheduling.types import EngineState, Shows, Ticket
 from uellm.sidecar.scheduling.unseen import Unseen
 from uellm.step_time import UNCORRECTED, StepFactors, StepTime
@@ -39,11 +39,6 @@ because one may end at any moment."""
 LENGTH_MARGIN = 2.0
 MIN_ANSWER_TOKENS = 2000.0
 """Predicted lengths are cut where answers were less than half as long. That takes this many predicted tokens."""
-
-COUNTED_EVENTS, REMEMBERED_EVENTS = 200.0, 10_000.0
-MOST_TOKENS_AN_EVENT = 32.0
-"""Events have one token each until so many were compared with the engine's counts; how many of them are remembered; and
-the most tokens that an event is taken to have."""
 
 
 @dataclass(slots=True)
@@ -80,8 +75,7 @@ class EngineView:
         """Expected answer tokens of all requests in flight."""
         self.answers = Share()
         """Tokens of answers that ended, as a share of the predicted ones."""
-        self.events = Share(REMEMBERED_EVENTS)
-        """Tokens of streams that ended, as a share of their events."""
+        self.events = EventTokens()
         self.sent_since_state = 0
         self.paced_rate = inf
         """Prompt tokens a second that the TPOT guard allows."""
@@ -157,7 +151,7 @@ class EngineView:
         """A new engine process may be faster or slower. Keep the estimate, but let the next steps change it quickly."""
         self.step.forget_observations()
         self.overrun.seconds = 0.0
-        self.events = Share(REMEMBERED_EVENTS)
+        self.events = EventTokens()
 
     def reset_step_model(self, model: StepTime, factors: StepFactors = UNCORRECTED) -> None:
         """Learn the step times again, starting from this model and these factors."""
@@ -228,14 +222,6 @@ class EngineView:
         return min(1.0, LENGTH_MARGIN * answers.value)
 
     @property
-    def tokens_an_event(self) -> float:
-        """Tokens in an event of a stream: above 1 with speculation or `--stream-interval`."""
-        events = self.events
-        if events.of_tokens < COUNTED_EVENTS:
-            return 1.0
-        return min(max(events.value, 1.0), MOST_TOKENS_AN_EVENT)
-
-    @property
     def unmeasured_tokens(self) -> int:
         """Prompt tokens that were sent and are not yet part of a measured gap between tokens."""
         return self.unfilled_tokens + self.filled_tokens - self._measured_tokens
@@ -254,7 +240,8 @@ class EngineView:
 
     def on_dispatch(self, ticket: Ticket, now_s: float) -> None:
         """A request is sent to the engine."""
-        self._begin_step(now_s - SAME_MOMENT_S)
+        if self._loads is None and now_s - SAME_MOMENT_S > self._step_s:
+            self._begin_step()
         if not self.unfilled_tokens and self._probe is None:
             self._step_s, self._idle = now_s, not self.unseen.in_flight
         elif self.unseen.in_flight:
@@ -266,7 +253,8 @@ class EngineView:
         self.unfilled_tokens += ticket.uncached_tokens
         self.prompt_tokens += ticket.prompt_tokens
         self.got_tokens += ticket.tokens
-        self.promised_tokens += ticket.length.p50 * ticket.sequences
+        ticket.promised_tokens = ticket.length.p50 * ticket.sequences
+        self.promised_tokens += ticket.promised_tokens
         self.sent_since_state += 1
         self.overrun.add(ticket)
 
@@ -285,7 +273,8 @@ class EngineView:
         self.running[ticket] = None
         self.prompt_tokens += ticket.prompt_tokens
         self.got_tokens += ticket.tokens
-        self.promised_tokens += ticket.length.p50 * ticket.sequences
+        ticket.promised_tokens = ticket.length.p50 * ticket.sequences
+        self.promised_tokens += ticket.promised_tokens
         ticket.filled |= ticket.first_token_s is not None
         self.unseen.on_dispatch(ticket)
         if not ticket.filled:
@@ -298,12 +287,14 @@ class EngineView:
 
     def on_first_token(self, ticket: Ticket, now_s: float) -> None:
         """The engine has finished the prompt of a request."""
-        self._begin_step(now_s)
+        if self._loads is None and now_s > self._step_s:
+            self._begin_step()
         # Ends that were computed in one step may be read at different moments: they do not show a missed step.
         if ticket.shows is Shows.TOKENS or self._probe is None:
             self._look_at_probe(now_s)
             self._first_s = now_s
-        self._fill(self.unseen.before(ticket), now_s)
+        if self.unseen.in_flight:
+            self._fill(self.unseen.before(ticket), now_s)
         if not ticket.filled:
             self._count_filled(ticket)
             self._filled_alone(ticket.uncached_tokens, now_s)
@@ -313,7 +304,8 @@ class EngineView:
 
         So it measures nothing. But its prompt is computed, and those of the requests that were sent before it.
         """
-        self._begin_step(now_s)
+        if self._loads is None and now_s > self._step_s:
+            self._begin_step()
         filled = self.unseen.before(ticket)
         self._fill(filled if ticket.filled else [*filled, ticket], now_s)
 
@@ -347,7 +339,8 @@ class EngineView:
         if moment is not None and now_s - moment.ended_s < SAME_MOMENT_S:
             moment.tokens += tokens
         elif self._probe is None:
-            self._end_moment()
+            if self._moment is not None:
+                self._end_moment()
             # Of requests that are not seen nobody knows what they took of this time.
             if now_s > self._step_s and not self.unseen.in_flight:
                 self._moment = _Moment(self._step_s, now_s, self._idle, tokens)
@@ -368,29 +361,33 @@ class EngineView:
 
         An answer that does not measure steps is the probe only where none does.
         """
-        if self._loads is None:
-            self._begin_step(now_s)
+        if self._loads is None and now_s > self._step_s:
+            self._begin_step()
         last_s, ticket.last_token_s = ticket.last_token_s, now_s
         new = self.count(ticket, tokens_so_far)
         probe = self._probe
-        if probe is None and ticket.distrusted and now_s - self._measured_s < LONGEST_REPORT_S:
-            return
-        if probe is None or (ticket.measures and not probe.measures):
-            self._probe, self._step_s, self._loads = ticket, now_s, None
-        elif ticket is probe:
+        if ticket is probe:
             if last_s is not None and new > 0:
                 tokens = new / ticket.sequences
                 if ticket.measures:
                     tokens = self._tokens_of_events(tokens)
                 self._end_step((now_s - last_s) / tokens, now_s, tokens)
+        elif probe is None:
+            if not ticket.distrusted or now_s - self._measured_s >= LONGEST_REPORT_S:
+                self._begin_probe(ticket, now_s)
+        elif not probe.measures and ticket.measures:
+            self._begin_probe(ticket, now_s)
         elif last_s is not None and last_s - (probe.last_token_s or last_s) > SLOW_PROBE_GAPS * (now_s - last_s):
             # The probe had no token since well before the last two of this answer.
             self._distrust_probe((now_s - last_s) * ticket.sequences / new)
-            self._probe, self._step_s, self._loads = ticket, now_s, None
+            self._begin_probe(ticket, now_s)
+
+    def _begin_probe(self, ticket: Ticket, now_s: float) -> None:
+        self._probe, self._step_s, self._loads = ticket, now_s, None
 
     def _tokens_of_events(self, tokens: float) -> float:
         """What was counted as so many tokens, before rounding."""
-        each = self.tokens_an_event
+        each = self.events.each
         return tokens if each == 1.0 else max(round(tokens / each), 1) * each
 
     def count(self, ticket: Ticket, tokens_so_far: int) -> int:
@@ -424,15 +421,21 @@ class EngineView:
         """Seconds since an answer last had a token, or the engine reported its steps."""
         return now_s - max(self._step_s, self._first_s, self._measured_s)
 
-    def _begin_step(self, now_s: float) -> None:
-        """Record the load of the running step. Call it before the first event after the probe's last token."""
-        if self._loads is None and now_s > self._step_s:
-            self._done_tokens = min(max(self._done_tokens, 0.0), self.unfilled_tokens)
-            self._loads = self._step_load()
+    def _begin_step(self) -> None:
+        """Record the load of the running step, before the first event after the probe's last token."""
+        done, unfilled = self._done_tokens, self.unfilled_tokens
+        if done < 0.0:
+            done = 0.0
+        self._done_tokens = unfilled if unfilled < done else done
+        self._loads = self._step_load()
 
     def _step_load(self) -> tuple[float, float, float]:
-        room = max(self.chunk_tokens - self.decoding, 0)
-        return min(self.unfilled_tokens - max(self._done_tokens, 0.0), room), self.kv_tokens, self.decoding
+        left, room = float(self.unfilled_tokens), self.chunk_tokens - self.decoding
+        if self._done_tokens > 0.0:
+            left -= self._done_tokens
+        if room < 0:
+            room = 0
+        return room if room < left else left, self.kv_tokens, self.decoding
 
     def _end_step(self, gap_s: float, now_s: float, tokens: float) -> None:
         """Learn from the time that each of the probe's new tokens took. The step times learned are those of a token."""
@@ -444,7 +447,7 @@ class EngineView:
             if self._probe is not None and self._probe.batched:
                 # Of its many steps only the prompts that were finished in them are known.
                 self._done_tokens += prompt_tokens * tokens
-                prompt_tokens = max(filled, 0)
+                prompt_tokens = float(max(filled, 0))
             else:
                 self._done_tokens += prompt_tokens
             self.step.observe(gap_s, prompt_tokens / tokens, kv_tokens, decoding)
@@ -457,7 +460,7 @@ class EngineView:
         self._measuring -= ticket.may_batch and not ticket.batched
         self.prompt_tokens -= ticket.prompt_tokens
         self.got_tokens -= ticket.tokens
-        self.promised_tokens -= ticket.length.p50 * ticket.sequences
+        self.promised_tokens -= ticket.promised_tokens
         self.unseen.remove(ticket)
         if not ticket.filled:
             self.unfilled_tokens -= ticket.uncached_tokens

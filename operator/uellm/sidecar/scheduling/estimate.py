@@ -32,6 +32,9 @@ attributed to a slow API server before it is attributed to slow prompts."""
 
 MOST_REQUEST_SCALES = 50.0
 
+LEAST_FACTOR, MOST_FACTOR = 0.02, 50.0
+"""Bounds of the learned factors."""
+
 SHORTEST_GAP_S = 1e-6
 """Shorter gaps are of the transport, not of a step; the mean gap is a divisor and must not vanish."""
 
@@ -73,6 +76,7 @@ class StepEstimate:
         """Forget all observations and start from `model`, and from factors that were learned before."""
         self.model = model
         self.initial_factors = factors
+        self._base_s = model.floor_s + model.overhead_s
         self.prefill_factor, self.decode_factor = factors
         self.gap_s = self._base_s * factors.decode
         self.recent_gap_s = self.gap_s
@@ -107,10 +111,6 @@ class StepEstimate:
         return MeasuredSteps(self._measured, factors, self._mean_s, self._expected_s)
 
     @property
-    def _base_s(self) -> float:
-        return self.model.floor_s + self.model.overhead_s
-
-    @property
     def request_s(self) -> float:
         """Seconds before the first token that a request spends outside the engine's steps."""
         return self._request_scales * REQUEST_STEPS * self._base_s
@@ -143,14 +143,18 @@ class StepEstimate:
 
     def step_s(self, prefill_tokens: float, kv_tokens: float, sequences: float) -> float:
         """Seconds of a step."""
-        prefill_s = self._prefill_s(prefill_tokens) * self.prefill_factor
-        return prefill_s + self.decode_s(kv_tokens, sequences)
+        return self.both_s(prefill_tokens, kv_tokens, sequences)[0]
 
     def initial_step_s(self, prefill_tokens: float, kv_tokens: float, sequences: float) -> float:
         """Seconds of a step by the initial model."""
-        initial = self.initial_factors
+        return self.both_s(prefill_tokens, kv_tokens, sequences)[1]
+
+    def both_s(self, prefill_tokens: float, kv_tokens: float, sequences: float) -> tuple[float, float]:
+        """`step_s` and `initial_step_s`."""
         prefill_s, decode_s = self._prefill_s(prefill_tokens), self._decode_s(kv_tokens, sequences)
-        return prefill_s * initial.prefill + decode_s * initial.decode
+        initial = self.initial_factors
+        now_s = prefill_s * self.prefill_factor + decode_s * self.decode_factor
+        return now_s, prefill_s * initial.prefill + decode_s * initial.decode
 
     def answer_s(self, prompt_tokens: float, output_tokens: float) -> float:
         """Engine seconds that an answer adds to its steps, mostly to read its KV cache; by the initial model."""
@@ -164,16 +168,20 @@ class StepEstimate:
             return
         x0, x1 = self._prefill_s(prefill_tokens), self._decode_s(kv_tokens, sequences)
         expected_s = self.prefill_factor * x0 + self.decode_factor * x1
-        gap_s = max(min(gap_s, OUTLIER * max(expected_s, self.gap_s)), SHORTEST_GAP_S)
+        longest_s = OUTLIER * (self.gap_s if self.gap_s > expected_s else expected_s)
+        if gap_s > longest_s:
+            gap_s = longest_s
+        if gap_s < SHORTEST_GAP_S:
+            gap_s = SHORTEST_GAP_S
         self._gaps += 1
-        self.gap_s += max(GAP_WEIGHT, 1.0 / self._gaps) * (gap_s - self.gap_s)
+        self.gap_s += _weight(GAP_WEIGHT, self._gaps) * (gap_s - self.gap_s)
         self.recent_gap_s += RECENT_WEIGHT * (gap_s - self.recent_gap_s)
         initial = self.initial_factors
         self._measured += 1
-        weight = max(MEASURED_WEIGHT, 1.0 / self._measured)
+        weight = _weight(MEASURED_WEIGHT, self._measured)
         self._mean_s += weight * (gap_s - self._mean_s)
         self._expected_s += weight * (initial.prefill * x0 + initial.decode * x1 - self._expected_s)
-        self._learn(gap_s, expected_s, (x0, x1, 0.0))
+        self._learn(gap_s, expected_s, x0, x1)
 
     def observe_alone(self, wait_s: float, prompt_tokens: float, steps: int) -> None:
         """Learn from a prompt that had the engine to itself for `steps` steps; its first token came after `wait_s`."""
@@ -185,36 +193,36 @@ class StepEstimate:
             # Too long to be caused by the prompt's length; it may have been a pause.
             self._request_scales += expected_s / (REQUEST_STEPS * self._base_s)
             return
-        self._learn(wait_s, expected_s, (x0, x1, REQUEST_STEPS * self._base_s))
+        self._learn(wait_s, expected_s, x0, x1, REQUEST_STEPS * self._base_s)
 
-    def _learn(self, took_s: float, expected_s: float, parts_s: tuple[float, float, float]) -> None:
+    def _learn(self, took_s: float, expected_s: float, x0: float, x1: float, x2: float = 0.0) -> None:
+        """Learn from the seconds by the model of the three parts: prompts, the rest of the steps, the request."""
         self.observed += 1
-        weight = max(GAP_WEIGHT, 1.0 / self.observed)
-        self.error_share += weight * (abs(took_s - expected_s) / took_s - self.error_share)
-        x0, x1, x2 = parts_s
+        self.error_share += _weight(GAP_WEIGHT, self.observed) * (abs(took_s - expected_s) / took_s - self.error_share)
         # Relative times: long steps do not count for more, and time outside the steps lowers the weight.
-        unit_s = max(x0 + x1, x0 + x1 + self.request_s if x2 else 0.0)
+        unit_s = x0 + x1
+        if x2:
+            unit_s = max(unit_s, unit_s + self.request_s)
         self._fit(x0 / unit_s, x1 / unit_s, x2 / unit_s, took_s / unit_s)
 
     def _fit(self, x0: float, x1: float, x2: float, y: float) -> None:
         """Least squares for `y = prefill_factor * x0 + decode_factor * x1 + request_scales * x2`."""
-        self._fade()
-        self._a00 += x0 * x0
-        self._a01 += x0 * x1
-        self._a02 += x0 * x2
-        self._a11 += x1 * x1
-        self._a12 += x1 * x2
-        self._a22 += x2 * x2
-        self._b0 += x0 * y
-        self._b1 += x1 * y
-        self._b2 += x2 * y
-        kept = PRIOR_WEIGHT * (1.0 if x2 else x0 * x0 + x1 * x1)
+        a00 = self._a00 = self._a00 * FORGET + x0 * x0
+        a01 = self._a01 = self._a01 * FORGET + x0 * x1
+        a02 = self._a02 = self._a02 * FORGET + x0 * x2
+        a11 = self._a11 = self._a11 * FORGET + x1 * x1
+        a12 = self._a12 = self._a12 * FORGET + x1 * x2
+        a22 = self._a22 = self._a22 * FORGET + x2 * x2
+        b0 = self._b0 = self._b0 * FORGET + x0 * y
+        b1 = self._b1 = self._b1 * FORGET + x1 * y
+        b2 = self._b2 = self._b2 * FORGET + x2 * y
+        initial = self.initial_factors
+        kept = PRIOR_WEIGHT if x2 else PRIOR_WEIGHT * (x0 * x0 + x1 * x1)
         prior = kept + INITIAL_WEIGHT
-        a00, a11, a22 = self._a00 + prior, self._a11 + prior, self._a22 + prior
-        a01, a02, a12 = self._a01, self._a02, self._a12
-        b0 = self._b0 + kept * self.prefill_factor + INITIAL_WEIGHT * self.initial_factors.prefill
-        b1 = self._b1 + kept * self.decode_factor + INITIAL_WEIGHT * self.initial_factors.decode
-        b2 = self._b2 + kept * self._request_scales
+        a00, a11, a22 = a00 + prior, a11 + prior, a22 + prior
+        b0 = b0 + kept * self.prefill_factor + INITIAL_WEIGHT * initial.prefill
+        b1 = b1 + kept * self.decode_factor + INITIAL_WEIGHT * initial.decode
+        b2 = b2 + kept * self._request_scales
         # The matrix is symmetric and positive definite: its cofactors, and Cramer's rule.
         c00, c01, c02 = a11 * a22 - a12 * a12, a02 * a12 - a01 * a22, a01 * a12 - a02 * a11
         c11, c12, c22 = a00 * a22 - a02 * a02, a01 * a02 - a00 * a12, a00 * a11 - a01 * a01
@@ -222,26 +230,26 @@ class StepEstimate:
         self.prefill_factor = _within((c00 * b0 + c01 * b1 + c02 * b2) / determinant)
         self.decode_factor = _within((c01 * b0 + c11 * b1 + c12 * b2) / determinant)
         scales = (c02 * b0 + c12 * b1 + c22 * b2) / determinant
-        self._request_scales = min(max(scales, 0.0), MOST_REQUEST_SCALES)
-
-    def _fade(self) -> None:
-        self._a00 *= FORGET
-        self._a01 *= FORGET
-        self._a02 *= FORGET
-        self._a11 *= FORGET
-        self._a12 *= FORGET
-        self._a22 *= FORGET
-        self._b0 *= FORGET
-        self._b1 *= FORGET
-        self._b2 *= FORGET
+        if scales > MOST_REQUEST_SCALES:
+            scales = MOST_REQUEST_SCALES
+        self._request_scales = scales if scales > 0.0 else 0.0
 
     def _prefill_s(self, tokens: float) -> float:
-        return max(0.0, self.model.per_prefill_token_s * tokens - self.model.floor_s)
+        over_s = self.model.per_prefill_token_s * tokens - self.model.floor_s
+        return over_s if over_s > 0.0 else 0.0
 
     def _decode_s(self, kv_tokens: float, sequences: float) -> float:
         model = self.model
-        return model.floor_s + model.overhead_s + model.per_kv_token_s * kv_tokens + model.per_sequence_s * sequences
+        return self._base_s + model.per_kv_token_s * kv_tokens + model.per_sequence_s * sequences
+
+
+def _weight(least: float, number: int) -> float:
+    """The weight of the latest of so many observations in their mean: no less than `least`."""
+    weight = 1.0 / number
+    return weight if weight > least else least
 
 
 def _within(factor: float) -> float:
-    return min(max(factor, 0.02), 50.0)
+    if factor < LEAST_FACTOR:
+        return LEAST_FACTOR
+    return factor if factor < MOST_FACTOR else MOST_FACTOR

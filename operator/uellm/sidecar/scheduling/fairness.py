@@ -58,14 +58,16 @@ class Fairness:
 
     def charge(self, tenant: str, prompt_tokens: float, output_tokens: float, now_s: float) -> None:
         """Charge an active tenant for engine work. Negative tokens give a charge back."""
-        share = self._scale.rebased(now_s)
+        scale, share = self._scale.at(now_s)
         if share != 1.0:
             self._rebase(share)
-        scale = self._scale.at(now_s)
         cost = (prompt_tokens + OUTPUT_COST * output_tokens) * scale
         # A charge that is given back weighs more than when it was made. Keep the counter at 0 or above.
-        counter = max(self._counters[tenant] + cost, 0.0)
-        self._sum += counter - self._counters[tenant]
+        before = self._counters[tenant]
+        counter = before + cost
+        if counter < 0.0:
+            counter = 0.0
+        self._sum += counter - before
         self._counters[tenant] = counter
 
     def weight(self, tenant: str) -> float:

@@ -122,12 +122,12 @@ class Gate:
         view = self._view
         if view.state.stale:
             self._unseen_tokens += ticket.uncached_tokens
-        on_the_way = self._on_the_way_tokens
-        if self.closed and waiting and view.unfilled_tokens <= on_the_way:
+        if self.closed and waiting and view.unfilled_tokens <= self._on_the_way_tokens:
             view.speedup = min(view.speedup * SPEEDUP_GROWTH, MAX_SPEEDUP)
-        elif view.speedup < 1.0 and not view.unseen.in_flight:
-            view.speedup = 1.0
-        elif view.speedup > 1.0 and view.unfilled_tokens > MOST_STEPS * view.chunk_tokens + on_the_way:
+        elif view.speedup < 1.0:
+            if not view.unseen.in_flight:
+                view.speedup = 1.0
+        elif view.speedup > 1.0 and view.unfilled_tokens > MOST_STEPS * view.chunk_tokens + self._on_the_way_tokens:
             view.speedup = max(1.0, SPEEDUP_DECAY * view.speedup)
 
     def on_unseen_end(self, ticket: Ticket, *, waiting: bool) -> None:

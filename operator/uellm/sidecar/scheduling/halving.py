@@ -12,23 +12,16 @@ class HalvingScale:
         self._half_life_s = half_life_s
         self._start_s = start_s
 
-    def at(self, now_s: float) -> float:
-        """By which to multiply what is added now. Call `rebased` before."""
-        return float(2.0 ** self._halvings(now_s))
+    def at(self, now_s: float) -> tuple[float, float]:
+        """By which to multiply what is added now, and all that was added before.
 
-    def rebased(self, now_s: float) -> float:
-        """1, or by which to multiply all that was added, because the scale begins anew at 1.
-
-        After a long silence that is 0; its inverse would be too large for a float. The clock of a machine that has been
-        up for long is far from 0, too.
+        The latter is 1, or less where the scale begins anew at 1. After a long silence it is 0; its inverse would be
+        too large for a float. The clock of a machine that has been up for long is far from 0, too.
         """
-        halvings = self._halvings(now_s)
-        if halvings <= REBASE_HALVINGS:
-            return 1.0
-        self._start_s = now_s
-        return float(2.0**-halvings)
-
-    def _halvings(self, now_s: float) -> float:
         if self._start_s is None:
             self._start_s = now_s
-        return (now_s - self._start_s) / self._half_life_s
+        halvings = (now_s - self._start_s) / self._half_life_s
+        if halvings <= REBASE_HALVINGS:
+            return float(2.0**halvings), 1.0
+        self._start_s = now_s
+        return 1.0, float(2.0**-halvings)

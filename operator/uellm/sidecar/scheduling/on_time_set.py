@@ -183,6 +183,11 @@ class OnTimeSet:
         work_s, late_s, value = self._sums(index, leaf)
         node = index + LEAVES
         works_s[node], lates_s[node], values[node] = work_s, late_s, value
+        if self.members <= leaf.members:  # alone: the sums of all other leaves are those of none
+            while node > 1:
+                node >>= 1
+                works_s[node], lates_s[node], values[node] = work_s, late_s, value
+            return
         # This loop is most of the cost of a decision. It therefore keeps the child's values in variables, and compares
         # instead of calling `max` and `min`.
         while node > 1:

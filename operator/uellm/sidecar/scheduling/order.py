@@ -74,14 +74,18 @@ class Sorted:
 
     def head(self, now_s: float) -> Ticket | None:
         """The ticket with the least key. O(log n), amortised."""
-        while self._heap and not self._holds(self._heap[0]):
+        while self._heap:
+            if self._holds(self._heap[0]):
+                return self._heap[0][-1]
             heapq.heappop(self._heap)
-        return self._heap[0][-1] if self._heap else None
+        return None
 
     def remove(self, ticket: Ticket, now_s: float) -> None:
         """Count it out; its entries become invalid. O(1), amortised."""
         self._waiting -= 1
-        if len(self._heap) > 64 + 4 * self._waiting:
+        if not self._waiting:
+            self._heap.clear()
+        elif len(self._heap) > 64 + 4 * self._waiting:
             self._heap = [entry for entry in self._heap if self._holds(entry)]
             heapq.heapify(self._heap)
 

@@ -17,17 +17,16 @@ class Overrun:
     def __init__(self) -> None:
         self.seconds = 0.0
         """Time by which recent steps together exceeded the tightest target."""
-        self._targets: Counter[float] = Counter()
-
-    @property
-    def tightest_s(self) -> float | None:
+        self.tightest_s: float | None = None
         """The tightest target in flight."""
-        return min(self._targets, default=None)
+        self._targets: Counter[float] = Counter()
 
     def add(self, ticket: Ticket) -> None:
         """A request is in flight."""
         if (tpot_s := ticket.targets.tpot_s) is not None:
             self._targets[tpot_s] += 1
+            if self.tightest_s is None or tpot_s < self.tightest_s:
+                self.tightest_s = tpot_s
 
     def remove(self, ticket: Ticket) -> None:
         """A request is in flight no more."""
@@ -35,6 +34,7 @@ class Overrun:
             self._targets[tpot_s] -= 1
             if not self._targets[tpot_s]:
                 del self._targets[tpot_s]
+                self.tightest_s = min(self._targets, default=None)
 
     def take(self, gap_s: float) -> None:
         """A step took so long for each token."""
@@ -42,5 +42,7 @@ class Overrun:
         if tpot_s is None:
             self.seconds = 0.0
             return
-        seconds = self.seconds + gap_s - OVERRUN_SHARE * tpot_s
-        self.seconds = min(max(seconds, 0.0), MAX_OVERRUN_TARGETS * tpot_s)
+        seconds, most_s = self.seconds + gap_s - OVERRUN_SHARE * tpot_s, MAX_OVERRUN_TARGETS * tpot_s
+        if seconds > most_s:
+            seconds = most_s
+        self.seconds = seconds if seconds > 0.0 else 0.0

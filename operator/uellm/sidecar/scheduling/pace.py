@@ -31,8 +31,8 @@ class Pace(NamedTuple):
 
 def pace_of(step: StepEstimate, prompt_tokens: float, kv_tokens: float, decoding: int) -> Pace:
     """The speed of steps that compute so many prompt tokens beside so many decoding requests."""
-    step_s = step.step_s(prompt_tokens, kv_tokens, decoding)
-    optimistic_s = OPTIMISTIC_FACTOR * step.initial_step_s(prompt_tokens, kv_tokens, decoding)
+    step_s, initial_s = step.both_s(prompt_tokens, kv_tokens, decoding)
+    optimistic_s = OPTIMISTIC_FACTOR * initial_s
     return Pace(
         prompt_tokens / step_s,
         step_s,

@@ -41,17 +41,21 @@ class CachedPrefixes:
 
     def uncached_tokens(self, ticket: Ticket) -> int:
         """Prompt tokens that the engine must compute; at least one."""
+        if not ticket.prefix:
+            return ticket.prompt_tokens
         held = int(self.trust * self._held(ticket))
         return max(ticket.prompt_tokens - held, min(ticket.prompt_tokens, 1))
 
     def record_dispatch(self, ticket: Ticket, kv_tokens: int | None) -> None:
         """Record a prompt that is sent to the engine."""
-        self._predicted.add(min(self._held(ticket), ticket.prompt_tokens), ticket.prompt_tokens)
-        for block in ticket.prefix or ():
-            self._blocks[block] = None
-            self._blocks.move_to_end(block)
-        self._sent += len(ticket.prefix or ())
-        self._sent_last.extend(ticket.prefix or ())
+        held = self._held(ticket) if ticket.prefix else 0
+        self._predicted.add(min(held, ticket.prompt_tokens), ticket.prompt_tokens)
+        if ticket.prefix:
+            for block in ticket.prefix:
+                self._blocks[block] = None
+                self._blocks.move_to_end(block)
+            self._sent += len(ticket.prefix)
+            self._sent_last.extend(ticket.prefix)
         most = (kv_tokens or UNKNOWN_KV_TOKENS) // PREFIX_BLOCK_TOKENS
         while len(self._blocks) > most:
             self._blocks.popitem(last=False)

@@ -47,10 +47,10 @@ class Price:
         return 0.0 if self._margin is None else 2.0 ** (self._margin[1] / PER_OCTAVE)
 
     def _scaled(self, now_s: float) -> float:
-        share = self._scale.rebased(now_s)
+        scale, share = self._scale.at(now_s)
         if share != 1.0:
             self._asked = {bucket: work_s * share for bucket, work_s in self._asked.items() if work_s * share > 1e-6}
-        return self._scale.at(now_s)
+        return scale
 
     def _update(self, now_s: float) -> None:
         if now_s - self._updated_s < UPDATE_EVERY_S:

@@ -74,7 +74,7 @@ class Scheduler:
     @property
     def queued(self) -> int:
         """Requests in the queue."""
-        return len(self._queued)
+        return len(self._queued.tickets)
 
     @property
     def in_flight(self) -> int:
@@ -95,7 +95,7 @@ class Scheduler:
     def wants_report(self) -> bool:
         """Whether the engine's next state should come soon, since nothing else shows its progress."""
         paced = self._view.unseen.alone and not self._pacing.open
-        return bool(self._queued) and (paced or self._gate.wants_report)
+        return bool(self._queued.tickets) and (paced or self._gate.wants_report)
 
     def queued_by_class(self) -> dict[str, int]:
         """Queued requests of each class that has any."""
@@ -121,7 +121,7 @@ class Scheduler:
             "request_seconds": view.step.request_s,
             "gate_speedup": self._gate.speedup,
             "length_share": view.length_share,
-            "tokens_an_event": view.tokens_an_event,
+            "tokens_an_event": view.events.each,
             "pacing_multiplier": self._pacing.multiplier,
             "prefix_trust": self._prefixes.trust,
             "kv_use": self._kv_use,
@@ -193,16 +193,18 @@ class Scheduler:
                 ticket.prompt_tokens = ticket.uncached_tokens = tokens
         else:
             raise ValueError(f"a ticket that is {ticket.state.value} cannot be queued")
-        self._enqueue(ticket, now_s)
+        ticket.state = State.QUEUED
+        self._queued.add(ticket)
+        self._order_add(ticket, now_s)
 
     def dispatchable(self, now_s: float) -> list[Ticket]:
         """Return the requests to send now, in this order. They count as in flight from now on."""
         taken: list[Ticket] = []
-        if not self._queued or not self._view.state.ready:
+        if not self._queued.tickets or not self._view.state.ready:
             return taken
         if self.options.tpot_guard and self._guarded:
             self._pacing.refill(self._view, now_s)
-        if (ticket := self._detours.try_next(self._view.state)) is not None:
+        if self._detours.impossible and (ticket := self._detours.try_next(self._view.state)) is not None:
             self._send(ticket, now_s)
             taken.append(ticket)
         while self._open(now_s) and (ticket := self._next(now_s)) is not None:
@@ -216,7 +218,7 @@ class Scheduler:
         if ticket.state is not State.QUEUED:
             return False
         ticket.lengths = lengths
-        if ticket in self._detours:
+        if ticket.detour:
             return True
         try:
             self._order.reposition(ticket, now_s)
@@ -232,22 +234,23 @@ class Scheduler:
     def on_first_token(self, ticket: Ticket, now_s: float) -> None:
         """Record the first token of an answer."""
         if ticket.state is State.RUNNING and ticket.first_token_s is None:
-            if (tokens := self._detours.runs_after_all(ticket)) is not None:
+            if self._detours.trying and (tokens := self._detours.runs_after_all(ticket)) is not None:
                 self._view.correct_prompt(ticket, tokens)
             ticket.first_token_s = now_s
             self._view.on_first_token(ticket, now_s)
-            self._gate.on_first_token(ticket, waiting=bool(self._queued))
+            self._gate.on_first_token(ticket, waiting=bool(self._queued.tickets))
             self._view.on_tokens(ticket, max(ticket.tokens, 1), now_s)
 
     def on_events(self, ticket: Ticket, events: int, now_s: float) -> None:
         """Record how many events with tokens of a stream have come so far. Called for every piece of every stream."""
         tokens = events  # of an answer in batches the engine counts tokens
-        if ticket.each_step and not ticket.batched and events > ticket.events:
-            new = events - ticket.events
-            first, ticket.events = not ticket.events, events
-            ticket.counted += 1 + (new - 1) * self._view.tokens_an_event if first else new * self._view.tokens_an_event
+        if events > ticket.events and ticket.each_step and not ticket.batched:
+            new, each = events - ticket.events, self._view.events.each
+            ticket.counted += new * each if ticket.events else 1 + (new - 1) * each
+            ticket.events = events
             tokens = round(ticket.counted)
-        self.on_tokens(ticket, tokens, now_s)
+        if tokens > ticket.tokens:
+            self.on_tokens(ticket, tokens, now_s)
 
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
         """Record how many tokens of an answer have come so far."""
@@ -267,7 +270,7 @@ class Scheduler:
                 self._end_unseen(ticket, now_s)
             if tokens is not None:
                 self._count_at_the_end(ticket, tokens, events)
-            predicted = ticket.length.p50 * ticket.sequences
+            predicted = ticket.promised_tokens
             if ticket.tokens and ticket.shows is not Shows.PROMPT:
                 self._view.answers.add(ticket.tokens, predicted)
             excess = ticket.tokens - predicted
@@ -279,7 +282,7 @@ class Scheduler:
             self.on_first_token(ticket, now_s)
         else:
             self._view.on_unseen_end(ticket, now_s)
-            self._gate.on_unseen_end(ticket, waiting=bool(self._queued))
+            self._gate.on_unseen_end(ticket, waiting=bool(self._queued.tickets))
 
     def _count_at_the_end(self, ticket: Ticket, tokens: int, events: int) -> None:
         # What events did not show took no time. Where there were events, the engine has counted.
@@ -305,7 +308,7 @@ class Scheduler:
         if state.kv_used_share != self._view.state.kv_used_share:  # a new reading
             self._kv_use = kv_admission.use_of(state, self._view.kv_tokens)
         self._view.on_engine_state(state, now_s)
-        self._gate.on_engine_state(state, now_s, waiting=bool(self._queued))
+        self._gate.on_engine_state(state, now_s, waiting=bool(self._queued.tickets))
         self._prefixes.on_engine_state(state)
 
     def expire(self, now_s: float) -> list[tuple[Ticket, Late]]:
@@ -314,19 +317,22 @@ class Scheduler:
         while (ticket := self._queued.deadlines.due(now_s)) is not None:
             late.append((ticket, Late.DEADLINE))
             self._end(ticket, now_s)
-        while (at_s := self._engine_due_s()) is not None and at_s <= now_s:
-            ticket = self._queued.arrivals.due(at_s)
-            assert ticket is not None
-            late.append((ticket, Late.ENGINE))
-            self._end(ticket, now_s)
+        if not self._view.state.ready:
+            while (at_s := self._engine_due_s()) is not None and at_s <= now_s:
+                ticket = self._queued.arrivals.due(at_s)
+                assert ticket is not None
+                late.append((ticket, Late.ENGINE))
+                self._end(ticket, now_s)
         if self.options.shedding and isinstance(self._order, SloOdbs):
             late += [(ticket, Late.SHED) for ticket in self._shed_from(self._order, now_s)]
         return late
 
     def next_event_s(self, now_s: float) -> float | None:
         """When time alone may change the result of `expire` or `dispatchable`. None: only an event can."""
+        if not self._queued.tickets:
+            return None
         times = [self._queued.deadlines.first_s(), self._engine_due_s()]
-        if self._queued and self._guarded and self._view.state.ready:
+        if self._guarded and self._view.state.ready:
             if self.options.tpot_guard:
                 times.append(self._pacing.opens_s(self._view))
             if self.options.gate:
@@ -354,19 +360,20 @@ class Scheduler:
     def _place(self, ticket: Ticket, now_s: float) -> None:
         """Give a waiting ticket its place: in the order, or with those that cannot run."""
         if self._guarded and cannot_run(ticket, self._view.state):
-            self._detours.impossible[ticket] = None
+            self._detours.hold(ticket)
         else:
             self._order.add(ticket, now_s)
 
     def _next(self, now_s: float) -> Ticket | None:
         """The next ticket, if it fits into the cache. Others may pass a large one that does not."""
         detours = self._detours
-        for ticket in detours.returning(now_s):
-            detours.discard(ticket)
-            self._order_add(ticket, now_s)
-        for ticket in detours.passed:
-            if self._fits(ticket):
-                return ticket
+        if detours.passed:
+            for ticket in detours.returning(now_s):
+                detours.discard(ticket)
+                self._order_add(ticket, now_s)
+            for ticket in detours.passed:
+                if self._fits(ticket):
+                    return ticket
         while (first := self._head(now_s)) is not None:
             if self._fits(first):
                 return first
@@ -410,7 +417,7 @@ class Scheduler:
     def _open(self, now_s: float) -> bool:
         options = self.options
         self._gate.closed = False
-        if self._policy.bounded and self.in_flight - self._detours.trying >= options.max_in_flight:
+        if self._policy.bounded and len(self._view.running) - self._detours.trying >= options.max_in_flight:
             return False
         if not self._guarded:
             return True
@@ -422,13 +429,8 @@ class Scheduler:
         return not (self._guarded and self.options.past_future) or kv_admission.fits(ticket, self._view, self._kv_use)
 
     def _charge(self, ticket: Ticket, times: float, now_s: float) -> None:
-        output = ticket.length.p50 * ticket.sequences
-        self._fairness.charge(ticket.tenant, times * ticket.prompt_tokens, times * output, now_s)
-
-    def _enqueue(self, ticket: Ticket, now_s: float) -> None:
-        ticket.state = State.QUEUED
-        self._queued.add(ticket)
-        self._order_add(ticket, now_s)
+        """Charge for a ticket that is dispatched; with -1 `times`, give that back."""
+        self._fairness.charge(ticket.tenant, times * ticket.prompt_tokens, times * ticket.promised_tokens, now_s)
 
     def _order_add(self, ticket: Ticket, now_s: float) -> None:
         try:
@@ -439,7 +441,7 @@ class Scheduler:
     def _dequeue(self, ticket: Ticket, state: State, now_s: float) -> None:
         ticket.state = state
         self._queued.remove(ticket)
-        if ticket in self._detours:
+        if ticket.detour:
             self._detours.discard(ticket)
         else:
             self._order_remove(ticket, now_s)
@@ -451,11 +453,12 @@ class Scheduler:
             self._fail_open(error, now_s)
 
     def _end(self, ticket: Ticket, now_s: float) -> None:
-        if ticket.state in (State.RUNNING, State.QUEUED):
-            self._fairness.left(ticket.tenant, now_s)
         if ticket.state is State.RUNNING:
+            self._fairness.left(ticket.tenant, now_s)
             self._view.remove(ticket)
-            self._detours.runs_after_all(ticket)
+            if self._detours.trying:
+                self._detours.runs_after_all(ticket)
         elif ticket.state is State.QUEUED:
+            self._fairness.left(ticket.tenant, now_s)
             self._dequeue(ticket, State.DONE, now_s)
         ticket.state = State.DONE

@@ -5,6 +5,11 @@ from __future__ import annotations
 REMEMBERED_TOKENS = 200_000.0
 """Approximate number of tokens that a share covers: some hundred prompts."""
 
+COUNTED_EVENTS, REMEMBERED_EVENTS = 200.0, 10_000.0
+MOST_TOKENS_AN_EVENT = 32.0
+"""Events have one token each until so many were compared with the engine's counts; how many of them are remembered; and
+the most tokens that an event is taken to have."""
+
 
 class Share:
     """A share of tokens, with older tokens fading."""
@@ -16,7 +21,9 @@ class Share:
 
     def add(self, tokens: float, of_tokens: float) -> None:
         """Add `tokens` out of `of_tokens`."""
-        kept = max(0.0, 1.0 - of_tokens / self._remembered_tokens)
+        kept = 1.0 - of_tokens / self._remembered_tokens
+        if kept < 0.0:
+            kept = 0.0
         self.tokens = kept * self.tokens + tokens
         self.of_tokens = kept * self.of_tokens + of_tokens
 
@@ -24,3 +31,17 @@ class Share:
     def value(self) -> float:
         """The share; 0 before anything was added."""
         return self.tokens / self.of_tokens if self.of_tokens else 0.0
+
+
+class EventTokens(Share):
+    """Tokens of streams that ended, as a share of their events."""
+
+    def __init__(self) -> None:
+        super().__init__(REMEMBERED_EVENTS)
+        self.each = 1.0
+        """Tokens in an event of a stream: above 1 with speculation or `--stream-interval`."""
+
+    def add(self, tokens: float, of_tokens: float) -> None:
+        """Add the tokens that the engine counted in so many events."""
+        super().add(tokens, of_tokens)
+        self.each = min(max(self.value, 1.0), MOST_TOKENS_AN_EVENT) if self.of_tokens >= COUNTED_EVENTS else 1.0

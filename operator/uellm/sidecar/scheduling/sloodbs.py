@@ -46,6 +46,11 @@ class SloOdbs:
         return self._on_time.members + len(self._best_effort)
 
     @property
+    def _is_empty(self) -> bool:
+        """Whether nothing waits, and no entry is left to be looked at."""
+        return not (self._on_time.members or self._spare or len(self._best_effort))
+
+    @property
     def demoted(self) -> int:
         """Requests in the best-effort queue."""
         return len(self._best_effort)
@@ -78,6 +83,8 @@ class SloOdbs:
 
     def head(self, now_s: float) -> Ticket | None:
         """The most urgent request of the on-time set, else the next best-effort one. O(log n), amortised."""
+        if self._is_empty and now_s - self._on_time.start_s <= SPAN_S / 4:
+            return None  # the next one to come begins anew
         self._decisions += 1
         self._rebuild_after_drift(now_s)
         # This method does not change the requests in flight, so pace and backlog stay valid throughout.
@@ -103,6 +110,8 @@ class SloOdbs:
 
     def _ready_s(self, now_s: float) -> float:
         """When the engine can begin the next prompt."""
+        if not self._view.unfilled_tokens:
+            return now_s
         backlog = self._view.backlog_tokens(now_s)
         return now_s + backlog / self._view.planned_rate if backlog else now_s
 
@@ -163,7 +172,8 @@ class SloOdbs:
 
     def _rebuild_after_drift(self, now_s: float) -> None:
         """Rebuild the on-time set after the engine's speed changed, if enough decisions share the cost."""
-        rate, gap_s = self._view.planned_rate, self._view.pace().gap_s
+        pace = self._view.pace()
+        rate, gap_s = self._view.planned_rate, pace.gap_s
         planned_rate, planned_gap_s = self._speed
         drifted = abs(rate - planned_rate) > DRIFT * planned_rate or abs(gap_s - planned_gap_s) > DRIFT * planned_gap_s
         over = now_s - self._on_time.start_s > SPAN_S / 2

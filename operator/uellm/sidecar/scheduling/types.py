@@ -118,6 +118,8 @@ class Ticket:
     filled: bool = field(default=False, init=False)
     """The engine has computed its prompt, as far as is known."""
     tokens: int = field(default=0, init=False)
+    promised_tokens: float = field(default=0.0, init=False)
+    """Expected tokens of its answer. Set when it is dispatched."""
     batched: bool = field(default=False, init=False)
     """The engine is asked to report several tokens at once. Set when it is dispatched."""
     distrusted: bool = field(default=False, init=False)

@@ -16,38 +16,44 @@ class Waiting:
         self.by_class: dict[str, int] = {}
         self.deadlines = Alarms()
         self.arrivals = Alarms()
-        self._tickets: dict[Ticket, None] = {}
+        self.tickets: dict[Ticket, None] = {}
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return len(self.tickets)
 
     def __iter__(self) -> Iterator[Ticket]:
-        return iter(self._tickets)
+        return iter(self.tickets)
 
     def has_room(self, ticket: Ticket, options: Options) -> bool:
         """Whether one more ticket may wait. The first always may, whatever its size."""
-        if len(self) >= options.max_queued:
+        if len(self.tickets) >= options.max_queued:
             return False
-        return not self._tickets or self.bytes + ticket.body_bytes <= options.max_queued_bytes
+        return not self.tickets or self.bytes + ticket.body_bytes <= options.max_queued_bytes
 
     def add(self, ticket: Ticket) -> None:
         """Add a QUEUED ticket. O(log n)."""
-        self._tickets[ticket] = None
+        self.tickets[ticket] = None
         self.bytes += ticket.body_bytes
         name = ticket.targets.name
         self.by_class[name] = self.by_class.get(name, 0) + 1
         self.arrivals.add(ticket.arrival_s, ticket)
-        if (reject_s := ticket.reject_s) is not None:
+        if ticket.targets.reject_late and (reject_s := ticket.reject_s) is not None:
             self.deadlines.add(reject_s, ticket)
 
     def remove(self, ticket: Ticket) -> None:
         """Remove a ticket that is no longer QUEUED. O(1), amortised."""
-        del self._tickets[ticket]
+        del self.tickets[ticket]
         self.bytes -= ticket.body_bytes
         name = ticket.targets.name
-        self.by_class[name] -= 1
-        if not self.by_class[name]:
+        left = self.by_class[name] - 1
+        if left:
+            self.by_class[name] = left
+        else:
             del self.by_class[name]
-        waiting = len(self._tickets)
-        self.deadlines.compact(waiting)
-        self.arrivals.compact(waiting)
+        waiting = len(self.tickets)
+        if waiting:
+            self.deadlines.compact(waiting)
+            self.arrivals.compact(waiting)
+        else:
+            self.deadlines.clear()
+            self.arrivals.clear()
