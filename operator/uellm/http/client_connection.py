@@ -15,6 +15,8 @@ from uellm.http.upstream import EngineLost, Upstream
 HEAD_BYTES = 64 * 1024
 
 _BODILESS = frozenset((204, 304))
+_NO_PARSER = httptools.HttpResponseParser(object())
+"""Stands where a connection had its parser. It is given no data."""
 _SIZES = frozenset((b"content-length", b"transfer-encoding"))
 """Fields that tell where a body ends."""
 
@@ -186,7 +188,7 @@ class ClientConnection(asyncio.Protocol):
         self.closed = True
         self._pool.forget(self)
         upstream, self._upstream = self._upstream, None
-        del self._parser  # breaks a reference cycle that only the garbage collector could free
+        self._parser = _NO_PARSER  # breaks a reference cycle that only the garbage collector could free
         if upstream is not None:
             whole = self._in_body and not self._sized and exc is None
             upstream.end(None if whole else EngineLost("the engine closed the connection"))

@@ -107,6 +107,10 @@ _CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 """A head before chunks. Nothing of it is kept."""
 
 
+_NO_PARSER = httptools.HttpRequestParser(object())
+"""Stands where a request had its parser. It is given no data."""
+
+
 class HeadParser:
     """httptools' parser for one request. `decode` takes what follows the head of a request in chunks."""
 
@@ -166,7 +170,7 @@ class HeadParser:
         keep_alive = _keep_alive(headers, http_10=http_10)
         expects = not http_10 and (headers.get("expect") or "").lower() == "100-continue"
         if length >= 0:
-            del self._parser  # it knows us: left so, only the collector could free the two
+            self._parser = _NO_PARSER  # the old one knows us: left so, only the collector could free the two
         elif self._upgrade:
             # The parser stops at the head of a request for another protocol, and would not take its chunks.
             self._parser = httptools.HttpRequestParser(self)
@@ -184,7 +188,7 @@ class HeadParser:
                 raise Fault(400, "the body's framing is broken") from None
             self.surplus = True
         if self.complete:
-            del self._parser
+            self._parser = _NO_PARSER
 
     def _feed(self, data: bytes) -> None:
         try:

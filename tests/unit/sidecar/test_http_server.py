@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from uellm.http import RequestLimits, Server
+from uellm.http import Reply, RequestLimits, Server
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST /v1/models HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b"
@@ -247,3 +249,21 @@ async def test_a_server_listens_at_every_address_of_its_name():
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 OK")
         writer.close()
     await server.close(1.0)
+
+
+@pytest.mark.parametrize(
+    ("http_10", "sent"),
+    [
+        (False, [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n", b"1\r\nb\r\n0\r\n\r\n"]),
+        (True, [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\na", b"b"]),
+    ],
+)
+def test_a_head_and_the_end_of_a_body_are_sent_with_the_pieces_beside_them(http_10, sent):
+    written: list[bytes] = []
+    link: Any = SimpleNamespace(closed=False, unread=False, transport=SimpleNamespace(write=written.append))
+    reply = Reply(link, http_10=http_10, head_only=False, close=False)
+    reply.start(200, (), body_follows=True)
+    reply.write(b"a")
+    reply.write(b"b", end_follows=True)
+    reply.finish()
+    assert written == sent
