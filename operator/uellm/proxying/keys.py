@@ -11,6 +11,10 @@ from uellm.proxying.routes import HeaderLookup
 from uellm.vllm_routes import OPEN
 
 
+KEYS = frozenset((b"authorization", b"x-api-key"))
+"""The headers that have a key, in lower case."""
+
+
 def key_of(headers: HeaderLookup) -> str | None:
     """The key of a request: a bearer token, or Anthropic's `x-api-key`."""
     if given := headers.get("authorization"):

@@ -30,8 +30,8 @@ class Losses:
         for source in sources:
             errors = self.by_source.get(source)
             if errors is not None and errors[-1] >= LEAST_SEEN:
-                least = errors.index(min(errors[:-1]))
-                return least if errors[least] < MARGIN * errors[0] else 0
+                least = min(errors[:-1])
+                return errors.index(least) if least < MARGIN * errors[0] else 0
         return 0
 
     def learn(self, sources: Sequence[Hashable], errors: Sequence[float | None]) -> None:

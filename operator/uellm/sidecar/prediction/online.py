@@ -154,4 +154,6 @@ def _teaches(prediction: Prediction, tokens: int, *, truncated: bool) -> bool:
 
 def tokens_of(logarithm: float) -> float:
     """A length by its logarithm, within reason."""
-    return exp(min(logarithm, _LARGEST)) if logarithm > 0.0 else 1.0
+    if logarithm > 0.0:
+        return exp(logarithm if logarithm < _LARGEST else _LARGEST)
+    return 1.0

@@ -55,8 +55,10 @@ class Window:
         """
         ordered = self.ordered
         count = len(ordered)
-        rank = ceil((count + 1) * level)
-        return ordered[min(max(rank, 1), count) - 1]
+        place = ceil((count + 1) * level) - 1
+        if place >= count:
+            return ordered[-1]
+        return ordered[place if place > 0 else 0]
 
     def median(self) -> float:
         """The quantile of level 0.5."""
@@ -71,8 +73,9 @@ class SlidingWindows:
 
     def first(self, keys: Sequence[Hashable], at_least: int) -> Window | None:
         """The window of the first key that has at least this number of values."""
+        by_key = self.by_key
         for key in keys:
-            window = self.by_key.get(key)
+            window = by_key.get(key)
             if window is not None and len(window.ordered) >= at_least:
                 return window
         return None

@@ -55,8 +55,8 @@ class Dispatcher:
         factors: StepFactors = UNCORRECTED,
     ) -> None:
         """Create it on the event loop that it runs on. `model`, `factors`: step times until they are measured."""
-        self._loop = asyncio.get_running_loop()
-        self._time = self._loop.time
+        self.loop = asyncio.get_running_loop()
+        self._time = self.loop.time
         """Now, on the loop's clock."""
         self.faults = faults or Faults()
         self._options, self._model, self._factors = options, model, factors
@@ -187,7 +187,7 @@ class Dispatcher:
         if self._pause is not None or not self._submitted(ticket):
             self._bypass(ticket)
             return
-        waiter = self._waiting[ticket] = self._loop.create_future()
+        waiter = self._waiting[ticket] = self.loop.create_future()
         self._pump()
         try:
             await waiter
@@ -331,7 +331,7 @@ class Dispatcher:
     def _set_alarm(self, at_s: float | None) -> None:
         self._stop_alarm()
         if at_s is not None:
-            self._alarm = self._loop.call_at(at_s, self._pump)
+            self._alarm = self.loop.call_at(at_s, self._pump)
 
     def _stop_alarm(self) -> None:
         if self._alarm is not None:
@@ -377,7 +377,7 @@ class Dispatcher:
 
     def _begin_pause(self) -> None:
         self._stop_alarm()
-        self._pause = self._loop.call_later(PAUSE_S, self._end_pause)
+        self._pause = self.loop.call_later(PAUSE_S, self._end_pause)
         self._scheduler = Scheduler(self._options, StepEstimate(self._model, self._factors))
         for ticket in self._tickets:
             self._bypass(ticket)

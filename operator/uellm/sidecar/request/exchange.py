@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from uellm.http import EngineLost, Pairs, Reply, Upstream
 from uellm.prompt import with_adapter
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
@@ -42,7 +40,7 @@ class Exchange:
         self._prompt_counted = False
         """The engine has told the length of the prompt."""
         self._faults = dispatcher.faults
-        self._loop = asyncio.get_running_loop()
+        self._loop = dispatcher.loop
         self._prediction: Prediction | None = None
         found: Lengths | None = None
         # `try`, because a guard costs three calls, and every request has all of these.

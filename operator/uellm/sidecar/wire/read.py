@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from uellm.prompt import Prompt, Ratio, of_request
-from uellm.proxying.keys import key_of
 from uellm.proxying.routes import HeaderLookup
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire import slo
@@ -99,7 +98,7 @@ def read(
     document = _parse(body) if kind is not RouteKind.OTHER and _is_parsed_soon(body) else None
     if document is None:
         return unread(path, headers, body, targets)
-    tenant = slo.tenant_of(headers, key_of(headers))
+    tenant = slo.sender_of(headers)
     found, sampling = of_request(kind, document), _sampling(kind, document)
     sequences = _sequences(sampling, found)
     mode = _mode(kind, document, headers, terms, found, sequences)
@@ -118,7 +117,7 @@ def read(
 
 def unread(path: str, headers: HeaderLookup, body: bytes, targets: Targets) -> Call:
     """A request that is sent unchanged, and of which nothing is known but the length of speech."""
-    tenant = slo.tenant_of(headers, key_of(headers))
+    tenant = slo.sender_of(headers)
     return Call(path, SCHEDULED[path], Mode.AS_IS, targets, tenant, Prompt(), _unread_tokens(path, body), body=body)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from hashlib import blake2b
 
 from uellm.http import Headers
+from uellm.proxying.keys import KEYS, key_of
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.proxying.routes import OBJECTIVES, SLO_CLASS, HeaderLookup
 from uellm.proxying.targets import TPOT_MS, TTFT_MS, target_s
@@ -21,6 +22,8 @@ SCHEDULING = (SLO_CLASS, *OBJECTIVES, *TTFT_MS, *TPOT_MS, *FAIRNESS)
 """All of them. They end at the sidecar."""
 
 _KEYS = frozenset(name.encode() for name in SCHEDULING)
+
+_TENANTS = KEYS.union([name.encode() for name in FAIRNESS])
 
 MAX_TENANT = 128
 
@@ -52,6 +55,13 @@ def _class_of(headers: HeaderLookup, classes: Mapping[str, Targets]) -> Targets 
         known = ", ".join(classes)
         raise Refusal(RequestOutcome.BAD_REQUEST, f"{SLO_CLASS} names no class of this service; it has: {known}")
     return classes[name]
+
+
+def sender_of(headers: HeaderLookup) -> str:
+    """The tenant by all headers of a request."""
+    if isinstance(headers, Headers) and not headers.has_any(_TENANTS):
+        return ""
+    return tenant_of(headers, key_of(headers))
 
 
 def tenant_of(headers: HeaderLookup, key: str | None) -> str:
