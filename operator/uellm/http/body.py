@@ -53,11 +53,11 @@ class Body:
             if self._chunks is not None:
                 self._decode(self._chunks, data)
             else:
-                if len(data) > self._left:
-                    data, rest = data[: self._left], data[self._left :]
+                left = self._left - len(data)
+                if left < 0:
+                    data, rest, left = data[: self._left], data[self._left :], 0
                 self._hold(data)
-                self._left -= len(data)
-                self.complete = self._left == 0
+                self._left, self.complete = left, left == 0
         except Fault as fault:
             self.fail(fault)
             return b""

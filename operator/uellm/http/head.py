@@ -95,11 +95,11 @@ class Head:
     target: bytes
     """Path and query, as they are sent to the next server."""
     headers: Headers
-    http_10: bool
-    keep_alive: bool
     length: int
     """Bytes of the body; -1: chunked."""
-    expects: bool
+    http_10: bool = False
+    keep_alive: bool = True
+    expects: bool = False
     """The client waits for `100 Continue` before it sends the body."""
 
 
@@ -176,7 +176,7 @@ class HeadParser:
             self._parser = httptools.HttpRequestParser(self)
             self._feed(_CHUNKED)
         target = (f"{path}?{query}" if query else path).encode("ascii")
-        return Head(method, path, query, target, headers, http_10, keep_alive, length, expects)
+        return Head(method, path, query, target, headers, length, http_10, keep_alive, expects)
 
     def decode(self, data: bytes) -> None:
         """Take more of a body in chunks. Raises Fault."""

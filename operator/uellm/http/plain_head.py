@@ -16,6 +16,8 @@ _HEAD = re.compile(
     rb"(GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS) ((/[" + _PATH + rb"]*+)(?:\?([?" + _PATH + rb"]*+))?) HTTP/1\.1\r\n"
     rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [\x21-\x7e][\x20-\x7e]*+\r\n)++)\r\n"
 )
+_FIELD = re.compile(rb"([^:]++): ([^\r]++)\r\n")
+"""One of the fields that `_HEAD` has found."""
 _KEPT = (None, b"keep-alive", b"Keep-Alive")
 """Values of `Connection` with which a connection is kept."""
 _OTHERS = frozenset((b"transfer-encoding", b"upgrade", b"expect", b"proxy-connection"))
@@ -32,29 +34,17 @@ def plain_head(data: bytes, limits: RequestLimits) -> tuple[Head, int] | None:
     end = found.end()
     if end > limits.line_bytes or end > limits.headers_bytes or b" \r\n" in fields:
         return None
-    raw: list[tuple[bytes, bytes]] = []
-    first: dict[bytes, bytes] = {}
-    for line in fields[:-2].split(b"\r\n"):
-        name, _, value = line.partition(b": ")
-        raw.append((name, value))
-        first[name.lower()] = value
+    raw: list[tuple[bytes, bytes]] = _FIELD.findall(fields)
+    first = {name.lower(): value for name, value in raw}
+    count = len(raw)
     # Fewer names than fields: some come twice.
-    if len(first) != len(raw) or len(raw) > limits.headers or not first.keys().isdisjoint(_OTHERS):
+    if len(first) != count or count > limits.headers or not _OTHERS.isdisjoint(first):
         return None
     host, length = first.get(b"host"), first.get(b"content-length", b"0")
     if host is None or HOST.fullmatch(host) is None or first.get(b"connection") not in _KEPT:
         return None
     if not length.isdigit() or len(length) > _MOST_LENGTH_DIGITS:
         return None
-    head = Head(
-        method=method.decode(),
-        path=path.decode(),
-        query=query.decode() if query else "",
-        target=target if query else path,
-        headers=Headers(raw, first),
-        http_10=False,
-        keep_alive=True,
-        length=int(length),
-        expects=False,
-    )
-    return head, end
+    text = query.decode() if query else ""
+    headers = Headers(raw, first)
+    return Head(method.decode(), path.decode(), text, target if query else path, headers, int(length)), end

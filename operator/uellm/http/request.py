@@ -30,15 +30,24 @@ class Request:
         self.headers = head.headers
         self.body = b""
 
+    @property
+    def complete(self) -> bool:
+        """The whole body has arrived, so that `take` may be called in place of `read`."""
+        return self._body.complete
+
+    def take(self) -> bytes:
+        """The whole body, which has arrived. Raises Fault: it was refused."""
+        self.body = body = self._body.take()
+        return body
+
     async def read(self) -> bytes:
         """Wait for the whole body. Raises Fault: too long, too slow, no memory for it, malformed."""
         body = self._body
         if body.complete:
-            self.body = body.take()
-        else:
-            if self._expects and not body.failed:
-                self._go_on()
-            self.body = await body.read()
+            return self.take()
+        if self._expects and not body.failed:
+            self._go_on()
+        self.body = await body.read()
         return self.body
 
     def release(self) -> None:

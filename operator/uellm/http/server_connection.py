@@ -112,7 +112,10 @@ class ServerConnection(asyncio.Protocol):
         if self._buffer:
             self._buffer += data
             self._next()
-        elif not self._begins_plainly(data):
+        elif (plain := plain_head(data, self._service.limits)) is not None:
+            head, end = plain
+            self._begin(head, None, data[end:])
+        else:
             self._buffer = data
             self._next()
             if self._buffer and self._task is None and not self._ending:  # nearly every head arrives in one piece
@@ -163,14 +166,6 @@ class ServerConnection(asyncio.Protocol):
 
     # One request after the other.
 
-    def _begins_plainly(self, data: bytes) -> bool:
-        """Begin a request whose head is whole and of the plainest form; False: it is not."""
-        if (found := plain_head(data, self._service.limits)) is None:
-            return False
-        head, end = found
-        self._begin(head, None, data[end:])
-        return True
-
     def _next(self) -> None:
         if self._buffer[:1] == b"\r":
             self._buffer = without_blank_lines(self._buffer)
@@ -197,7 +192,8 @@ class ServerConnection(asyncio.Protocol):
         service, limits = self._service, self._service.limits
         if self._alarm is not None:
             self._stop_alarms()
-        self._forget_buffer()
+        if self._head_bytes:
+            self._forget_buffer()
         body = self._body = Body(
             head.length, chunks, limits.body_bytes_of.get(head.path, limits.body_bytes), service.budget
         )
