@@ -28,7 +28,10 @@ class RequestCounts(Protocol[_Counted]):
 
 
 class RequestHandler(ABC, Generic[RecordT]):
-    """Handles the requests of a proxy, on the event loop that it is made on. `name` is the proxy's, for the clients' messages."""
+    """Handles the requests of a proxy, on the event loop that it is made on.
+
+    `name` is the proxy's, for the clients' messages.
+    """
 
     def __init__(self, name: str, record_type: type[RecordT], counts: RequestCounts[RecordT], drain: Drain) -> None:
         self.drain = drain
@@ -79,7 +82,7 @@ class RequestHandler(ABC, Generic[RecordT]):
 
         It has arrived once all of it is here: the client's upload is no time that anybody waited for us.
         """
-        body = await request.read()
+        body = request.take() if request.complete else await request.read()
         record.bytes_in, record.arrival_s = len(body), self._now_s()
         return body
 

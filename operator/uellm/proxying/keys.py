@@ -10,7 +10,6 @@ from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.proxying.routes import HeaderLookup
 from uellm.vllm_routes import OPEN
 
-
 KEYS = frozenset((b"authorization", b"x-api-key"))
 """The headers that have a key, in lower case."""
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from enum import StrEnum
 
 from uellm.errors import BadInput
-from uellm.http import EngineAddress, EngineLost, EnginePool, EngineUnreachable, Pairs, Upstream
+from uellm.http import EngineAddress, EngineLost, EnginePool, EngineUnreachable, Pairs
 from uellm.sidecar.engine.canary import Canary
 
 HEALTH_TIMEOUT_S = 5.0
@@ -53,6 +53,7 @@ class EngineConnection:
     ) -> None:
         """`on_started`: prepares an engine that has just started; it takes requests once that returns True."""
         self.pool = EnginePool(address)
+        """Who sends a client's request there says `lost` or `suspect` when it fails."""
         self.health = EngineHealth.STARTING
         self.hanging = False
         """It makes no progress although /health is 200; set by `EngineMonitor`."""
@@ -68,22 +69,6 @@ class EngineConnection:
     def ready(self) -> bool:
         """Whether requests can be sent."""
         return self.health is EngineHealth.READY
-
-    async def send(
-        self, method: str, target: bytes, headers: Pairs, body: bytes, *, switches: bool = False
-    ) -> Upstream:
-        """Send a request; return when the head of the answer is there. The caller reads to the end or aborts.
-
-        `switches`: it asks for another protocol, as in `EnginePool.send`. Raises EngineUnreachable, EngineLost.
-        """
-        try:
-            return await self.pool.send(method, target, headers, body, switches=switches)
-        except EngineUnreachable:
-            self._lost()
-            raise
-        except EngineLost:
-            self.suspect()
-            raise
 
     async def metrics(self) -> str | None:
         """The engine's own metrics; None if it does not answer in time."""
@@ -115,6 +100,12 @@ class EngineConnection:
     def close(self) -> None:
         """Close all connections at once."""
         self.pool.close()
+
+    def lost(self) -> None:
+        """No connection could be made: the engine counts as gone, and is checked now."""
+        if self.ready:
+            self._set(EngineHealth.GONE)
+        self.suspect()
 
     def suspect(self) -> None:
         """A connection broke: check the engine's health now."""
@@ -156,11 +147,6 @@ class EngineConnection:
 
     def _unless_starting(self, health: EngineHealth) -> EngineHealth:
         return EngineHealth.STARTING if self.health is EngineHealth.STARTING else health
-
-    def _lost(self) -> None:
-        if self.ready:
-            self._set(EngineHealth.GONE)
-        self.suspect()
 
     def _set(self, health: EngineHealth) -> None:
         before, self.health = self.health, health

@@ -247,8 +247,12 @@ class Proxy(RequestHandler[Record]):
         headers = [*end_to_end(request.headers, own, _NOT_PASSED_ON), *own]
         record.waits = False
         try:
-            upstream = await self._engine.send(request.method, request.target, headers, body, switches=switches)
+            upstream = await self._engine.pool.send(request.method, request.target, headers, body, switches=switches)
+        except EngineUnreachable:
+            self._engine.lost()
+            raise
         except EngineLost as error:
+            self._engine.suspect()
             message = "the engine stopped before it answered; whether it ran the request is unknown"
             raise Refusal(RequestOutcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
         request.release()
