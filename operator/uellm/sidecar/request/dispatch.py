@@ -279,7 +279,9 @@ class Dispatcher:
 
     def _pump(self) -> None:
         """A round of decisions. Nearly always nothing waits, nor did before: then there is none to make."""
-        core = self._core
+        if self.token_updates:
+            self.catch_up()
+        core = self._scheduler
         queued = core.queued
         if not queued and not self._waited:
             return

@@ -11,38 +11,40 @@ class Alarms:
     """Tickets by due time. Only those still QUEUED count."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Ticket]] = []
+        self.entries: list[tuple[float, int, Ticket]] = []
+        """A heap: those that are due first, and others that are no longer QUEUED."""
         self._removals = 0
         """Since entries were dropped."""
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self.entries)
 
     def add(self, at_s: float, ticket: Ticket) -> None:
         """Add a ticket that is due at `at_s`. O(log n)."""
-        heapq.heappush(self._heap, (at_s, ticket.sequence, ticket))
+        heapq.heappush(self.entries, (at_s, ticket.sequence, ticket))
 
     def first_s(self) -> float | None:
         """When the first ticket is due."""
-        while self._heap and self._heap[0][-1].state is not State.QUEUED:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        while self.entries and self.entries[0][-1].state is not State.QUEUED:
+            heapq.heappop(self.entries)
+        return self.entries[0][0] if self.entries else None
 
     def due(self, now_s: float) -> Ticket | None:
         """Remove and return a ticket that is due."""
-        while self._heap:
-            at_s, _, ticket = self._heap[0]
+        while self.entries:
+            at_s, _, ticket = self.entries[0]
             queued = ticket.state is State.QUEUED
             if queued and at_s > now_s:
                 break
-            heapq.heappop(self._heap)
+            heapq.heappop(self.entries)
             if queued:
                 return ticket
         return None
 
     def clear(self) -> None:
         """Drop all entries: no ticket of theirs is QUEUED."""
-        self._heap.clear()
+        if self.entries:
+            self.entries.clear()
         self._removals = 0
 
     def compact(self, waiting: int) -> None:
@@ -53,14 +55,14 @@ class Alarms:
         """
         self._removals += 1
         most = 64 + 4 * waiting
-        if len(self._heap) <= most or 4 * self._removals < len(self._heap):
+        if len(self.entries) <= most or 4 * self._removals < len(self.entries):
             return
         self._removals = 0
-        self._heap = [entry for entry in self._heap if entry[-1].state is State.QUEUED]
-        if len(self._heap) > most // 2:
+        self.entries = [entry for entry in self.entries if entry[-1].state is State.QUEUED]
+        if len(self.entries) > most // 2:
             # Some tickets were added many times. Their first entry is enough.
             firsts: dict[Ticket, tuple[float, int, Ticket]] = {}
-            for entry in sorted(self._heap):
+            for entry in sorted(self.entries):
                 firsts.setdefault(entry[-1], entry)
-            self._heap = list(firsts.values())
-        heapq.heapify(self._heap)
+            self.entries = list(firsts.values())
+        heapq.heapify(self.entries)

@@ -200,16 +200,17 @@ class Scheduler:
     def dispatchable(self, now_s: float) -> list[Ticket]:
         """Return the requests to send now, in this order. They count as in flight from now on."""
         taken: list[Ticket] = []
-        if not self._queued.tickets or not self._view.state.ready:
+        queued, view, prefixes = self._queued.tickets, self._view, self._prefixes
+        if not queued or not view.state.ready:
             return taken
         if self.options.tpot_guard and self._guarded:
-            self._pacing.refill(self._view, now_s)
-        if self._detours.impossible and (ticket := self._detours.try_next(self._view.state)) is not None:
+            self._pacing.refill(view, now_s)
+        if self._detours.impossible and (ticket := self._detours.try_next(view.state)) is not None:
             self._send(ticket, now_s)
             taken.append(ticket)
         while self._open(now_s) and (ticket := self._next(now_s)) is not None:
             self._send(ticket, now_s)
-            self._prefixes.record_dispatch(ticket, self._view.state.kv_tokens)
+            prefixes.record_dispatch(ticket, view.state.kv_tokens)
             taken.append(ticket)
         return taken
 
@@ -313,8 +314,9 @@ class Scheduler:
 
     def expire(self, now_s: float) -> list[tuple[Ticket, Late]]:
         """Remove and return the requests that must not wait any longer."""
-        late = []
-        while (ticket := self._queued.deadlines.due(now_s)) is not None:
+        late: list[tuple[Ticket, Late]] = []
+        deadlines = self._queued.deadlines
+        while deadlines.entries and (ticket := deadlines.due(now_s)) is not None:
             late.append((ticket, Late.DEADLINE))
             self._end(ticket, now_s)
         if not self._view.state.ready:
@@ -386,7 +388,7 @@ class Scheduler:
         self._dequeue(ticket, State.RUNNING, now_s)
         self._view.on_dispatch(ticket, now_s)
         self._pacing.spend(ticket.uncached_tokens)
-        self._charge(ticket, 1.0, now_s)
+        self._fairness.charge(ticket.tenant, ticket.prompt_tokens, ticket.promised_tokens, now_s)
         ticket.dispatched_s = now_s
 
     def _head(self, now_s: float) -> Ticket | None:
