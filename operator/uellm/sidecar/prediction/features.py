@@ -31,13 +31,17 @@ _FOLDED = bytes(char if char in _LETTERS + _DIGITS + b"?:`" else ord(" ") for ch
 _KINDS = bytes(ord("a") if char in _LETTERS else ord("0") if char in _DIGITS else ord(" ") for char in range(256))
 
 
-def of(text: str, prompt_tokens: int, *sources: object) -> tuple[int, ...]:
-    """Indices of the features of a prompt; `sources`: what it belongs to (route, tenant, template)."""
-    features = [*_of_sources(max(prompt_tokens, 1).bit_length(), sources)]
+def of(text: str, length_bits: int, sources: tuple[object, ...]) -> tuple[int, ...]:
+    """Indices of the features of a prompt.
+
+    `length_bits`: the power of two of its length; `sources`: what it belongs to (route, tenant, template).
+    """
     words = _words(text)
-    features += [crc32(word, _WORD_BEGINS) & _MASK for word in set(words)]
-    features += [crc32(b"%b %b" % pair, _PAIR_BEGINS) & _MASK for pair in pairwise(words[: _PAIRS + 1])]
-    return tuple(features)
+    return (
+        *_of_sources(length_bits, sources),
+        *[crc32(word, _WORD_BEGINS) & _MASK for word in set(words)],
+        *[crc32(b" ".join(pair), _PAIR_BEGINS) & _MASK for pair in pairwise(words[: _PAIRS + 1])],
+    )
 
 
 @lru_cache(maxsize=1024)

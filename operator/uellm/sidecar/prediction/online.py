@@ -51,9 +51,20 @@ class LengthQuestion:
     prompt_tokens: int = 0
     text: str = field(default="", repr=False)
 
+    @property
+    def length_bits(self) -> int:
+        """The power of two of the prompt's length."""
+        return self.prompt_tokens.bit_length() or 1
+
     def sources(self) -> Keys:
         """What the request belongs to, the narrowest first."""
-        return (self.tenant, self.route, self.template), (self.tenant, self.route), (self.route,), ()
+        tenant, route = self.tenant, self.route
+        return (tenant, route, self.template), (tenant, route), (route,), ()
+
+    def in_bucket(self) -> Keys:
+        """The same among prompts of similar length."""
+        tenant, route, bits = self.tenant, self.route, self.length_bits
+        return (tenant, route, self.template, bits), (tenant, route, bits), (route, bits), (bits,)
 
 
 @dataclass
@@ -92,16 +103,15 @@ class OnlineLengths:
 
     def predict(self, question: LengthQuestion) -> Prediction:
         """The length of one answer."""
-        sources = question.sources()
-        bucket = max(question.prompt_tokens, 1).bit_length()
-        in_bucket = tuple([(*source, bucket) for source in sources])
-        found = features.of(question.text, question.prompt_tokens, *sources[:3])
+        sources, in_bucket = question.sources(), question.in_bucket()
+        found = features.of(question.text, question.length_bits, sources[:3])
         words = self.linear.predict(found)
-        lengths = self.windows["source"].first(sources, LEAST_VALUES)
-        similar = self.windows["bucket"].first(in_bucket, LEAST_VALUES)
+        windows = self.windows
+        lengths = windows["source"].first(sources, LEAST_VALUES)
+        similar = windows["bucket"].first(in_bucket, LEAST_VALUES)
         if similar is None:
             similar = lengths
-        residuals = self.windows["words"].first(sources, LEAST_VALUES)
+        residuals = windows["words"].first(sources, LEAST_VALUES)
         medians = (
             None if lengths is None else lengths.median(),
             None if similar is None else similar.median(),
@@ -138,9 +148,9 @@ class OnlineLengths:
     def _quantiles(self, window: Window | None, shift: float, median: float | None) -> tuple[float, float, float]:
         if window is None or median is None:
             return UNKNOWN_TOKENS, 2 * UNKNOWN_TOKENS, 3 * UNKNOWN_TOKENS
-        p80 = shift + window.quantile(self.levels["p80"].level)
-        p90 = shift + window.quantile(self.levels["p90"].level)
-        return tokens_of(median), tokens_of(p80), tokens_of(p90)
+        levels = self.levels
+        p80, p90 = window.quantile(levels["p80"].level), window.quantile(levels["p90"].level)
+        return tokens_of(median), tokens_of(shift + p80), tokens_of(shift + p90)
 
 
 def _teaches(prediction: Prediction, tokens: int, *, truncated: bool) -> bool:
