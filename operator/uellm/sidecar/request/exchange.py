@@ -51,7 +51,8 @@ class Exchange:
         record.predicted_tokens = None if found is None else found.p50
         record.sequences = call.sequences
         record.estimated_prompt_tokens = call.prompt_tokens
-        record.blind = call.mode is Mode.AS_IS and call.kind is not RouteKind.POOLING
+        shows = _shows(call)
+        record.blind = shows is Shows.END
         record.in_background = call.background and call.mode is Mode.AS_IS
         self._ticket = Ticket(
             call.targets,
@@ -67,7 +68,7 @@ class Exchange:
             may_batch=call.may_batch,
             each_step=call.each_step,
             longest_prompt_tokens=_longest(call),
-            shows=_shows(call),
+            shows=shows,
         )
         self._asked: Asked | None = None
         if lengths is not None and self._prediction is not None:

@@ -30,7 +30,7 @@ from uellm.sidecar.settings import LiveSettings
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.telemetry.sidecar_metrics import SidecarMetrics
 from uellm.sidecar.telemetry.tracing import RequestSpan, Tracing
-from uellm.sidecar.wire.call import Call, Mode
+from uellm.sidecar.wire.call import Call
 from uellm.sidecar.wire.read import Terms, read, unread
 from uellm.sidecar.wire.slo import SCHEDULING, targets_of
 from uellm.vllm_routes import is_use
@@ -172,8 +172,7 @@ class Proxy(RequestHandler[Record]):
             while True:
                 body = await exchange.turn()
                 try:
-                    plain = call.mode in (Mode.AGGREGATE, Mode.STREAM_STRIP_USAGE)
-                    upstream = await self._send_on(request, record, body, exchange.priority, plain=plain)
+                    upstream = await self._send_on(request, record, body, exchange.priority, plain=call.rewrites_events)
                 except EngineUnreachable:
                     record.waits = True
                     continue  # nothing was sent: wait at the old place until the engine is back

@@ -66,6 +66,11 @@ class Call:
     """The engine answers at once and works on; the answer to another request has the outcome."""
 
     @property
+    def rewrites_events(self) -> bool:
+        """The engine's events are read and changed: they tell the usage that is requested in addition."""
+        return bool(self.added)
+
+    @property
     def body_bytes(self) -> int:
         """Bytes in memory."""
         return len(self.body)

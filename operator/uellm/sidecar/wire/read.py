@@ -105,12 +105,14 @@ def read(
     call = Call(path, kind, mode, targets, tenant, found, terms.ratio.tokens(found), sequences, body=body)
     call.model = named if isinstance(named := document.get("model"), str) else ""
     call.max_tokens = _max_tokens(kind, sampling)
-    call.shape = terms.shapes.get(kind) if mode is Mode.AGGREGATE else None
     call.each_step = kind in _PLAIN and document.keys() <= _PLAIN_STREAM[kind]
-    call.may_batch = mode is Mode.AGGREGATE and sequences == 1 and terms.shapes.batches
-    call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
+    if mode is Mode.AGGREGATE:
+        call.shape = terms.shapes.get(kind)
+        call.may_batch = sequences == 1 and terms.shapes.batches
+    elif mode is Mode.AS_IS:
+        call.teaches = terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
     call.takes_priority = accepts_priority and _takes_priority(path, kind, document)
-    call.background = kind is RouteKind.RESPONSES and document.get("background") is True
+    call.background = "background" in document and kind is RouteKind.RESPONSES and document["background"] is True
     _change(call, document)
     return call
 
