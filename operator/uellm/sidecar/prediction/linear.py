@@ -23,7 +23,8 @@ class LinearModel:
 
     def predict(self, features: Sequence[int]) -> float:
         """The sum of the features' weights."""
-        return sum(map(self.weights.__getitem__, features))
+        weights = self.weights
+        return sum([weights[index] for index in features])
 
     def learn(self, features: Sequence[int], error: float) -> None:
         """One gradient step; `error`: truth minus prediction."""
