@@ -68,6 +68,9 @@ class SlidingWindows:
 
     def __init__(self) -> None:
         self.by_key: OrderedDict[Hashable, Window] = OrderedDict()
+        self._latest: Sequence[Hashable] = ()
+        self._latest_windows: list[Window] = []
+        """The keys of the last value, and their windows. The next value often has the same keys."""
 
     def first(self, keys: Sequence[Hashable], at_least: int) -> Window | None:
         """The window of the first key that has at least this number of values."""
@@ -79,13 +82,21 @@ class SlidingWindows:
 
     def add(self, keys: Sequence[Hashable], value: float) -> None:
         """Add a value to the windows of all keys; the last key becomes the most recently used."""
-        by_key = self.by_key
+        if keys != self._latest:
+            self._latest_windows, self._latest = self._use(keys), keys
+        for window in self._latest_windows:
+            window.add(value)
+
+    def _use(self, keys: Sequence[Hashable]) -> list[Window]:
+        """The windows of these keys, which are now the most recently used."""
+        by_key, windows = self.by_key, list[Window]()
         for key in keys:
             window = by_key.get(key)
             if window is None:
                 window = by_key[key] = Window()
             else:
                 by_key.move_to_end(key)
-            window.add(value)
+            windows.append(window)
         while len(by_key) > MOST_WINDOWS:
             by_key.popitem(last=False)
+        return windows
