@@ -57,14 +57,16 @@ class Ratio:
         each = 1.0 / prompt.prompts
         x, h = prompt.characters * each, prompt.templates * each
         expected = h * self.template_tokens + x * self._density
-        counted = max(tokens - prompt.messages * MESSAGE_TOKENS, 1) * each
+        beside = tokens - prompt.messages * MESSAGE_TOKENS
+        counted = beside * each if beside > 1 else each
         surprise = counted - expected
         self._drift(DRIFT)
         by_template, by_density = h * self._tt + x * self._td, h * self._td + x * self._dd
         variance = h * by_template + x * by_density + (NOISE_TOKENS + NOISE_SHARE * min(expected, counted)) ** 2
         most = MOST_SIGMAS * variance**0.5
         doubtful = surprise > most or surprise < -most
-        surprise = _within(surprise, -most, most)
+        if doubtful:
+            surprise = most if surprise > most else -most
         template, density = by_template / variance, by_density / variance
         self._tt -= template * by_template
         self._td -= template * by_density
