@@ -388,7 +388,10 @@ class EngineView:
     def _tokens_of_events(self, tokens: float) -> float:
         """What was counted as so many tokens, before rounding."""
         each = self.events.each
-        return tokens if each == 1.0 else max(round(tokens / each), 1) * each
+        if each == 1.0:
+            return tokens
+        events = round(tokens / each)
+        return events * each if events > 1 else each
 
     def count(self, ticket: Ticket, tokens_so_far: int) -> int:
         """Set the tokens of an answer. Returns how many are new."""
