@@ -95,7 +95,7 @@ class TokenCounter:
         """The usage at the end of the answer; None if there is none."""
         if not self._tail:
             return None
-        tail = b"".join(self._tail)[-TAIL_BYTES:]
+        tail = (self._tail[0] if len(self._tail) == 1 else b"".join(self._tail))[-TAIL_BYTES:]
         at = tail.rfind(USAGE)
         while at >= 0:
             if (usage := _usage(tail[at + len(USAGE) :])) is not None:
