@@ -464,7 +464,8 @@ class EngineView:
         self.prompt_tokens -= ticket.prompt_tokens
         self.got_tokens -= ticket.tokens
         self.promised_tokens -= ticket.promised_tokens
-        self.unseen.remove(ticket)
+        if ticket.shows is Shows.END:
+            self.unseen.remove(ticket)
         if not ticket.filled:
             self.unfilled_tokens -= ticket.uncached_tokens
             self._done_tokens = min(self._done_tokens, self.unfilled_tokens)
@@ -472,6 +473,7 @@ class EngineView:
             self.kv_tokens -= ticket.prompt_tokens + ticket.tokens
             self.decoding -= ticket.sequences
             self._pace = None
-        self.overrun.remove(ticket)
+        if ticket.targets.tpot_s is not None:
+            self.overrun.remove(ticket)
         if ticket is self._probe:
             self._probe = None

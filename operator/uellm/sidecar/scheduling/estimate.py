@@ -209,10 +209,8 @@ class StepEstimate:
         unit_s = x0 + x1
         if x2:
             unit_s = max(unit_s, unit_s + self.request_s)
-        self._fit(x0 / unit_s, x1 / unit_s, x2 / unit_s, took_s / unit_s)
-
-    def _fit(self, x0: float, x1: float, x2: float, y: float) -> None:
-        """Least squares for `y = prefill_factor * x0 + decode_factor * x1 + request_scales * x2`."""
+        x0, x1, x2, y = x0 / unit_s, x1 / unit_s, x2 / unit_s, took_s / unit_s
+        # Least squares for y = prefill_factor * x0 + decode_factor * x1 + request_scales * x2.
         a00 = self._a00 = self._a00 * FORGET + x0 * x0
         a01 = self._a01 = self._a01 * FORGET + x0 * x1
         a02 = self._a02 = self._a02 * FORGET + x0 * x2
