@@ -121,10 +121,8 @@ class Exchange:
     def end(self) -> None:
         """End the request and free its place. Raises nothing."""
         record = self._record
-        answer, self._answer = (
-            self._answer,
-            None,
-        )  # it refers back to us: break the cycle, so that both are freed at once
+        answer = self._answer
+        self._answer = None  # it refers back to us: break the cycle, so that both are freed at once
         if answer is None:
             self._dispatcher.abort(self._ticket)
             return
