@@ -136,6 +136,8 @@ class Upstream:
 
     def abort(self, error: Exception | None = None) -> None:
         """End the answer; the connection is cut unless the answer was complete. A waiting reader gets `error`."""
+        if self.ended:
+            return
         connection = self._connection
         self.end(error or EngineLost("aborted"))
         if connection is not None:

@@ -18,6 +18,8 @@ MOST_TEMPLATE_TOKENS = 2048.0
 TEMPLATE_SIGMA, DENSITY_SIGMA = 500.0, 0.125
 """How far both may be from their first values, in tokens and in tokens per character: one standard deviation."""
 
+_TEMPLATE_VARIANCE, _DENSITY_VARIANCE = TEMPLATE_SIGMA**2, DENSITY_SIGMA**2
+
 NOISE_SHARE, NOISE_TOKENS = 0.2, 20.0
 """By which prompts of the same characters differ, one standard deviation."""
 
@@ -37,7 +39,7 @@ class Ratio:
         """What the engine puts around a prompt, beside `MESSAGE_TOKENS`."""
         self._density = 1.0 / CHARACTERS_PER_TOKEN
         # The covariance of the two.
-        self._tt, self._td, self._dd = TEMPLATE_SIGMA**2, 0.0, DENSITY_SIGMA**2
+        self._tt, self._td, self._dd = _TEMPLATE_VARIANCE, 0.0, _DENSITY_VARIANCE
 
     @property
     def characters_per_token(self) -> float:
@@ -57,14 +59,17 @@ class Ratio:
         each = 1.0 / prompt.prompts
         x, h = prompt.characters * each, prompt.templates * each
         expected = h * self.template_tokens + x * self._density
-        counted = max(tokens - prompt.messages * MESSAGE_TOKENS, 1) * each
+        beside = tokens - prompt.messages * MESSAGE_TOKENS
+        counted = beside * each if beside > 1 else each
         surprise = counted - expected
         self._drift(DRIFT)
         by_template, by_density = h * self._tt + x * self._td, h * self._td + x * self._dd
-        variance = h * by_template + x * by_density + (NOISE_TOKENS + NOISE_SHARE * min(expected, counted)) ** 2
+        noise = NOISE_TOKENS + NOISE_SHARE * (counted if counted < expected else expected)
+        variance = h * by_template + x * by_density + noise**2
         most = MOST_SIGMAS * variance**0.5
         doubtful = surprise > most or surprise < -most
-        surprise = _within(surprise, -most, most)
+        if doubtful:
+            surprise = most if surprise > most else -most
         template, density = by_template / variance, by_density / variance
         self._tt -= template * by_template
         self._td -= template * by_density
@@ -79,9 +84,9 @@ class Ratio:
             self._drift(DOUBT)
 
     def _drift(self, share: float) -> None:
-        self._tt += share * (TEMPLATE_SIGMA**2 - self._tt)
+        self._tt += share * (_TEMPLATE_VARIANCE - self._tt)
         self._td -= share * self._td
-        self._dd += share * (DENSITY_SIGMA**2 - self._dd)
+        self._dd += share * (_DENSITY_VARIANCE - self._dd)
 
 
 def _within(value: float, least: float, most: float) -> float:

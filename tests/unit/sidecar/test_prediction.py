@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, Track, features, store
 from uellm.sidecar.prediction.conformal import ConformalLevel
+from uellm.sidecar.prediction.losses import Losses
 from uellm.sidecar.prediction.online import LEAST_VALUES, UNKNOWN_TOKENS
 from uellm.sidecar.prediction.window import MOST_WINDOWS, SIZE, SlidingWindows, Window
 
@@ -123,6 +124,18 @@ def test_windows_are_bounded_and_the_one_used_least_lately_goes():
     assert len(windows.by_key) == MOST_WINDOWS
     assert () in windows.by_key
     assert (0,) not in windows.by_key
+
+
+@given(st.lists(st.sampled_from("abc")))
+def test_windows_and_errors_are_in_the_order_of_their_last_use(names):
+    windows, losses, used = SlidingWindows(), Losses(2), dict[tuple[str, ...], int]()
+    for name in names:
+        windows.add([(), (name,)], 1.0)
+        losses.learn([(name,), ()], [0.5, None])
+        for key in ((), (name,)):
+            used[key] = used.pop(key, 0) + 1
+    assert [(key, len(window)) for key, window in windows.by_key.items()] == list(used.items())
+    assert [(key, errors[-1]) for key, errors in losses.by_source.items()] == list(used.items())
 
 
 def test_a_level_moves_until_its_coverage_is_right():

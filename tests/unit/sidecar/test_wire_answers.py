@@ -73,6 +73,29 @@ def test_a_whole_answer_has_its_usage_at_its_end():
 
 
 @pytest.mark.parametrize(
+    ("usage", "found"),
+    [
+        ('{"prompt_tokens":9,"total_tokens":12,"completion_tokens":3}', Usage(9, 3)),
+        ('{"prompt_tokens":9,"total_tokens":12,"completion_tokens":3,"prompt_tokens_details":null}', Usage(9, 3)),
+        ('{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}', Usage(9, 3)),
+        (
+            '{"prompt_tokens":9,"total_tokens":12,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":8}}',
+            Usage(9, 3, 8),
+        ),
+        ('{"prompt_tokens":9,"total_tokens":12,"completion_tokens":3,"prompt_tokens":7}', Usage(7, 3)),
+        ('{"prompt_tokens":9,"total_tokens":9,"completion_tokens":null}', Usage(9, 0)),
+        ('{"prompt_tokens":09,"total_tokens":12,"completion_tokens":3}', None),
+        ('{"prompt_tokens":9,"total_tokens":012,"completion_tokens":3}', None),
+        ('{"prompt_tokens":9,"total_tokens":12,"completion_tokens":3', None),
+    ],
+)
+def test_usage_is_read_in_every_form(usage, found):
+    counter = TokenCounter(RouteKind.CHAT)
+    counter.feed(f'data: {{"choices":[],"usage":{usage}}}\n\n'.encode() if found else f'"usage":{usage}'.encode())
+    assert counter.usage() == found
+
+
+@pytest.mark.parametrize(
     "tail", [b"", b'"usage":', b'"usage":{"prompt', b'"usage":null', b'"usage":[1]', b'"usage":{}']
 )
 def test_without_a_usage_there_is_none(tail):

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 STEP = 0.005
 
+LEAST, MOST = 0.5, 0.999
+"""Bounds of the level."""
+
 
 class ConformalLevel:
     """The adjusted level for one target coverage, 0 to 1."""
@@ -20,4 +23,5 @@ class ConformalLevel:
     def learn(self, *, covered: bool) -> None:
         """Adjust the level; `covered`: the value did not exceed its prediction."""
         move = -(1.0 - self.target) if covered else self.target
-        self.level = min(0.999, max(0.5, self.level + STEP * move))
+        level = self.level + STEP * move
+        self.level = LEAST if level < LEAST else MOST if level > MOST else level

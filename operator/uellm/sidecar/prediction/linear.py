@@ -31,7 +31,7 @@ class LinearModel:
         if not features:
             return
         norm = sqrt(len(features))
-        gradient = max(-1.0, min(1.0, error)) / norm
+        gradient = (-1.0 if error < -1.0 else 1.0 if error > 1.0 else error) / norm
         square, step = gradient * gradient, RATE * gradient
         weights, squares = self.weights, self.squares
         for index in features:

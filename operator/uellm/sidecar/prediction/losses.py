@@ -24,6 +24,9 @@ class Losses:
         self._count = forecasters
         self.by_source: OrderedDict[Hashable, list[float]] = OrderedDict()
         """The error of each forecaster, then the number of requests."""
+        self._latest: Sequence[Hashable] = ()
+        self._latest_errors: list[list[float]] = []
+        """The sources of the last request, and their errors. The next request often has the same sources."""
 
     def best(self, sources: Sequence[Hashable]) -> int:
         """Index of the forecaster to use, by the narrowest source with enough requests."""
@@ -37,16 +40,24 @@ class Losses:
     def learn(self, sources: Sequence[Hashable], errors: Sequence[float | None]) -> None:
         """Record each forecaster's error; None: it gave no forecast, which counts as `WORST`."""
         bounded = [WORST if error is None or error > WORST else error for error in errors]
-        by_source = self.by_source
+        if sources != self._latest:
+            self._latest_errors, self._latest = self._use(sources), sources
+        for known in self._latest_errors:
+            known[-1] = count = known[-1] + 1.0
+            weight = 1.0 / count if count < MEMORY else 1.0 / MEMORY
+            for index, error in enumerate(bounded):
+                known[index] += weight * (error - known[index])
+
+    def _use(self, sources: Sequence[Hashable]) -> list[list[float]]:
+        """The errors of these sources, the narrowest of which is now the most recently used."""
+        by_source, errors = self.by_source, list[list[float]]()
         for source in reversed(sources):
             known = by_source.get(source)
             if known is None:
                 known = by_source[source] = [0.0] * (self._count + 1)
             else:
                 by_source.move_to_end(source)
-            known[-1] = count = known[-1] + 1.0
-            weight = 1.0 / count if count < MEMORY else 1.0 / MEMORY
-            for index, error in enumerate(bounded):
-                known[index] += weight * (error - known[index])
+            errors.append(known)
         while len(by_source) > MOST_SOURCES:
             by_source.popitem(last=False)
+        return errors

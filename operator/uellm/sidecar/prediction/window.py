@@ -19,13 +19,13 @@ MOST_WINDOWS = 400
 class Window:
     """A sliding window. Adding moves at most `SIZE` pointers; a quantile is O(1)."""
 
-    __slots__ = ("_arrivals", "_oldest", "ordered")
+    __slots__ = ("arrivals", "oldest", "ordered")
 
     def __init__(self, values: Iterable[float] = ()) -> None:
-        self._arrivals = array("d", values)[-SIZE:]
-        self._oldest = 0
+        self.arrivals = array("d", values)[-SIZE:]
+        self.oldest = 0
         """Its index, as the values of a full window are replaced in turn."""
-        self.ordered = sorted(self._arrivals)
+        self.ordered = sorted(self.arrivals)
         """The values, the least first."""
 
     def __len__(self) -> int:
@@ -33,19 +33,11 @@ class Window:
 
     def values(self) -> array[float]:
         """A copy of the values, the oldest first. Takes about a microsecond."""
-        return self._arrivals[self._oldest :] + self._arrivals[: self._oldest]
+        return self.arrivals[self.oldest :] + self.arrivals[: self.oldest]
 
     def add(self, value: float) -> None:
         """Add a value; a full window drops its oldest."""
-        arrivals, ordered = self._arrivals, self.ordered
-        if len(arrivals) < SIZE:
-            arrivals.append(value)
-        else:
-            oldest = self._oldest
-            del ordered[bisect_left(ordered, arrivals[oldest])]
-            arrivals[oldest] = value
-            self._oldest = (oldest + 1) % SIZE
-        insort(ordered, value)
+        add_to_all((self,), value)
 
     def quantile(self, level: float) -> float:
         """The smallest value that a share `level` of the values, and of the next one, does not exceed.
@@ -65,11 +57,28 @@ class Window:
         return self.ordered[len(self.ordered) // 2]
 
 
+def add_to_all(windows: Sequence[Window], value: float) -> None:
+    """Add a value to each of these windows."""
+    for window in windows:
+        arrivals, ordered = window.arrivals, window.ordered
+        if len(arrivals) < SIZE:
+            arrivals.append(value)
+        else:
+            oldest = window.oldest
+            del ordered[bisect_left(ordered, arrivals[oldest])]
+            arrivals[oldest] = value
+            window.oldest = (oldest + 1) % SIZE
+        insort(ordered, value)
+
+
 class SlidingWindows:
     """Windows by key; the least recently used is dropped beyond `MOST_WINDOWS`."""
 
     def __init__(self) -> None:
         self.by_key: OrderedDict[Hashable, Window] = OrderedDict()
+        self._latest: Sequence[Hashable] = ()
+        self._latest_windows: list[Window] = []
+        """The keys of the last value, and their windows. The next value often has the same keys."""
 
     def first(self, keys: Sequence[Hashable], at_least: int) -> Window | None:
         """The window of the first key that has at least this number of values."""
@@ -82,13 +91,20 @@ class SlidingWindows:
 
     def add(self, keys: Sequence[Hashable], value: float) -> None:
         """Add a value to the windows of all keys; the last key becomes the most recently used."""
-        by_key = self.by_key
+        if keys != self._latest:
+            self._latest_windows, self._latest = self._use(keys), keys
+        add_to_all(self._latest_windows, value)
+
+    def _use(self, keys: Sequence[Hashable]) -> list[Window]:
+        """The windows of these keys, which are now the most recently used."""
+        by_key, windows = self.by_key, list[Window]()
         for key in keys:
             window = by_key.get(key)
             if window is None:
                 window = by_key[key] = Window()
             else:
                 by_key.move_to_end(key)
-            window.add(value)
+            windows.append(window)
         while len(by_key) > MOST_WINDOWS:
             by_key.popitem(last=False)
+        return windows

@@ -270,9 +270,12 @@ class Dispatcher:
 
         The end of a request measures the engine's capacity only while others wait.
         """
-        core = self._core
-        self._unscheduled.pop(ticket, None)
+        if self.token_updates:
+            self.catch_up()
+        core = self._scheduler
         self._tickets.pop(ticket, None)
+        if self._unscheduled:
+            self._unscheduled.pop(ticket, None)
         if self._waited and ticket.state is State.RUNNING:
             self._refusals.record_completion(ticket, core.in_flight, self._time())
         return core

@@ -120,10 +120,8 @@ class Exchange:
     def end(self) -> None:
         """End the request and free its place. Raises nothing."""
         record = self._record
-        answer, self._answer = (
-            self._answer,
-            None,
-        )  # it refers back to us: break the cycle, so that both are freed at once
+        answer = self._answer
+        self._answer = None  # it refers back to us: break the cycle, so that both are freed at once
         if answer is None:
             self._dispatcher.abort(self._ticket)
             return
@@ -208,16 +206,17 @@ class Exchange:
         if record.failed_status and record.outcome is RequestOutcome.COMPLETED:
             record.outcome = of_engine_status(record.failed_status)
         if (fast_path := answer.fast_path) is not None and fast_path.last_s is not None:
-            record.last_token_s = max(fast_path.last_s, record.last_token_s or 0.0)
+            last_s = record.last_token_s
+            record.last_token_s = fast_path.last_s if last_s is None or last_s < fast_path.last_s else last_s
             if answer.whole is None:
                 record.bytes_out += fast_path.passed_bytes
         if tokens := answer.counter.tokens:
             record.output_tokens = tokens
         if self.call.kind is RouteKind.POOLING and record.outcome is RequestOutcome.COMPLETED:
             record.first_token_s = self._loop.time()
-        self._usage = usage = answer.usage()
+        self._usage = usage = answer.counter.usage()
         if usage is not None:
-            record.prompt_tokens, record.output_tokens = usage.prompt_tokens, usage.output_tokens
+            record.prompt_tokens, record.output_tokens, _ = usage
             self._take_prompt_tokens(usage.prompt_tokens)
 
     def _take_prompt_tokens(self, tokens: int) -> None:

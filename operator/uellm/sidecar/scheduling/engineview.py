@@ -388,7 +388,10 @@ class EngineView:
     def _tokens_of_events(self, tokens: float) -> float:
         """What was counted as so many tokens, before rounding."""
         each = self.events.each
-        return tokens if each == 1.0 else max(round(tokens / each), 1) * each
+        if each == 1.0:
+            return tokens
+        events = round(tokens / each)
+        return events * each if events > 1 else each
 
     def count(self, ticket: Ticket, tokens_so_far: int) -> int:
         """Set the tokens of an answer. Returns how many are new."""
@@ -461,7 +464,8 @@ class EngineView:
         self.prompt_tokens -= ticket.prompt_tokens
         self.got_tokens -= ticket.tokens
         self.promised_tokens -= ticket.promised_tokens
-        self.unseen.remove(ticket)
+        if ticket.shows is Shows.END:
+            self.unseen.remove(ticket)
         if not ticket.filled:
             self.unfilled_tokens -= ticket.uncached_tokens
             self._done_tokens = min(self._done_tokens, self.unfilled_tokens)
@@ -469,6 +473,7 @@ class EngineView:
             self.kv_tokens -= ticket.prompt_tokens + ticket.tokens
             self.decoding -= ticket.sequences
             self._pace = None
-        self.overrun.remove(ticket)
+        if ticket.targets.tpot_s is not None:
+            self.overrun.remove(ticket)
         if ticket is self._probe:
             self._probe = None

@@ -42,6 +42,7 @@ OUTLIER = 4.0
 """A longer gap is cut to this many times the expected one: it was a pause, not a step."""
 
 GAP_WEIGHT = 0.02
+"""Least weight of an observation in the mean gap and the mean error; the first ones count alike."""
 RECENT_WEIGHT = 0.15
 MEASURED_WEIGHT = 0.005
 """Weight of a step in the means that are reported: about the last 200 steps count."""
@@ -174,11 +175,14 @@ class StepEstimate:
         if gap_s < SHORTEST_GAP_S:
             gap_s = SHORTEST_GAP_S
         self._gaps += 1
-        self.gap_s += _weight(GAP_WEIGHT, self._gaps) * (gap_s - self.gap_s)
+        weight = 1.0 / self._gaps
+        self.gap_s += (weight if weight > GAP_WEIGHT else GAP_WEIGHT) * (gap_s - self.gap_s)
         self.recent_gap_s += RECENT_WEIGHT * (gap_s - self.recent_gap_s)
         initial = self.initial_factors
         self._measured += 1
-        weight = _weight(MEASURED_WEIGHT, self._measured)
+        weight = 1.0 / self._measured
+        if weight < MEASURED_WEIGHT:
+            weight = MEASURED_WEIGHT
         self._mean_s += weight * (gap_s - self._mean_s)
         self._expected_s += weight * (initial.prefill * x0 + initial.decode * x1 - self._expected_s)
         self._learn(gap_s, expected_s, x0, x1)
@@ -198,15 +202,15 @@ class StepEstimate:
     def _learn(self, took_s: float, expected_s: float, x0: float, x1: float, x2: float = 0.0) -> None:
         """Learn from the seconds by the model of the three parts: prompts, the rest of the steps, the request."""
         self.observed += 1
-        self.error_share += _weight(GAP_WEIGHT, self.observed) * (abs(took_s - expected_s) / took_s - self.error_share)
+        weight = 1.0 / self.observed
+        error_share = abs(took_s - expected_s) / took_s
+        self.error_share += (weight if weight > GAP_WEIGHT else GAP_WEIGHT) * (error_share - self.error_share)
         # Relative times: long steps do not count for more, and time outside the steps lowers the weight.
         unit_s = x0 + x1
         if x2:
             unit_s = max(unit_s, unit_s + self.request_s)
-        self._fit(x0 / unit_s, x1 / unit_s, x2 / unit_s, took_s / unit_s)
-
-    def _fit(self, x0: float, x1: float, x2: float, y: float) -> None:
-        """Least squares for `y = prefill_factor * x0 + decode_factor * x1 + request_scales * x2`."""
+        x0, x1, x2, y = x0 / unit_s, x1 / unit_s, x2 / unit_s, took_s / unit_s
+        # Least squares for y = prefill_factor * x0 + decode_factor * x1 + request_scales * x2.
         a00 = self._a00 = self._a00 * FORGET + x0 * x0
         a01 = self._a01 = self._a01 * FORGET + x0 * x1
         a02 = self._a02 = self._a02 * FORGET + x0 * x2
@@ -241,12 +245,6 @@ class StepEstimate:
     def _decode_s(self, kv_tokens: float, sequences: float) -> float:
         model = self.model
         return self._base_s + model.per_kv_token_s * kv_tokens + model.per_sequence_s * sequences
-
-
-def _weight(least: float, number: int) -> float:
-    """The weight of the latest of so many observations in their mean: no less than `least`."""
-    weight = 1.0 / number
-    return weight if weight > least else least
 
 
 def _within(factor: float) -> float:

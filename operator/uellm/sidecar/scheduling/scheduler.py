@@ -251,7 +251,10 @@ class Scheduler:
             ticket.events = events
             tokens = round(ticket.counted)
         if tokens > ticket.tokens:
-            self.on_tokens(ticket, tokens, now_s)
+            if ticket.state is State.RUNNING and ticket.first_token_s is not None:
+                self._view.on_tokens(ticket, tokens, now_s)
+            else:
+                self.on_tokens(ticket, tokens, now_s)
 
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
         """Record how many tokens of an answer have come so far."""

@@ -43,5 +43,6 @@ class EventTokens(Share):
 
     def add(self, tokens: float, of_tokens: float) -> None:
         """Add the tokens that the engine counted in so many events."""
-        super().add(tokens, of_tokens)
-        self.each = min(max(self.value, 1.0), MOST_TOKENS_AN_EVENT) if self.of_tokens >= COUNTED_EVENTS else 1.0
+        Share.add(self, tokens, of_tokens)
+        each = self.tokens / self.of_tokens if self.of_tokens >= COUNTED_EVENTS else 1.0
+        self.each = 1.0 if each < 1.0 else MOST_TOKENS_AN_EVENT if each > MOST_TOKENS_AN_EVENT else each

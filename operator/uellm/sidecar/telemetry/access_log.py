@@ -70,14 +70,14 @@ class Record(RequestRecord):
 
     def to_json(self) -> str:
         """The line of the access log."""
-        predicted = None if self.predicted_tokens is None else round(self.predicted_tokens)
+        predicted = "null" if self.predicted_tokens is None else round(self.predicted_tokens)
         return (
             f'{{{self.identity()}, "class": {json_string(self.slo_class)}, '
             f'"adapter": {json_string_or_null(self.adapter)}, "outcome": "{self.outcome}", "status": {self.status}, '
             f'"queueMilliseconds": {milliseconds(self.queue_s)}, '
             f'"firstByteMilliseconds": {milliseconds(self.first_byte_s)}, '
             f'"ttftMilliseconds": {milliseconds(self.ttft_s)}, "tpotMilliseconds": {milliseconds(self.tpot_s)}, '
-            f'"milliseconds": {milliseconds(self.end_s - self.arrival_s)}, '
+            f'"milliseconds": {(self.end_s - self.arrival_s) * 1000:.1f}, '
             f'"promptTokens": {json_number(self.prompt_tokens)}, "outputTokens": {json_number(self.output_tokens)}, '
-            f'"predictedTokens": {json_number(predicted)}, "bytesIn": {self.bytes_in}, "bytesOut": {self.bytes_out}}}'
+            f'"predictedTokens": {predicted}, "bytesIn": {self.bytes_in}, "bytesOut": {self.bytes_out}}}'
         )

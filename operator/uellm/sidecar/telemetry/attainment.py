@@ -124,11 +124,10 @@ class Attainment:
         slot = slots[-1]
         slot.requests += 1
         slot.met += not late
-        for times, seconds in ((slot.ttft, record.ttft_s), (slot.tpot, record.tpot_s)):
-            if seconds is not None:
-                milliseconds = seconds * 1e3
-                power = ceil(log(milliseconds if milliseconds > _LEAST_MS else _LEAST_MS) / _LOG_STEP)
-                times[power] = times[power] + 1 if power in times else 1
+        if (ttft_s := record.ttft_s) is not None:
+            _count(slot.ttft, ttft_s)
+        if (tpot_s := record.tpot_s) is not None:
+            _count(slot.tpot, tpot_s)
 
     def report(self, now_s: float, names: Iterable[str] = ()) -> AttainmentReport:
         """The report to the operator: these classes, and every other class that had requests."""
@@ -145,6 +144,12 @@ class Attainment:
             _quantile([slot.ttft for slot in slots], 0.99),
             _quantile([slot.tpot for slot in slots], 0.99),
         )
+
+
+def _count(times: dict[int, int], seconds: float) -> None:
+    milliseconds = seconds * 1e3
+    power = ceil(log(milliseconds if milliseconds > _LEAST_MS else _LEAST_MS) / _LOG_STEP)
+    times[power] = times.get(power, 0) + 1
 
 
 def _forget(slots: deque[_Slot], now_s: float) -> None:

@@ -7,6 +7,7 @@ is always a key.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
 
 from uellm.vllm_routes import RouteKind
@@ -26,6 +27,13 @@ TAIL_BYTES = 16 * 1024
 USAGE = b'"usage":'
 """Contained in every event with usage."""
 
+
+_COUNT = rb"(0|[1-9]\d{0,8})"
+_PLAIN_USAGE = re.compile(
+    rb'\{"prompt_tokens":%b,"total_tokens":%b,"completion_tokens":%b(?:,"\w+_tokens_details":null)*\}'
+    % (_COUNT, _COUNT, _COUNT)
+)
+"""Usage as vLLM mostly writes it for a chat or a completion. Other forms are parsed as JSON."""
 
 NO_USAGE = b'"usage":null'
 """Contained in every event of a streamed completion that has no usage."""
@@ -95,8 +103,10 @@ class TokenCounter:
         """The usage at the end of the answer; None if there is none."""
         if not self._tail:
             return None
-        tail = b"".join(self._tail)[-TAIL_BYTES:]
+        tail = (self._tail[0] if len(self._tail) == 1 else b"".join(self._tail))[-TAIL_BYTES:]
         at = tail.rfind(USAGE)
+        if at >= 0 and (plain := _PLAIN_USAGE.match(tail, at + len(USAGE))):
+            return Usage(int(plain[1]), int(plain[3]))
         while at >= 0:
             if (usage := _usage(tail[at + len(USAGE) :])) is not None:
                 return usage
