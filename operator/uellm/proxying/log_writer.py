@@ -18,9 +18,9 @@ from uellm.proxying.metrics import Counter
 
 MOST_LINES = 10_000
 """Lines that may wait to be written: some megabytes. Further ones are dropped and counted."""
-MOST_TOGETHER = 100
-"""Lines that are written in one go."""
-PAUSE_S = 0.005
+MOST_TOGETHER = 500
+"""Lines that are written in one go: 25,000 a second at most."""
+PAUSE_S = 0.02
 """Between two writes: to wake the thread for each line would cost the event loop more than the line."""
 LAST_S = 2.0
 """How long the last lines may take at the end of the process."""

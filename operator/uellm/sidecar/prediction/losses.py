@@ -24,9 +24,6 @@ class Losses:
         self._count = forecasters
         self.by_source: OrderedDict[Hashable, list[float]] = OrderedDict()
         """The error of each forecaster, then the number of requests."""
-        self._latest: Sequence[Hashable] = ()
-        self._latest_errors: list[list[float]] = []
-        """The sources of the last request, and their errors. The next request often has the same sources."""
 
     def best(self, sources: Sequence[Hashable]) -> int:
         """Index of the forecaster to use, by the narrowest source with enough requests."""
@@ -40,9 +37,7 @@ class Losses:
     def learn(self, sources: Sequence[Hashable], errors: Sequence[float | None]) -> None:
         """Record each forecaster's error; None: it gave no forecast, which counts as `WORST`."""
         bounded = [WORST if error is None or error > WORST else error for error in errors]
-        if sources != self._latest:
-            self._latest_errors, self._latest = self._use(sources), sources
-        for known in self._latest_errors:
+        for known in self._use(sources):
             known[-1] = count = known[-1] + 1.0
             weight = 1.0 / count if count < MEMORY else 1.0 / MEMORY
             for index, error in enumerate(bounded):

@@ -76,9 +76,6 @@ class SlidingWindows:
 
     def __init__(self) -> None:
         self.by_key: OrderedDict[Hashable, Window] = OrderedDict()
-        self._latest: Sequence[Hashable] = ()
-        self._latest_windows: list[Window] = []
-        """The keys of the last value, and their windows. The next value often has the same keys."""
 
     def first(self, keys: Sequence[Hashable], at_least: int) -> Window | None:
         """The window of the first key that has at least this number of values."""
@@ -91,9 +88,7 @@ class SlidingWindows:
 
     def add(self, keys: Sequence[Hashable], value: float) -> None:
         """Add a value to the windows of all keys; the last key becomes the most recently used."""
-        if keys != self._latest:
-            self._latest_windows, self._latest = self._use(keys), keys
-        add_to_all(self._latest_windows, value)
+        add_to_all(self._use(keys), value)
 
     def _use(self, keys: Sequence[Hashable]) -> list[Window]:
         """The windows of these keys, which are now the most recently used."""
