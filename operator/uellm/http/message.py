@@ -123,8 +123,8 @@ class Headers:
 
     def get_all(self, name: str) -> list[str]:
         """Every field of that name."""
-        wanted = _KEYS.get(name) or _key(name)
-        if wanted not in self._index():
+        first, wanted = self._first, _KEYS.get(name) or _key(name)
+        if wanted not in (self._index() if first is None else first):
             return []
         return [value.decode("utf-8", "surrogateescape") for field, value in self.raw if field.lower() == wanted]
 
@@ -135,7 +135,9 @@ class Headers:
 
     def without(self, names: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
         """The fields in their order, except those of these names, which are in lower case."""
-        first, raw = self._index(), self.raw
+        first, raw = self._first, self.raw
+        if first is None:
+            first = self._index()
         if len(first) == len(raw):  # no name comes twice, so that both have the same order
             return [raw[place] for place, name in enumerate(first) if name not in names]
         return [field for field in raw if field[0].lower() not in names]

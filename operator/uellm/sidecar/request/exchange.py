@@ -170,7 +170,8 @@ class Exchange:
         def take(piece: bytes) -> None:
             answer.piece(piece)
             answer.count(piece)
-            upstream.pass_chunks(answer.chunk_sink() if piece.endswith(BLANK) else None)
+            if not upstream.complete:
+                upstream.pass_chunks(answer.chunk_sink() if piece.endswith(BLANK) else None)
 
         try:
             await upstream.pipe(take)
@@ -198,7 +199,7 @@ class Exchange:
         if record.first_token_s is None:
             record.first_token_s = now_s
             self._dispatcher.first_token(self._ticket)
-            if self._answer is not None and (usage := self._answer.usage()) is not None:
+            if self._answer is not None and (usage := self._answer.counter.usage()) is not None:
                 self._take_prompt_tokens(usage.prompt_tokens)
         if tokens > 1:
             self._dispatcher.token_updates.append((self._ticket, tokens, now_s))
