@@ -78,7 +78,7 @@ class Relay:
         record.status = upstream.status
         self._chunks_allowed = self._streams_events and reply.chunked and self._tap is not None
         reply.on_pause, reply.on_resume = self._hold, self._go_on
-        if reply.paused:
+        if reply.link.writing_paused:
             self._hold()
         try:
             first = self._first if self._streams_events else self._send

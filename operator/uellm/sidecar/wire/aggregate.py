@@ -43,14 +43,18 @@ class _Choice:
     def add(self, piece: Mapping[str, Any]) -> None:
         """Add its next part."""
         delta = piece.get("delta", piece)
-        text = delta.get("content", delta.get("text"))
+        if "content" in delta:
+            text, others = delta["content"], len(delta) > 1
+        else:
+            text, others = delta.get("text"), True
         if text is not None:
             self.has_text = True
             self.text.append(text)
-        for name in REASONING:
-            if delta.get(name):
-                self.reasoning.setdefault(name, []).append(delta[name])
-        self.role = delta.get("role") or self.role
+        if others:  # nearly every delta is only text
+            for name in REASONING:
+                if delta.get(name):
+                    self.reasoning.setdefault(name, []).append(delta[name])
+            self.role = delta.get("role") or self.role
         if piece.get("logprobs") is not None:
             self.logprobs.append(piece["logprobs"])
         if piece.get("finish_reason") is not None:
