@@ -108,7 +108,11 @@ class Aggregator:
                 found.append(data)
         if not found:
             return
-        for document in _DECODER.decode((b"[%b]" % b",".join(found)).decode()):
+        array = (b"[%b]" % b",".join(found)).decode()
+        documents, end = _DECODER.raw_decode(array)
+        if end < len(array):
+            raise ValueError("an event is not one object")
+        for document in documents:
             self._take(document)
 
     def answer(self) -> tuple[int, bytes]:
@@ -150,10 +154,19 @@ class Aggregator:
             "created": json_of(head.get("created")),
             "model": json_of(head.get("model")),
             "choices": f"[{','.join([self._choice(index) for index in sorted(self._choices)])}]",
-            "usage": json_of(_filled(shape.top.get("usage"), end.get("usage"))),
+            "usage": self._usage(),
             "metrics": json_of(_filled(shape.top.get("metrics"), end.get("metrics"))),
             "system_fingerprint": json_of(fingerprint.get("system_fingerprint")),
         }
+
+    def _usage(self) -> str:
+        pattern, usage = self._shape.top["usage"], self._end["usage"]
+        if not isinstance(usage, dict) or not usage.keys() <= pattern.keys():
+            return json_of(_filled(pattern, usage))
+        fields = [
+            before + json_of(_filled(pattern[name], usage.get(name))) for name, before in self._shape.usage_fields
+        ]
+        return f"{{{','.join(fields)}}}"
 
     def _choice(self, index: int) -> str:
         choice = self._choices[index]

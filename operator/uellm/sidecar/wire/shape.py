@@ -48,6 +48,11 @@ class AnswerShape:
         """A message's JSON, to be filled with the JSON of its own fields."""
         return _format({**self.message, "role": None, "content": None}, _MESSAGE_FILLED)
 
+    @cached_property
+    def usage_fields(self) -> tuple[tuple[str, str], ...]:
+        """The fields of the usage, each with the JSON before its value."""
+        return tuple([(name, f"{json_of(name)}:") for name in self.top["usage"]])
+
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
 
