@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from json.encoder import encode_basestring
 from typing import Any
 
 from uellm.vllm_routes import RouteKind
@@ -59,6 +60,8 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=
 
 def json_of(value: Any) -> str:
     """A value's JSON in the form that the engine writes. Raises ValueError."""
+    if type(value) is str:
+        return encode_basestring(value)
     if value is None:
         return "null"
     return str(value) if type(value) is int else _ENCODER.encode(value)
