@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uellm.sidecar.wire.aggregate import Aggregator
-from uellm.sidecar.wire.events import Splitter, TokenCounter, Usage
+from uellm.sidecar.wire.events import TokenCounter, Usage
 from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.strip import UsageStrip
 from uellm.vllm_routes import RouteKind
@@ -150,16 +150,3 @@ def test_the_parts_of_each_choice_are_put_together(found):
         "total_tokens": 5 + stream.usage.output_tokens,
         "completion_tokens": stream.usage.output_tokens,
     }
-
-
-@given(st.lists(st.binary(max_size=20).filter(lambda part: b"\n" not in part), max_size=8), st.data())
-def test_events_are_cut_where_they_end(parts, data):
-    whole = b"".join(part + b"\n\n" for part in parts)
-    splitter = Splitter()
-    events, at = [], 0
-    while at < len(whole):
-        size = data.draw(st.integers(1, 9))
-        events += splitter.feed(whole[at : at + size])
-        at += size
-    assert events == [part + b"\n\n" for part in parts]
-    assert splitter.rest == b""

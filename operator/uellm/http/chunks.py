@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 END = b"\r\n"
-EVENTS_END = b"}\n\n" + END
+BLANK = b"\n\n"
+"""End of an event."""
+
+BLANK_END = BLANK + END
+"""End of a chunk that ends with a whole event."""
+
+EVENTS_END = b"}" + BLANK_END
 """End of a chunk that consists of whole server-sent events with JSON data."""
 
 MOST_BYTES = 4096

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from uellm.http.chunks import EVENTS_END, NO_LINE, SIZE_LINES
+from uellm.http.chunks import BLANK, BLANK_END, EVENTS_END, NO_LINE, SIZE_LINES
 from uellm.http.message import Headers
 from uellm.http.upstream import EngineLost, Upstream
 
@@ -67,7 +67,9 @@ class ClientConnection(asyncio.Protocol):
         self._last_pieces = 0
         self.on_body = self._pieces.append  # httptools calls it directly for every piece, which saves a Python frame
         self._head_bytes = 0
-        self._in_body = self._sized = self._complete = self._reusable = self._between = False
+        self._in_body = self._sized = self._complete = self._reusable = False
+        self._between = False
+        """What was parsed last ended with a chunk that ended with a whole event."""
         self.take_chunk: Callable[[bytes], bool] | None = None
         """Takes a chunk of whole events, framing included; False: give it to the parser."""
         self._parser = httptools.HttpResponseParser(self)
@@ -144,8 +146,10 @@ class ClientConnection(asyncio.Protocol):
         if self._complete:
             self._last_of(upstream)
         elif self._in_body:
-            # The parser reports the end of a chunk, but not the begin of the next size line.
-            self._between &= data.endswith(b"\n")
+            # A piece with a blank line at its end, then the line end of its chunk. Nothing of the next chunk has come,
+            # because no line between chunks has a newline of its own.
+            pieces = self._pieces
+            self._between = data.endswith(BLANK_END) and bool(pieces) and pieces[-1].endswith(BLANK)
             self._deliver(upstream)
         else:
             self._head_bytes += len(data)
@@ -220,19 +224,11 @@ class ClientConnection(asyncio.Protocol):
         self._in_body = True
         headers = Headers(self._fields)
         self._sized = self._head_only or headers.has_any(_SIZES)
-        self._reusable = self._sized or status in _BODILESS
+        self._reusable = (self._sized or status in _BODILESS) and self._keep_alive(headers)
         if self._upstream is not None:
             self._upstream.begin(status, self._reason, headers)
         if self._head_only:
             self._complete, self._reusable = True, False  # the parser does not know that HEAD has no body
-
-    def on_chunk_header(self) -> None:
-        """A chunk's size is known."""
-        self._between = False
-
-    def on_chunk_complete(self) -> None:
-        """A chunk is complete."""
-        self._between = True
 
     def on_message_complete(self) -> None:
         """The answer is complete, unless it was an informational one."""
@@ -245,8 +241,7 @@ class ClientConnection(asyncio.Protocol):
     def _done(self, upstream: Upstream) -> None:
         self._upstream = None
         upstream.end(None)
-        keep = self._reusable and self._keep_alive(upstream.headers) and not self.transport.get_write_buffer_size()
-        if keep and not self.closed:
+        if self._reusable and not self.closed and not self.transport.get_write_buffer_size():
             if self._paused:
                 self.resume()
             self._pool.give_back(self)
@@ -254,8 +249,9 @@ class ClientConnection(asyncio.Protocol):
             self.transport.close()
 
     def _keep_alive(self, headers: Headers) -> bool:
-        options = ",".join(headers.get_all("connection")).lower()
-        return "close" not in options and self._parser.get_http_version() == "1.1"
+        if self._parser.get_http_version() != "1.1":
+            return False
+        return "connection" not in headers or "close" not in ",".join(headers.get_all("connection")).lower()
 
     def _lost(self, message: str) -> None:
         upstream, self._upstream = self._upstream, None

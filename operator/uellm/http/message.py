@@ -123,8 +123,8 @@ class Headers:
 
     def get_all(self, name: str) -> list[str]:
         """Every field of that name."""
-        wanted = _KEYS.get(name) or _key(name)
-        if wanted not in self._index():
+        first, wanted = self._first, _KEYS.get(name) or _key(name)
+        if wanted not in (self._index() if first is None else first):
             return []
         return [value.decode("utf-8", "surrogateescape") for field, value in self.raw if field.lower() == wanted]
 

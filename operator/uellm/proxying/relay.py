@@ -78,7 +78,7 @@ class Relay:
         record.status = upstream.status
         self._chunks_allowed = self._streams_events and reply.chunked and self._tap is not None
         reply.on_pause, reply.on_resume = self._hold, self._go_on
-        if reply.paused:
+        if reply.link.writing_paused:
             self._hold()
         try:
             first = self._first if self._streams_events else self._send
@@ -100,7 +100,8 @@ class Relay:
                 record.outcome = RequestOutcome.ENGINE_LOST
             record.bytes_out = self._bytes_out
             reply.on_pause = reply.on_resume = None
-            self._stop_clock()
+            if self._stall is not None:
+                self._stop_clock()
 
     def _first(self, piece: bytes) -> None:
         self._record.first_byte_s = self._loop.time() - self._record.arrival_s
@@ -115,7 +116,7 @@ class Relay:
         if sent := tap.piece(piece):
             self._put(sent)
         tap.count(piece)
-        if self._chunks_allowed:
+        if self._chunks_allowed and not self._upstream.complete:
             self._upstream.pass_chunks(tap.chunk_sink() if sent and piece.endswith(BLANK) else None)
 
     def _put(self, piece: bytes) -> None:

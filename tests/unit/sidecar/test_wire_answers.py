@@ -172,6 +172,22 @@ def test_details_that_a_stream_leaves_out_where_they_are_null_are_there():
     assert found["completion_tokens_details"] is None
 
 
+def test_what_the_engine_writes_into_its_answers_is_no_format():
+    document = altered(object="100%s", **{"50%": None}, choice={"%(index)s": None})
+    together = aggregator(document)
+    together.feed(part("") + part("a", finish_reason="length") + END + DONE)
+    assert together.answer() == (200, json.dumps(document, separators=(",", ":")).encode())
+
+
+def test_usage_that_the_engines_own_answer_did_not_have_comes_last():
+    together = aggregator()
+    usage = {"cost": 1.5, "prompt_tokens": 21, "total_tokens": 26, "completion_tokens": 5}
+    together.feed(part("a") + event({"choices": [], "usage": usage}) + DONE)
+    found = json.loads(together.answer()[1])["usage"]
+    assert list(found) == [*WHOLE["usage"], "cost"]
+    assert found["cost"] == 1.5
+
+
 def test_log_probabilities_get_the_defaults_that_a_stream_leaves_out():
     together = aggregator()
     together.feed(part("a", logprobs={"content": [{"token": "a", "bytes": [97]}]}) + END + DONE)

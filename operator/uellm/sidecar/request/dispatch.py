@@ -204,10 +204,11 @@ class Dispatcher:
 
     def first_token(self, ticket: Ticket) -> None:
         """Record the first token of an answer."""
-        core = self._core
+        if self.token_updates:
+            self.catch_up()
         if self._pause is None:
             try:
-                core.on_first_token(ticket, self._time())
+                self._scheduler.on_first_token(ticket, self._time())
             except Exception as error:
                 self._recover(error)
         self._pump()

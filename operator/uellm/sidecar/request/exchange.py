@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uellm.http import EngineLost, Pairs, Reply, Upstream
 from uellm.prompt import with_adapter
+from uellm.proxying.faults import FaultGuard
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
 from uellm.proxying.relay import BLANK, Relay
 from uellm.proxying.routes import end_to_end
@@ -93,27 +94,27 @@ class Exchange:
         """Send the client its answer. Sets the record's outcome. Raises Refusal only before anything was sent."""
         self.call.body = b""
         record = self._record
-        guard = self._faults.guard("answer", record.id)
-        self._answer = AnswerTap(
+        guard = FaultGuard(self._faults, "answer", record.id)
+        answer = self._answer = AnswerTap(
             self.call, upstream, self._terms.shapes, self._on_tokens, guard, batched=self._ticket.batched
         )
         record.blind &= not upstream.streams_events
-        whole = self._answer.whole
-        self._answer.fast_path = FastPath(
+        whole = answer.whole
+        answer.fast_path = FastPath(
             reply,
-            self._answer.counter,
+            answer.counter,
             self._dispatcher,
             self._ticket,
             strips=whole is not None or self.call.mode is Mode.STREAM_STRIP_USAGE,
             write=None if whole is None else whole.take_chunk,
         )
         if whole is not None:
-            await self._send_whole(whole, self._answer, reply, upstream, own)
+            await self._send_whole(whole, answer, reply, upstream, own)
         else:
-            await Relay(reply, upstream, record, stall_s=stall_s, tap=self._answer).run(own)
+            await Relay(reply, upstream, record, stall_s=stall_s, tap=answer).run(own)
         if record.outcome is RequestOutcome.COMPLETED:
             try:
-                self._answer.learn()
+                answer.learn()
             except Exception as error:
                 self._faults.count("answer", error, record.id)
 
@@ -167,7 +168,8 @@ class Exchange:
         def take(piece: bytes) -> None:
             answer.piece(piece)
             answer.count(piece)
-            upstream.pass_chunks(answer.chunk_sink() if piece.endswith(BLANK) else None)
+            if not upstream.complete:
+                upstream.pass_chunks(answer.chunk_sink() if piece.endswith(BLANK) else None)
 
         try:
             await upstream.pipe(take)
@@ -195,7 +197,7 @@ class Exchange:
         if record.first_token_s is None:
             record.first_token_s = now_s
             self._dispatcher.first_token(self._ticket)
-            if self._answer is not None and (usage := self._answer.usage()) is not None:
+            if self._answer is not None and (usage := self._answer.counter.usage()) is not None:
                 self._take_prompt_tokens(usage.prompt_tokens)
         if tokens > 1:
             self._dispatcher.token_updates.append((self._ticket, tokens, now_s))

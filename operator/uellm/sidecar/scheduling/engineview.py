@@ -291,13 +291,15 @@ class EngineView:
             self._begin_step()
         # Ends that were computed in one step may be read at different moments: they do not show a missed step.
         if ticket.shows is Shows.TOKENS or self._probe is None:
-            self._look_at_probe(now_s)
+            if self._probe is not None and now_s - self._first_s > SAME_MOMENT_S:
+                self._look_at_probe(now_s)
             self._first_s = now_s
         if self.unseen.in_flight:
             self._fill(self.unseen.before(ticket), now_s)
         if not ticket.filled:
             self._count_filled(ticket)
-            self._filled_alone(ticket.uncached_tokens, now_s)
+            if self._probe is None or self._moment is not None:
+                self._filled_alone(ticket.uncached_tokens, now_s)
 
     def on_unseen_end(self, ticket: Ticket, now_s: float) -> None:
         """An answer ended of which nothing was seen before. It took its prompt's time, and unknown time for its tokens.
@@ -402,16 +404,16 @@ class EngineView:
         return new
 
     def _look_at_probe(self, now_s: float) -> None:
-        """Choose another probe if this one has missed a step."""
+        """Choose another probe if this one has missed a step. Called at the first of the first tokens of a moment."""
         probe = self._probe
-        if probe is not None and not probe.batched and self._missed_a_step(probe, now_s):
+        if probe is not None and not probe.batched and self._missed_a_step(probe):
             self._distrust_probe(self.step.initial_step_s(0.0, self.kv_tokens, self.decoding))
             self._probe, self._step_s = None, now_s
 
-    def _missed_a_step(self, probe: Ticket, now_s: float) -> bool:
-        """Whether first tokens came at two different moments since the probe's last token."""
+    def _missed_a_step(self, probe: Ticket) -> bool:
+        """Whether first tokens came since the probe's last token, and before those of this moment."""
         probe_s = self._step_s if probe.last_token_s is None else probe.last_token_s
-        return probe_s < self._first_s - SAME_MOMENT_S and now_s - self._first_s > SAME_MOMENT_S
+        return probe_s < self._first_s - SAME_MOMENT_S
 
     def _distrust_probe(self, gap_s: float) -> None:
         """Discard the probe's gaps, which show its client's pace. The engine's gaps are about `gap_s`."""

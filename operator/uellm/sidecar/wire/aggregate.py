@@ -10,21 +10,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from uellm.sidecar.wire.events import Splitter, data_of
-from uellm.sidecar.wire.shape import AnswerShape
+from uellm.sidecar.wire.events import data_of
+from uellm.sidecar.wire.shape import REASONING, AnswerShape, json_of
 from uellm.vllm_routes import RouteKind
 
 _LOGPROB: Mapping[str, Any] = {"token": "", "logprob": -9999.0, "bytes": None, "top_logprobs": []}
 """vLLM's defaults, which its streams omit and its non-streaming answers contain."""
 
 _DONE = b"[DONE]"
-_REASONING = ("reasoning", "reasoning_content")
 
 UNREAD_BYTES = 16 * 1024
 """Bytes of events that wait to be read: reading many at once takes a third of the time."""
 
 _DECODER = json.JSONDecoder()
-_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
+_BLANK = b"\n\n"
 
 
 class _Choice:
@@ -44,14 +43,18 @@ class _Choice:
     def add(self, piece: Mapping[str, Any]) -> None:
         """Add its next part."""
         delta = piece.get("delta", piece)
-        text = delta.get("content", delta.get("text"))
+        if "content" in delta:
+            text, others = delta["content"], len(delta) > 1
+        else:
+            text, others = delta.get("text"), True
         if text is not None:
             self.has_text = True
             self.text.append(text)
-        for name in _REASONING:
-            if delta.get(name):
-                self.reasoning.setdefault(name, []).append(delta[name])
-        self.role = delta.get("role") or self.role
+        if others:  # nearly every delta is only text
+            for name in REASONING:
+                if delta.get(name):
+                    self.reasoning.setdefault(name, []).append(delta[name])
+            self.role = delta.get("role") or self.role
         if piece.get("logprobs") is not None:
             self.logprobs.append(piece["logprobs"])
         if piece.get("finish_reason") is not None:
@@ -65,7 +68,8 @@ class Aggregator:
     def __init__(self, kind: RouteKind, shape: AnswerShape) -> None:
         self._kind = kind
         self._shape = shape
-        self._events = Splitter()
+        self._rest = b""
+        """The begin of an incomplete event."""
         self._head: Mapping[str, Any] = {}
         self._end: Mapping[str, Any] = {}
         self._error: Mapping[str, Any] | None = None
@@ -77,14 +81,17 @@ class Aggregator:
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes."""
-        for event in self._events.feed(piece):
-            self._take_later(event)
+        data = self._rest + piece
+        rest = self._rest = data.split(_BLANK)[-1]
+        if len(rest) < len(data):
+            self._take_later(data[: len(data) - len(rest)])
 
     def take_chunk(self, chunk: bytes) -> None:
         """Take an HTTP chunk of whole events, framing included, when all bytes before it were whole events."""
         self._take_later(chunk[chunk.index(b"\n") + 1 : -2])
 
     def _take_later(self, events: bytes) -> None:
+        """Take whole events, each with the blank line at its end."""
         self._unread.append(events)
         self._unread_bytes += len(events)
         if self._unread_bytes > UNREAD_BYTES:
@@ -93,7 +100,7 @@ class Aggregator:
     def _read_events(self) -> None:
         text, self._unread, self._unread_bytes = b"".join(self._unread), [], 0
         found: list[bytes] = []
-        for event in text.split(b"\n\n"):
+        for event in text.split(_BLANK)[:-1]:
             data = event[5:].strip() if event.startswith(b"data:") else data_of(event)
             if data == _DONE:
                 self._done = True
@@ -101,7 +108,11 @@ class Aggregator:
                 found.append(data)
         if not found:
             return
-        for document in _DECODER.decode((b"[%b]" % b",".join(found)).decode()):
+        array = (b"[%b]" % b",".join(found)).decode()
+        documents, end = _DECODER.raw_decode(array)
+        if end < len(array):
+            raise ValueError("an event is not one object")
+        for document in documents:
             self._take(document)
 
     def answer(self) -> tuple[int, bytes]:
@@ -110,10 +121,10 @@ class Aggregator:
         if self._error is not None:
             # The engine failed after the stream began. Without a stream it would have answered with this status.
             status = self._error["error"].get("code")
-            return status if isinstance(status, int) and 400 <= status <= 599 else 500, _dump(self._error)
+            return status if isinstance(status, int) and 400 <= status <= 599 else 500, json_of(self._error).encode()
         if not (self._done and self._choices and self._end):
             raise ValueError("the stream ended before its usage")
-        return 200, _dump(self._document())
+        return 200, self._document().encode()
 
     @property
     def reasons(self) -> bool:
@@ -135,33 +146,46 @@ class Aggregator:
         if document.get("usage") is not None:
             self._end = document
 
-    def _document(self) -> dict[str, Any]:
-        known = {name: self._head.get(name) for name in ("id", "created", "model")}
-        known["choices"] = [self._choice(index) for index in sorted(self._choices)]
-        for name in ("usage", "metrics"):
-            known[name] = _filled(self._shape.top.get(name), self._end.get(name))
-        if "system_fingerprint" in self._end:
-            known["system_fingerprint"] = self._end["system_fingerprint"]
-        return {name: known.get(name, value) for name, value in self._shape.top.items()}
+    def _document(self) -> str:
+        shape, head, end = self._shape, self._head, self._end
+        fingerprint = end if "system_fingerprint" in end else shape.top
+        return shape.top_format % {
+            "id": json_of(head.get("id")),
+            "created": json_of(head.get("created")),
+            "model": json_of(head.get("model")),
+            "choices": f"[{','.join([self._choice(index) for index in sorted(self._choices)])}]",
+            "usage": self._usage(),
+            "metrics": json_of(_filled(shape.top.get("metrics"), end.get("metrics"))),
+            "system_fingerprint": json_of(fingerprint.get("system_fingerprint")),
+        }
 
-    def _choice(self, index: int) -> dict[str, Any]:
+    def _usage(self) -> str:
+        pattern, usage = self._shape.top["usage"], self._end["usage"]
+        if not isinstance(usage, dict) or not usage.keys() <= pattern.keys():
+            return json_of(_filled(pattern, usage))
+        fields = [
+            before + json_of(_filled(pattern[name], usage.get(name))) for name, before in self._shape.usage_fields
+        ]
+        return f"{{{','.join(fields)}}}"
+
+    def _choice(self, index: int) -> str:
         choice = self._choices[index]
         text = "".join(choice.text) if choice.has_text else None
-        thoughts = {name: "".join(parts) for name, parts in choice.reasoning.items() if name in self._shape.message}
-        known: dict[str, Any] = {
-            "index": index,
-            "text": text or "",
-            "message": {
-                **self._shape.message,
-                "role": choice.role,
-                "content": (text or None) if choice.reasoning else text,
-                **thoughts,
-            },
-            "logprobs": self._logprobs(choice.logprobs),
-            "finish_reason": choice.finish_reason or ("stop" if self._kind is RouteKind.CHAT else None),
-            "stop_reason": choice.stop_reason,
+        return self._shape.choice_format % {
+            "index": json_of(index),
+            "text": json_of(text or ""),
+            "message": self._message(choice, text) if self._kind is RouteKind.CHAT else "null",
+            "logprobs": json_of(self._logprobs(choice.logprobs)),
+            "finish_reason": json_of(choice.finish_reason or ("stop" if self._kind is RouteKind.CHAT else None)),
+            "stop_reason": json_of(choice.stop_reason),
         }
-        return {name: known.get(name, value) for name, value in self._shape.choice.items()}
+
+    def _message(self, choice: _Choice, text: str | None) -> str:
+        shape, thoughts = self._shape, choice.reasoning
+        message = {"role": json_of(choice.role), "content": json_of((text or None) if thoughts else text)}
+        for name in REASONING:
+            message[name] = json_of("".join(thoughts[name]) if name in thoughts else shape.message.get(name))
+        return shape.message_format % message
 
     def _logprobs(self, pieces: list[Mapping[str, Any]]) -> dict[str, list[Any]] | None:
         if not pieces:
@@ -180,8 +204,7 @@ def _filled(pattern: Any, value: Any) -> Any:
     if not isinstance(pattern, dict) or not isinstance(value, dict):
         return value
     empty = dict.fromkeys(pattern)
-    return {name: _filled(pattern.get(name), each) for name, each in {**empty, **value}.items()}
-
-
-def _dump(document: Mapping[str, Any]) -> bytes:
-    return _ENCODER.encode(document).encode()
+    return {
+        name: _filled(pattern.get(name), each) if isinstance(each, dict) else each
+        for name, each in {**empty, **value}.items()
+    }

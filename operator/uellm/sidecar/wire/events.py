@@ -135,22 +135,6 @@ def usage_of(document: Any) -> Usage | None:
     return Usage(prompt, output if isinstance(output, int) else 0, cached if isinstance(cached, int) else 0)
 
 
-class Splitter:
-    """Splits a stream into complete events, each with the blank line at its end."""
-
-    __slots__ = ("rest",)
-
-    def __init__(self) -> None:
-        self.rest = b""
-        """The begin of an incomplete event."""
-
-    def feed(self, piece: bytes) -> list[bytes]:
-        """The events that this piece completes."""
-        events = (self.rest + piece).split(b"\n\n")
-        self.rest = events.pop()
-        return [event + b"\n\n" for event in events]
-
-
 def data_of(event: bytes) -> bytes | None:
     """The data of a complete event; None if it has none, such as a keep-alive comment."""
     if event.startswith(b"data:"):

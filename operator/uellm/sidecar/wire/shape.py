@@ -7,8 +7,11 @@ has content that a stream does not carry in the same form.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from json.encoder import encode_basestring
 from typing import Any
 
 from uellm.vllm_routes import RouteKind
@@ -16,6 +19,10 @@ from uellm.vllm_routes import RouteKind
 _TOP = frozenset(("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "metrics"))
 _CHOICE = frozenset(("index", "message", "text", "logprobs", "finish_reason", "stop_reason"))
 _MESSAGE = frozenset(("role", "content"))
+_TOP_FILLED = frozenset(("id", "created", "model", "choices", "usage", "system_fingerprint", "metrics"))
+REASONING = ("reasoning", "reasoning_content")
+"""Names of a message's reasoning, in older and in newer versions."""
+_MESSAGE_FILLED = frozenset((*_MESSAGE, *REASONING))
 _CONTENT = {RouteKind.CHAT: "message", RouteKind.COMPLETIONS: "text"}
 
 
@@ -26,6 +33,48 @@ class AnswerShape:
     top: Mapping[str, Any]
     choice: Mapping[str, Any]
     message: Mapping[str, Any]
+
+    @cached_property
+    def top_format(self) -> str:
+        """The answer's JSON, to be filled with the JSON of its own fields."""
+        return _format(self.top, _TOP_FILLED)
+
+    @cached_property
+    def choice_format(self) -> str:
+        """A choice's JSON, to be filled with the JSON of its own fields."""
+        return _format(self.choice, _CHOICE)
+
+    @cached_property
+    def message_format(self) -> str:
+        """A message's JSON, to be filled with the JSON of its own fields."""
+        return _format({**self.message, "role": None, "content": None}, _MESSAGE_FILLED)
+
+    @cached_property
+    def usage_fields(self) -> tuple[tuple[str, str], ...]:
+        """The fields of the usage, each with the JSON before its value."""
+        return tuple([(name, f"{json_of(name)}:") for name in self.top["usage"]])
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
+
+
+def json_of(value: Any) -> str:
+    """A value's JSON in the form that the engine writes. Raises ValueError."""
+    if type(value) is str:
+        return encode_basestring(value)
+    if value is None:
+        return "null"
+    return str(value) if type(value) is int else _ENCODER.encode(value)
+
+
+def _format(pattern: Mapping[str, Any], filled: frozenset[str]) -> str:
+    """The JSON of an object for `%`, with a place for each of its fields in `filled`."""
+    fields = [
+        f"{json_of(name)}:".replace("%", "%%")
+        + (f"%({name})s" if name in filled else json_of(value).replace("%", "%%"))
+        for name, value in pattern.items()
+    ]
+    return "{" + ",".join(fields) + "}"
 
 
 class AnswerShapes:

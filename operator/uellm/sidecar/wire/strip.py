@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from uellm.sidecar.wire.events import USAGE, Splitter, data_of, has_usage
+from uellm.sidecar.wire.events import USAGE, data_of, has_usage
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """A longer event is passed on piece by piece, and so is the rest of the stream."""
@@ -26,10 +26,11 @@ FINISHED = b'"finish_reason":"'
 class UsageStrip:
     """Takes the engine's pieces and returns those for the client. For streams with one choice."""
 
-    __slots__ = ("_events", "_last", "_open", "holding")
+    __slots__ = ("_last", "_open", "_rest", "holding")
 
     def __init__(self) -> None:
-        self._events = Splitter()
+        self._rest = b""
+        """The begin of an incomplete event."""
         self._last = b""
         """The event with the finish reason, held until the next one shows whether it needs the fingerprint."""
         self._open = False
@@ -50,20 +51,24 @@ class UsageStrip:
         if self._open:
             return piece
         sent = self._events_of(piece)
-        self.holding = bool(self._last or self._events.rest)
+        self.holding = bool(self._last or self._rest)
         return sent
 
     def _events_of(self, piece: bytes) -> bytes:
-        sent = [event if self._open else self._event(event) for event in self._events.feed(piece)]
-        if self._open or len(self._events.rest) > MAX_EVENT_BYTES:
+        *events, self._rest = (self._rest + piece).split(b"\n\n")
+        sent: list[bytes] = []
+        for body in events:
+            event = body + b"\n\n"
+            sent.append(event if self._open else self._event(event))
+        if self._open or len(self._rest) > MAX_EVENT_BYTES:
             sent.append(self.finish())
         return b"".join(sent)
 
     def finish(self) -> bytes:
         """The bytes held back, at the end of the stream or when it breaks."""
         self._open, self.holding = True, False
-        held = self._last + self._events.rest
-        self._last = self._events.rest = b""
+        held = self._last + self._rest
+        self._last = self._rest = b""
         return held
 
     def _event(self, event: bytes) -> bytes:
