@@ -72,7 +72,7 @@ class Upstream:
     async def head(self) -> None:
         """Wait for status and headers. Raises EngineLost."""
         if not self.status and not self.ended:
-            await self._change()
+            await self._next_change()
         if self._error is not None and not self.status:
             raise self._error
 
@@ -95,7 +95,7 @@ class Upstream:
                 if before_wait is not None:
                     before_wait()
                 self.at_end = at_end
-                await self._change()
+                await self._next_change()
         finally:
             self.sink = self.at_end = None  # they know us: left so, only the collector could free them
         if self._error is not None:
@@ -104,7 +104,7 @@ class Upstream:
     async def next_piece(self) -> bytes:
         """The next bytes of the body; empty at its end. Raises EngineLost after all received bytes were read."""
         while not self._pieces and not self.ended:
-            await self._change()
+            await self._next_change()
         if self._pieces:
             return self._take()
         if self._error is not None:
@@ -185,7 +185,7 @@ class Upstream:
             pieces.append(piece)
         return b"".join(pieces)
 
-    def _change(self) -> asyncio.Future[None]:
+    def _next_change(self) -> asyncio.Future[None]:
         """What to await for the head, more of the body, or the end."""
         waiter = self._waiter = self._loop.create_future()
         return waiter

@@ -42,8 +42,8 @@ class Relay:
     """Relays one answer. `run` returns when the answer was sent or was cut short."""
 
     __slots__ = (
-        *("_bytes_out", "_chunks_allowed", "_last", "_loop", "_record", "_reply", "_stall", "_stall_s"),
-        *("_streams_events", "_tap", "_upstream"),
+        *("_bytes_out", "_chunks_allowed", "_end_follows", "_last", "_loop", "_record", "_reply", "_stall"),
+        *("_stall_s", "_streams_events", "_tap", "_upstream"),
     )
 
     def __init__(
@@ -66,6 +66,8 @@ class Relay:
         self._last = b""
         """The last bytes sent, enough to recognise the end of an event and of a stream."""
         self._streams_events = upstream.streams_events
+        self._end_follows = False
+        """The last piece came together with the end of the answer, and waits for it."""
         self._chunks_allowed = False
         """Whether events may be sent in the chunks that they come in."""
 
@@ -82,7 +84,7 @@ class Relay:
             self._hold()
         try:
             first = self._first if self._streams_events else self._send
-            await upstream.pipe(first, reply.send_head_soon, self._finish)
+            await upstream.pipe(first, reply.send_head_soon, self._finish_at_once)
         except EngineLost:
             record.outcome = RequestOutcome.ENGINE_LOST
             self._flush()
@@ -124,7 +126,17 @@ class Relay:
         self._bytes_out += size
         self._last = piece if size >= _DONE_BYTES else (self._last + piece)[-_DONE_BYTES:]
         # The last piece and the end are sent in one write, so in one system call.
-        self._reply.write(piece, end_follows=self._upstream.complete)
+        self._end_follows = self._upstream.complete
+        self._reply.write(piece, end_follows=self._end_follows)
+
+    def _finish_at_once(self) -> None:
+        """Send what waits for the end. An end that comes alone is sent by the task.
+
+        It may be the first write that tells of a client that left after the last piece. The task knows by then that the
+        answer was complete, and the request does not count as given up by its client.
+        """
+        if self._end_follows:
+            self._finish()
 
     def _finish(self) -> None:
         """End the answer."""

@@ -397,5 +397,5 @@ class Dispatcher:
 
     def _bypass(self, ticket: Ticket) -> None:
         """Send a request past the scheduler, which ignores tickets that are DONE."""
-        ticket.state = State.DONE
+        ticket.state, ticket.detour = State.DONE, False
         self._unscheduled[ticket] = None

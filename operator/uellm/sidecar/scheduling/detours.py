@@ -53,10 +53,8 @@ class Detours:
         if self.trying or not self.impossible:
             return None
         ticket = next(iter(self.impossible))
-        self.trying, self._tried = (
-            True,
-            (ticket, min(ticket.prompt_tokens, most_prompt_tokens(state) or ticket.prompt_tokens)),
-        )
+        self.trying = True
+        self._tried = ticket, min(ticket.prompt_tokens, most_prompt_tokens(state) or ticket.prompt_tokens)
         ticket.prompt_tokens = ticket.uncached_tokens = 0
         return ticket
 
