@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from helpers.scheduling import BATCH, CHAT, STEP_MODEL, scheduler_before, submitted
+from uellm.sidecar.request import dispatch
 from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, State, Ticket
 from uellm.sidecar.scheduling.detours import LARGE_SHARE, PASSED_S
 from uellm.sidecar.scheduling.kv_admission import use_of
@@ -183,3 +185,30 @@ def test_prompts_that_are_shorter_than_estimated_do_not_keep_the_cache_empty():
     assert core.dispatchable(0.1) == []
     core.on_engine_state(replace(READY, kv_used_share=0.1), 1.0)
     assert core.dispatchable(1.0) == [second]
+
+
+@pytest.mark.parametrize("policy", ["SLO-ODBS", "FCFS", "EDF"])
+async def test_a_held_prompt_that_was_sent_during_a_pause_and_comes_back_is_sent_again(policy, monkeypatch):
+    monkeypatch.setattr(dispatch, "PAUSE_S", 0.01)
+    dispatcher = dispatch.Dispatcher(Options(policy))
+    dispatcher.on_engine_state(replace(READY, max_model_len=2_000))
+    now = asyncio.get_running_loop().time
+    tried, held = prompt(3_000, now()), prompt(3_000, now())
+    await dispatcher.turn(tried)
+    waiting = asyncio.create_task(dispatcher.turn(held))
+    await asyncio.sleep(0)
+    assert held.detour
+    with monkeypatch.context() as broken:
+        broken.setattr(Scheduler, "on_lengths", lambda *args: 1 / 0)
+        for _ in range(2):  # the second fault pauses the scheduler
+            dispatcher.update_lengths(held, SHORT)
+    await waiting
+    dispatcher.on_engine_state(READY)
+    async with asyncio.timeout(10.0):
+        probe = held
+        while probe.state is not State.RUNNING:  # a request that comes during the pause is not scheduled
+            probe = prompt(10, now())
+            await dispatcher.turn(probe)
+            await asyncio.sleep(0)
+        await dispatcher.turn(held)
+    assert held.state is State.RUNNING
