@@ -18,6 +18,7 @@ parsing.
 
 from __future__ import annotations
 
+from uellm.http.chunks import BLANK
 from uellm.http.client import EngineAddress, EnginePool
 from uellm.http.message import Budget, Fault, Headers, Pairs, RequestLimits, pairs
 from uellm.http.reply import Reply
@@ -27,6 +28,7 @@ from uellm.http.server_connection import ServerConnection
 from uellm.http.upstream import EngineLost, EngineUnreachable, Upstream
 
 __all__ = [
+    "BLANK",
     "Budget",
     "EngineAddress",
     "EngineLost",

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Protocol
 
-from uellm.http import EngineLost, Pairs, Reply, Upstream
+from uellm.http import BLANK, EngineLost, Pairs, Reply, Upstream
 from uellm.proxying.outcome import STATUS, RequestOutcome, error_object, of_engine_status
 from uellm.proxying.record import RequestRecord
 from uellm.proxying.routes import end_to_end
@@ -18,8 +18,6 @@ STALL_S = 60.0
 _DONE = b"data: [DONE]\n\n"
 _DONE_BYTES = len(_DONE)
 _ENDED_BY_DONE = frozenset(("/v1/chat/completions", "/v1/completions"))
-BLANK = b"\n\n"
-"""End of an event."""
 
 
 class Tap(Protocol):

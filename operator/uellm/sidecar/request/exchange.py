@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from uellm.http import EngineLost, Pairs, Reply, Upstream
+from uellm.http import BLANK, EngineLost, Pairs, Reply, Upstream
 from uellm.prompt import with_adapter
 from uellm.proxying.faults import FaultGuard
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
-from uellm.proxying.relay import BLANK, Relay
+from uellm.proxying.relay import Relay
 from uellm.proxying.routes import end_to_end
 from uellm.sidecar.prediction import LengthQuestion, Prediction
 from uellm.sidecar.prediction.learned import Asked

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from uellm.http import BLANK
 from uellm.sidecar.wire.events import data_of
 from uellm.sidecar.wire.shape import REASONING, AnswerShape, json_of
 from uellm.vllm_routes import RouteKind
@@ -23,7 +24,6 @@ UNREAD_BYTES = 16 * 1024
 """Bytes of events that wait to be read: reading many at once takes a third of the time."""
 
 _DECODER = json.JSONDecoder()
-_BLANK = b"\n\n"
 
 
 class _Choice:
@@ -82,7 +82,7 @@ class Aggregator:
     def feed(self, piece: bytes) -> None:
         """Take the next bytes."""
         data = self._rest + piece
-        rest = self._rest = data.split(_BLANK)[-1]
+        rest = self._rest = data.split(BLANK)[-1]
         if len(rest) < len(data):
             self._take_later(data[: len(data) - len(rest)])
 
@@ -100,7 +100,7 @@ class Aggregator:
     def _read_events(self) -> None:
         text, self._unread, self._unread_bytes = b"".join(self._unread), [], 0
         found: list[bytes] = []
-        for event in text.split(_BLANK)[:-1]:
+        for event in text.split(BLANK)[:-1]:
             data = event[5:].strip() if event.startswith(b"data:") else data_of(event)
             if data == _DONE:
                 self._done = True
