@@ -170,7 +170,7 @@ class SidecarFront:
             job.request_class.targets,
             now_s,
             prompt_tokens=job.prompt_tokens,
-            lengths=self._lengths(job),
+            lengths=self._lengths(job, now_s),
             tenant=job.client,
             prefix=job.blocks or None,
         )
@@ -235,12 +235,12 @@ class SidecarFront:
         watches = (self._submitting, self._hearing, self._deciding)
         return sum(watch.spent_s for watch in watches), self._deciding.calls
 
-    def _lengths(self, job: Job) -> Lengths | None:
+    def _lengths(self, job: Job, now_s: float) -> Lengths | None:
         """The length prediction: the live sidecar's predictor run on the trace, or the drawn one."""
         if self._online is None:
             return job.lengths
         question = LengthQuestion("/v1/chat/completions", job.client, 0, job.prompt_tokens, "")
-        self._predictions[job.index] = self._online.predict(question)
+        self._predictions[job.index] = self._online.predict(question, now_s)
         return self._predictions[job.index].lengths(None)
 
     def _forget(self, ticket: Ticket) -> Job:

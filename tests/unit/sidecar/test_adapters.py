@@ -203,7 +203,10 @@ async def test_answers_of_adapters_are_predicted_apart(lists, launch):
     harness = await launch(configured(SQL))
     asked = []
     predict = harness.sidecar.lengths.predict
-    harness.sidecar.lengths.predict = lambda question: (asked.append(question.template), predict(question))[1]
+    harness.sidecar.lengths.predict = lambda question, now_s: (
+        asked.append(question.template),
+        predict(question, now_s),
+    )[1]
     for model in ("tiny", "sql", "sql"):
         body = {"model": model, "messages": [{"role": "user", "content": "How?"}]}
         async with harness.post(json.dumps(body).encode()) as answer:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, Track, features, store
 from uellm.sidecar.prediction.conformal import ConformalLevel
-from uellm.sidecar.prediction.losses import Losses
 from uellm.sidecar.prediction.online import LEAST_VALUES, UNKNOWN_TOKENS
-from uellm.sidecar.prediction.window import MOST_WINDOWS, SIZE, SlidingWindows, Window
+from uellm.sidecar.prediction.recent import Recent
+from uellm.sidecar.prediction.source import LESSONS_PER_S, MOST_AT_ONCE
+from uellm.sidecar.prediction.window import MOST_WINDOWS, SIZE, Window
 
 CHAT, CODE = LengthQuestion("/v1/chat/completions", "chat"), LengthQuestion("/v1/chat/completions", "code")
 
@@ -117,25 +118,81 @@ def test_a_window_slides():
     assert (window.quantile(0.0), window.quantile(1.0)) == (10.0, SIZE + 9.0)
 
 
-def test_windows_are_bounded_and_the_one_used_least_lately_goes():
-    windows = SlidingWindows()
+def test_sources_are_bounded_and_the_one_used_least_lately_goes():
+    model = OnlineLengths()
     for number in range(MOST_WINDOWS + 5):
-        windows.add([(number,), ()], 1.0)
-    assert len(windows.by_key) == MOST_WINDOWS
-    assert () in windows.by_key
-    assert (0,) not in windows.by_key
+        teach(model, LengthQuestion("/r", "a", number), [7])
+    assert len(model.sources.by_key) == len(model.buckets.by_key) == MOST_WINDOWS
+    assert () in model.sources.by_key
+    assert ("a", "/r", 0) not in model.sources.by_key
 
 
 @given(st.lists(st.sampled_from("abc")))
-def test_windows_and_errors_are_in_the_order_of_their_last_use(names):
-    windows, losses, used = SlidingWindows(), Losses(2), dict[tuple[str, ...], int]()
+def test_what_is_kept_is_in_the_order_of_its_last_use(names):
+    recent, used = Recent[list[int]](list, 2), dict[tuple[str, ...], int]()
     for name in names:
-        windows.add([(), (name,)], 1.0)
-        losses.learn([(name,), ()], [0.5, None])
+        for values in recent.use([(name,), ()]):
+            values.append(1)
         for key in ((), (name,)):
             used[key] = used.pop(key, 0) + 1
-    assert [(key, len(window)) for key, window in windows.by_key.items()] == list(used.items())
-    assert [(key, errors[-1]) for key, errors in losses.by_source.items()] == list(used.items())
+        if len(used) > 2:
+            del used[next(iter(used))]
+    assert [(key, len(values)) for key, values in recent.by_key.items()] == list(used.items())
+
+
+def lessons(model, question, times_s):
+    """Of requests at these times, those whose answers are learned from."""
+    taught = []
+    for now_s in times_s:
+        prediction = model.predict(question, now_s)
+        if model.observe(prediction, 100):
+            taught.append(now_s)
+    return taught
+
+
+def test_every_answer_of_a_tenant_with_few_requests_is_learned_from():
+    times_s = [1000.0 + number / (LESSONS_PER_S / 2) for number in range(500)]
+    assert lessons(OnlineLengths(), CHAT, times_s) == times_s
+
+
+def test_of_a_tenant_with_many_requests_so_many_answers_a_second_are_learned_from():
+    taught = lessons(OnlineLengths(), CHAT, [1000.0 + number / 1000 for number in range(10_000)])
+    assert len(taught) == pytest.approx(10 * LESSONS_PER_S + MOST_AT_ONCE, abs=2)
+    assert len([now_s for now_s in taught if now_s >= 1009.0]) == pytest.approx(LESSONS_PER_S, abs=2)
+
+
+def test_a_tenant_with_few_requests_is_learned_from_beside_one_with_many():
+    model = OnlineLengths()
+    for number in range(10_000):
+        lessons(model, CHAT, [1000.0 + number / 1000])
+        if number % 100 == 0:
+            assert lessons(model, CODE, [1000.0 + number / 1000])
+
+
+def test_prompts_that_all_begin_differently_are_one_tenants_all_the_same():
+    model = OnlineLengths()
+    many = [LengthQuestion("/r", "a", template) for template in range(1000)]
+    assert sum(bool(lessons(model, question, [5.0])) for question in many) == pytest.approx(MOST_AT_ONCE, abs=2)
+
+
+def test_a_clock_that_stands_still_or_goes_back_stops_no_learning_for_good():
+    model = OnlineLengths()
+    lessons(model, CHAT, [1000.0] * 100)
+    assert not lessons(model, CHAT, [999.0])
+    assert lessons(model, CHAT, [999.0 + 2 / LESSONS_PER_S + 1.0])
+
+
+def test_a_busy_tenants_words_still_predict_its_long_answers():
+    model, source = OnlineLengths(), random.Random(1)
+    for number in range(12_000):
+        essay = source.random() < 0.5
+        text = "write an essay about the sea" if essay else "answer yes or no: is the sea wet"
+        question = LengthQuestion("/v1/completions", prompt_tokens=8, text=text)
+        model.observe(model.predict(question, number / 1000), 800 if essay else 2)
+    essay = model.predict(LengthQuestion("/v1/completions", prompt_tokens=8, text="write an essay about winter"), 12.0)
+    answer = model.predict(LengthQuestion("/v1/completions", prompt_tokens=8, text="answer yes or no: is it"), 12.0)
+    assert not (essay.teaches and answer.teaches)
+    assert essay.p50 > 20 * answer.p50
 
 
 def test_a_level_moves_until_its_coverage_is_right():
@@ -204,8 +261,10 @@ def damaged(**changes):
         damaged(levels={"p80": "x", "p90": 0.9}),
         b"[" * 100_000,
         damaged(losses=[[["a"], [1.0, 1.0, 1.0, 10**400]]]),
+        damaged(windows={"source": [[["a"], ""]], "bucket": [], "words": []}),
+        damaged(windows={"source": [[["a"], "AAAAAA=="]], "bucket": [], "words": [[["a"], ""]]}),
     ],
-    ids=range(16),
+    ids=range(18),
 )
 def test_a_file_that_is_not_what_was_written_is_refused(content):
     with pytest.raises(ValueError, match=r".+"):

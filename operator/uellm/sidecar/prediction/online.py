@@ -7,20 +7,22 @@ Three forecasters, each giving quantiles of the length's logarithm:
     words    a linear model over the prompt's hashed words, and its recent errors at this source
 
 The first is used unless another was better by a margin, judged at the narrowest source with enough requests. Quantile
-levels are adjusted online until their coverage is right (conformal.py).
+levels are adjusted online until their coverage is right (conformal.py). Of a source with very many requests a share is
+learned from (source.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
 
-from uellm.sidecar.prediction import features
+from uellm.sidecar.prediction import features, losses
 from uellm.sidecar.prediction.conformal import ConformalLevel
 from uellm.sidecar.prediction.linear import LinearModel
-from uellm.sidecar.prediction.losses import Losses
-from uellm.sidecar.prediction.window import SlidingWindows, Window
+from uellm.sidecar.prediction.recent import Recent
+from uellm.sidecar.prediction.source import FORECASTERS, Source
+from uellm.sidecar.prediction.window import MOST_WINDOWS, Window, add_to_all, first_of
 from uellm.sidecar.scheduling import Lengths
 
 UNKNOWN_TOKENS = 256.0
@@ -29,7 +31,6 @@ UNKNOWN_TOKENS = 256.0
 LEAST_VALUES = 4
 """Values that a source's window needs before it is used."""
 
-FORECASTERS = ("source", "bucket", "words")
 _WORDS = FORECASTERS.index("words")
 
 _LARGEST = 20.0
@@ -83,6 +84,8 @@ class Prediction:
     medians: tuple[float | None, ...] = field(repr=False)
     """Logarithms, by forecaster."""
     prompt_tokens: int = field(default=0, repr=False)
+    teaches: bool = field(default=True, repr=False)
+    """Its answer is to be learned from."""
 
     def lengths(self, max_tokens: int | None) -> Lengths:
         """For the scheduler, capped at the request's own limit."""
@@ -97,53 +100,62 @@ class OnlineLengths:
 
     def __init__(self) -> None:
         self.linear = LinearModel()
-        self.windows = {name: SlidingWindows() for name in FORECASTERS}
-        self.losses = Losses(len(FORECASTERS))
+        self.sources: Recent[Source] = Recent(Source, MOST_WINDOWS)
+        self.buckets: Recent[Window] = Recent(Window, MOST_WINDOWS)
+        """Logarithms of lengths."""
         self.levels = {"p80": ConformalLevel(0.8), "p90": ConformalLevel(0.9)}
 
-    def predict(self, question: LengthQuestion) -> Prediction:
-        """The length of one answer."""
+    def predict(self, question: LengthQuestion, now_s: float | None = None) -> Prediction:
+        """The length of one answer. `now_s`: some answers of a busy source need not be learned from; None: all are."""
         sources, in_bucket = question.sources(), question.in_bucket()
-        found = features.of(question.text, question.length_bits, sources[:3])
-        words = self.linear.predict(found)
-        windows = self.windows
-        lengths = windows["source"].first(sources, LEAST_VALUES)
-        similar = windows["bucket"].first(in_bucket, LEAST_VALUES)
+        known = self.sources.known(sources)
+        filled = _filled(known)
+        lengths, residuals = (None, None) if filled is None else (filled.lengths, filled.residuals)
+        similar = first_of(self.buckets.known(in_bucket), LEAST_VALUES)
         if similar is None:
             similar = lengths
-        residuals = windows["words"].first(sources, LEAST_VALUES)
+        best, teaches = losses.best([each.errors for each in known]), self._teaches(sources, now_s)
+        # Words are worked out only where they matter: a prompt of many costs more than all the rest.
+        found = features.of(question.text, question.length_bits, sources[:3]) if teaches or best == _WORDS else ()
+        words = self.linear.predict(found)
         medians = (
             None if lengths is None else lengths.median(),
             None if similar is None else similar.median(),
-            None if residuals is None else words + residuals.median(),
+            None if residuals is None or not found else words + residuals.median(),
         )
-        best = self.losses.best(sources)
         median = medians[best]
         if median is None:
             best, median = 0, medians[0]
         window, shift = (lengths, similar, residuals)[best], words if best == _WORDS else 0.0
         p50, p80, p90 = self._quantiles(window, shift, median)
-        return Prediction(p50, p80, p90, sources, in_bucket, found, words, medians, question.prompt_tokens)
+        return Prediction(p50, p80, p90, sources, in_bucket, found, words, medians, question.prompt_tokens, teaches)
 
     def observe(self, prediction: Prediction, tokens: int, *, truncated: bool = False) -> bool:
         """An answer ended after `tokens` tokens; `truncated`: the request's own limit ended it.
 
         Returns whether there was something to learn.
         """
-        if not _teaches(prediction, tokens, truncated=truncated):
+        if not prediction.teaches or not _tells(prediction, tokens, truncated=truncated):
             return False
         length = log(tokens)
+        residual = length - prediction.words
         self.levels["p80"].learn(covered=tokens <= prediction.p80)
         self.levels["p90"].learn(covered=tokens <= prediction.p90)
-        self.losses.learn(prediction.sources, [None if m is None else abs(length - m) for m in prediction.medians])
-        keys = prediction.sources[::-1]
-        residual = length - prediction.words
-        self.windows["source"].add(keys, length)
-        self.windows["bucket"].add(prediction.in_bucket[::-1], length)
-        self.windows["words"].add(keys, residual)
-        overall = self.windows["words"].by_key[()]
-        self.linear.learn(prediction.features, residual - overall.median())
+        sources = self.sources.use(prediction.sources)
+        losses.learn(
+            [each.errors for each in sources], [None if m is None else abs(length - m) for m in prediction.medians]
+        )
+        add_to_all([each.lengths for each in sources], length)
+        add_to_all([each.residuals for each in sources], residual)
+        add_to_all(self.buckets.use(prediction.in_bucket), length)
+        overall = sources[-1]
+        self.linear.learn(prediction.features, residual - overall.residuals.median())
         return True
+
+    def _teaches(self, sources: Keys, now_s: float | None) -> bool:
+        # Of the tenant on this route: templates alone may be as many as requests.
+        tenant = self.sources.by_key.get(sources[1])
+        return now_s is None or tenant is None or tenant.has_room(now_s)
 
     def _quantiles(self, window: Window | None, shift: float, median: float | None) -> tuple[float, float, float]:
         if window is None or median is None:
@@ -153,8 +165,16 @@ class OnlineLengths:
         return tokens_of(median), tokens_of(shift + p80), tokens_of(shift + p90)
 
 
-def _teaches(prediction: Prediction, tokens: int, *, truncated: bool) -> bool:
-    """Whether there is something to learn from an answer.
+def _filled(sources: Iterable[Source]) -> Source | None:
+    """The first source with enough values."""
+    for source in sources:
+        if len(source.lengths.ordered) >= LEAST_VALUES:
+            return source
+    return None
+
+
+def _tells(prediction: Prediction, tokens: int, *, truncated: bool) -> bool:
+    """Whether an answer tells anything.
 
     How long one would have become that the request's own limit ended is not known, only that it is no shorter: where
     more was predicted than the limit allowed, there is nothing.

@@ -31,9 +31,9 @@ class Predictor:
         if path is not None and path.exists():
             self._load(path)
 
-    def predict(self, question: LengthQuestion) -> Prediction:
-        """Predict the length of one answer."""
-        return self._model.predict(question)
+    def predict(self, question: LengthQuestion, now_s: float | None = None) -> Prediction:
+        """Predict the length of one answer. Without a time, and for the learned model, each answer is learned from."""
+        return self._model.predict(question, None if self.learned.child.wanted else now_s)
 
     def ask(self, prediction: Prediction, use: Use) -> Asked | None:
         """Also ask the learned model, if there is one; `use` is called later with a better prediction, or never."""

@@ -10,15 +10,16 @@ import json
 import os
 from array import array
 from base64 import b64decode, b64encode
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from uellm.sidecar.prediction.conformal import ConformalLevel
 from uellm.sidecar.prediction.features import BITS
-from uellm.sidecar.prediction.online import FORECASTERS, OnlineLengths
-from uellm.sidecar.prediction.window import MOST_WINDOWS, SlidingWindows, Window
+from uellm.sidecar.prediction.online import OnlineLengths
+from uellm.sidecar.prediction.source import FORECASTERS, Source
+from uellm.sidecar.prediction.window import MOST_WINDOWS, Window
 
 VERSION = 1
 
@@ -29,16 +30,18 @@ Snapshot = Mapping[str, Any]
 
 def snapshot(model: OnlineLengths) -> Snapshot:
     """A copy that later learning does not change. Takes a few milliseconds at most, on the event loop."""
+    sources = model.sources.by_key.items()
     return {
         "version": VERSION,
         "bits": BITS,
         "weights": model.linear.weights[:],
         "squares": model.linear.squares[:],
         "windows": {
-            name: [(key, window.values()) for key, window in windows.by_key.items()]
-            for name, windows in model.windows.items()
+            "source": [(key, source.lengths.values()) for key, source in sources],
+            "bucket": [(key, window.values()) for key, window in model.buckets.by_key.items()],
+            "words": [(key, source.residuals.values()) for key, source in sources],
         },
-        "losses": [(key, errors.copy()) for key, errors in model.losses.by_source.items()],
+        "losses": [(key, source.errors.copy()) for key, source in sources],
         "levels": {name: level.level for name, level in model.levels.items()},
     }
 
@@ -81,16 +84,27 @@ def _model(document: Mapping[str, Any]) -> OnlineLengths:
     model.linear.squares = _numbers(document["squares"], 1 << BITS)
     if min(model.linear.squares) < 0:
         raise ValueError("a sum of squares is negative")
-    for name in FORECASTERS:
-        model.windows[name] = windows = SlidingWindows()
-        for key, values in document["windows"][name][:MOST_WINDOWS]:
-            windows.by_key[_key(key)] = Window(_numbers(values))
-    for key, errors in document["losses"]:
-        if len(errors) != len(FORECASTERS) + 1 or not all(isfinite(error) for error in errors):
-            raise ValueError("losses of another version")
-        model.losses.by_source[_key(key)] = [float(error) for error in errors]
+    windows = {name: _windows(document, name) for name in FORECASTERS}
+    errors = {_key(key): _errors(known) for key, known in document["losses"]}
+    model.buckets.by_key |= windows["bucket"]
+    for key, lengths in windows["source"].items():
+        model.sources.by_key[key] = source = Source()
+        source.lengths, source.residuals = lengths, windows["words"][key]
+        if len(source.lengths) != len(source.residuals):
+            raise ValueError("a source has not as many errors of its words as lengths")
+        source.errors = errors.get(key, source.errors)
     model.levels = {name: ConformalLevel(known.target, _level(document, name)) for name, known in model.levels.items()}
     return model
+
+
+def _windows(document: Any, name: str) -> dict[Hashable, Window]:
+    return {_key(key): Window(_numbers(values)) for key, values in document["windows"][name][-MOST_WINDOWS:]}
+
+
+def _errors(known: Sequence[Any]) -> list[float]:
+    if len(known) != len(FORECASTERS) + 1 or not all(isfinite(error) for error in known):
+        raise ValueError("losses of another version")
+    return [float(error) for error in known]
 
 
 def _level(document: Mapping[str, Any], name: str) -> float:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, insort
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable
 from math import ceil
 
 SIZE = 1024
@@ -13,7 +12,7 @@ SIZE = 1024
 equally stable with either."""
 
 MOST_WINDOWS = 400
-"""At most, per kind of window. A full window takes 40 KiB."""
+"""At most, of each kind. A full window takes 40 KiB."""
 
 
 class Window:
@@ -57,7 +56,7 @@ class Window:
         return self.ordered[len(self.ordered) // 2]
 
 
-def add_to_all(windows: Sequence[Window], value: float) -> None:
+def add_to_all(windows: Iterable[Window], value: float) -> None:
     """Add a value to each of these windows."""
     for window in windows:
         arrivals, ordered = window.arrivals, window.ordered
@@ -71,35 +70,9 @@ def add_to_all(windows: Sequence[Window], value: float) -> None:
         insort(ordered, value)
 
 
-class SlidingWindows:
-    """Windows by key; the least recently used is dropped beyond `MOST_WINDOWS`."""
-
-    def __init__(self) -> None:
-        self.by_key: OrderedDict[Hashable, Window] = OrderedDict()
-
-    def first(self, keys: Sequence[Hashable], at_least: int) -> Window | None:
-        """The window of the first key that has at least this number of values."""
-        by_key = self.by_key
-        for key in keys:
-            window = by_key.get(key)
-            if window is not None and len(window.ordered) >= at_least:
-                return window
-        return None
-
-    def add(self, keys: Sequence[Hashable], value: float) -> None:
-        """Add a value to the windows of all keys; the last key becomes the most recently used."""
-        add_to_all(self._use(keys), value)
-
-    def _use(self, keys: Sequence[Hashable]) -> list[Window]:
-        """The windows of these keys, which are now the most recently used."""
-        by_key, windows = self.by_key, list[Window]()
-        for key in keys:
-            window = by_key.get(key)
-            if window is None:
-                window = by_key[key] = Window()
-            else:
-                by_key.move_to_end(key)
-            windows.append(window)
-        while len(by_key) > MOST_WINDOWS:
-            by_key.popitem(last=False)
-        return windows
+def first_of(windows: Iterable[Window], at_least: int) -> Window | None:
+    """The first window that has at least this number of values."""
+    for window in windows:
+        if len(window.ordered) >= at_least:
+            return window
+    return None

@@ -235,7 +235,7 @@ class Exchange:
         found, record = call.prompt, self._record
         template = with_adapter(found.template, record.adapter)
         question = LengthQuestion(record.route, call.tenant, template, call.prompt_tokens, found.text)
-        prediction = self._lengths.predict(question)
+        prediction = self._lengths.predict(question, self._loop.time())
         return prediction, prediction.lengths(call.max_tokens)
 
     def _on_better_prediction(self, prediction: Prediction) -> None:

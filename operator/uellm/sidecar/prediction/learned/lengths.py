@@ -12,13 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isnan, log
 
+from uellm.sidecar.prediction import losses
 from uellm.sidecar.prediction.accuracy import Track
 from uellm.sidecar.prediction.conformal import ConformalLevel
 from uellm.sidecar.prediction.learned.frames import FrameKind, floats, row
 from uellm.sidecar.prediction.learned.process import Child
-from uellm.sidecar.prediction.losses import Losses
 from uellm.sidecar.prediction.online import LEAST_VALUES, Prediction, tokens_of
-from uellm.sidecar.prediction.window import SlidingWindows
+from uellm.sidecar.prediction.recent import Recent
+from uellm.sidecar.prediction.window import MOST_WINDOWS, Window, add_to_all, first_of
 
 MOST_WAITING = 1024
 """Requests that wait to be sent to the model, at most; further ones are not sent."""
@@ -160,12 +161,12 @@ class LearnedLengths:
         self.answers += 1
         asked.forecast = forecast
         asked.better = self._with_error(asked.prediction, forecast)
-        if asked.better is not None and self._losses.best(asked.prediction.sources) == 1:
+        if asked.better is not None and losses.best(self._losses.known(asked.prediction.sources)) == 1:
             self.used += 1
             use(asked.better)
 
     def _with_error(self, prediction: Prediction, forecast: float) -> Prediction | None:
-        window = self._errors.first(prediction.sources, LEAST_VALUES)
+        window = first_of(self._errors.known(prediction.sources), LEAST_VALUES)
         if window is None:
             return None
         p50, p80, p90 = (
@@ -176,12 +177,13 @@ class LearnedLengths:
 
     def _judge(self, prediction: Prediction, forecast: float, better: Prediction | None, tokens: int) -> None:
         length = log(tokens)
-        self._errors.add(prediction.sources[::-1], length - forecast)
+        add_to_all(self._errors.use(prediction.sources), length - forecast)
         if better is None:
             return
         self._levels["p80"].learn(covered=tokens <= better.p80)
         self._levels["p90"].learn(covered=tokens <= better.p90)
-        self._losses.learn(prediction.sources, [abs(length - log(each.p50)) for each in (prediction, better)])
+        errors = [abs(length - log(each.p50)) for each in (prediction, better)]
+        losses.learn(self._losses.use(prediction.sources), errors)
 
     def _rest(self) -> list[Asked]:
         """The batch in flight, which ends with this call."""
@@ -204,5 +206,7 @@ class LearnedLengths:
 
     def _forget(self) -> None:
         self.trained = None
-        self._errors = SlidingWindows()
-        self._losses = Losses(2)
+        self._errors: Recent[Window] = Recent(Window, MOST_WINDOWS)
+        """Of the model's answers, by source."""
+        self._losses: Recent[list[float]] = Recent(lambda: [0.0] * 3, MOST_WINDOWS)
+        """Of the online prediction and the model's (losses.py), by source."""
