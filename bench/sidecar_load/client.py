@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import string
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import cycle
 
 from sidecar_load.upstream import COMPLETION, DONE, ENDING_STREAM, RECORDED, SHORT, WHOLE
 
-CHAT = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": "x" * 2000}]}).encode()
-PROMPT = json.dumps({"model": "m", "prompt": "x" * 2000, "max_tokens": 1}).encode()
+PROMPTS, WORDS, VOCABULARY = 500, 340, 3000
+"""Each prompt has some 2,000 characters, and begins in its own way, as those of real users do."""
+MESSAGES = 10
+"""Requests that a connection has to ask with."""
 
 
-def request(path: str, body: bytes | None = None) -> bytes:
-    """A POST as bytes; of a chat that is to be streamed, or a prompt that is not, unless there is a body."""
+def _prompts() -> list[str]:
+    drawn = random.Random(1)
+    words = ["".join(drawn.choices(string.ascii_lowercase, k=drawn.randint(1, 9))) for _ in range(VOCABULARY)]
+    return [" ".join(drawn.choices(words, k=WORDS)) for _ in range(PROMPTS)]
+
+
+_PROMPTS = cycle(_prompts())
+
+
+def request(path: str, body: bytes | None = None, *, whole: bool = False) -> bytes:
+    """A POST as bytes, unless there is a body of another chat, or of another prompt for a short answer.
+
+    `whole`: the chat's answer is not to be streamed.
+    """
     if "?play=" in path:
         body = json.dumps(RECORDED[path.partition("?play=")[2]]["request"], separators=(",", ":")).encode()
-    body = body or (PROMPT if path == COMPLETION else CHAT)
+    if body is None and path == COMPLETION:
+        body = json.dumps({"model": "m", "prompt": next(_PROMPTS), "max_tokens": 1}).encode()
+    elif body is None:
+        streams = {} if whole else {"stream": True}
+        body = json.dumps({"model": "m", **streams, "messages": [{"role": "user", "content": next(_PROMPTS)}]}).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
@@ -35,10 +56,13 @@ class Seen:
 
 
 class Asking(asyncio.Protocol):
-    """One connection: asks, waits for the answer's end, then calls `then` or asks again, until `stop`."""
+    """One connection: asks, waits for the answer's end, then calls `then` or asks again, until `stop`.
 
-    def __init__(self, message: bytes, ends: bytes, seen: Seen, then: Callable[[], None] | None = None) -> None:
-        self.message, self.ends, self.seen, self.then = message, ends, seen, then or self.ask
+    It asks with each of the messages in turn.
+    """
+
+    def __init__(self, messages: list[bytes], ends: bytes, seen: Seen, then: Callable[[], None] | None = None) -> None:
+        self.messages, self.ends, self.seen, self.then = cycle(messages), ends, seen, then or self.ask
         self.stopped = False
         self.tail = b""
 
@@ -50,7 +74,7 @@ class Asking(asyncio.Protocol):
         self.waiting = True
         self.tail = b""
         self.sent_s = time.perf_counter()
-        self.transport.write(self.message)
+        self.transport.write(next(self.messages))
 
     def data_received(self, data: bytes) -> None:
         if self.waiting:
@@ -77,6 +101,11 @@ class Asking(asyncio.Protocol):
     def stop(self) -> None:
         self.stopped = True
         self.transport.abort()
+
+
+def _messages(path: str, *, whole: bool = False) -> list[bytes]:
+    """What one connection asks in turn."""
+    return [request(path, whole=whole) for _ in range(MESSAGES)]
 
 
 def _ends(path: str) -> bytes:
@@ -107,9 +136,9 @@ async def burst(port: int, path: str, count: int, bursts: int, *, fresh: bool) -
 
 
 async def _ask_at_once(port: int, path: str, count: int, seen: Seen, then: Callable[[], None]) -> list[Asking]:
-    loop, message = asyncio.get_running_loop(), request(path)
+    loop = asyncio.get_running_loop()
     made = [
-        loop.create_connection(lambda: Asking(message, _ends(path), seen, then), "127.0.0.1", port)
+        loop.create_connection(lambda: Asking(_messages(path), _ends(path), seen, then), "127.0.0.1", port)
         for _ in range(count)
     ]
     return [one for _, one in await asyncio.gather(*made)]
@@ -135,12 +164,12 @@ async def load(
     `whole`: what can be had as a stream or whole is asked for whole.
     """
     loop = asyncio.get_running_loop()
-    body = CHAT.replace(b'"stream": true, ', b"") if whole else None
     ends = WHOLE[-32:] if whole else _ends(path)
     seen = Seen()
     asking = []
     for _ in range(connections):
-        _, one = await loop.create_connection(lambda: Asking(request(path, body), ends, seen), "127.0.0.1", port)
+        messages = _messages(path, whole=whole)
+        _, one = await loop.create_connection(lambda sent=messages: Asking(sent, ends, seen), "127.0.0.1", port)
         asking.append(one)
     await asyncio.sleep(warm_s)
     counted = Seen()
