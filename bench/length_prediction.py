@@ -1,7 +1,8 @@
 """Output lengths predicted online, beside the median of each request's source, over files of prompts and traces.
 
 Every request is predicted before its length is known. The figures are about the second half of each file, on which
-nothing was tuned. `us` is CPU time per request for predicting and learning together.
+nothing was tuned. `us` is CPU time per request for predicting and learning together. Each answer is learned from; with
+`--per-second N`, those that a sidecar learns from where so many requests come each second.
 
 `--learned` adds the learned model, with its real child process: alone, and as `both`, which is what the scheduler gets
 (the learned model's answer where it has been more accurate lately). `us` is then the child's CPU time per answered row,
@@ -181,14 +182,14 @@ def _row(entry: dict[str, str]) -> Row:
     return LengthQuestion("/v1/completions", entry.get("client", ""), 0, int(prompt)), int(output)
 
 
-def replay(name: str, rows: Sequence[Row]) -> Result:
+def replay(name: str, rows: Sequence[Row], per_s: float | None = None) -> Result:
     model, sources = OnlineLengths(), dict[str, deque[int]]()
     told: list[tuple[str, float, float, float, float, int]] = []
     spent = 0.0
-    for question, tokens in rows:
+    for number, (question, tokens) in enumerate(rows):
         own = sources.setdefault(question.tenant, deque(maxlen=WINDOW))
         begun = time.process_time()
-        prediction = model.predict(question)
+        prediction = model.predict(question, None if per_s is None else number / per_s)
         model.observe(prediction, tokens)
         spent += time.process_time() - begun
         told.append(
@@ -260,10 +261,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder with prompts and traces")
     parser.add_argument("--learned", action="store_true", help="the learned model beside the online one")
+    parser.add_argument("--per-second", type=float, help="requests a second; without it each answer is learned from")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     found = list(files(args.traces))
-    results = [replay(name, rows) for name, rows in found]
+    results = [replay(name, rows, args.per_second) for name, rows in found]
     if not results:
         print(f"{args.traces}: no traces there: give the folder with --traces", file=sys.stderr)
         return 2
