@@ -1,7 +1,7 @@
 """Selects the forecaster with the least recent error, by source and overall.
 
 The errors of a source are a list: the mean absolute error of each forecaster, in logarithms and exponentially weighted,
-then the number of requests.
+then the number of answers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ MARGIN = 0.97
 """Another forecaster must beat the first by 3 %: switching between equally good ones only adds noise."""
 
 MEMORY = 200.0
-"""Requests after which the weight of an observation is down to a third."""
+"""Answers after which the weight of an observation is down to a third."""
 
 LEAST_SEEN = 50
 WORST = 3.0
@@ -20,7 +20,7 @@ WORST = 3.0
 
 
 def best(by_source: Iterable[Sequence[float]]) -> int:
-    """Index of the forecaster to use, by the errors of the first source, the narrowest one, with enough requests."""
+    """Index of the forecaster to use, by the errors of the first source, the narrowest one, with enough answers."""
     for errors in by_source:
         if errors[-1] >= LEAST_SEEN:
             least = min(errors[:-1])

@@ -7,8 +7,8 @@ Three forecasters, each giving quantiles of the length's logarithm:
     words    a linear model over the prompt's hashed words, and its recent errors at this source
 
 The first is used unless another was better by a margin, judged at the narrowest source with enough requests. Quantile
-levels are adjusted online until their coverage is right (conformal.py). Of a source with very many requests a share is
-learned from (source.py).
+levels are adjusted online until their coverage is right (conformal.py). Of a busy client's answers a share is learned
+from (lessons.py), and the words of the others are not looked at unless the forecast comes from them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
+from random import Random
+from typing import NamedTuple
 
 from uellm.sidecar.prediction import features, losses
 from uellm.sidecar.prediction.conformal import ConformalLevel
+from uellm.sidecar.prediction.lessons import Lessons
 from uellm.sidecar.prediction.linear import LinearModel
 from uellm.sidecar.prediction.recent import Recent
 from uellm.sidecar.prediction.source import FORECASTERS, Source
@@ -68,6 +71,13 @@ class LengthQuestion:
         return (tenant, route, self.template, bits), (tenant, route, bits), (route, bits), (bits,)
 
 
+class Wording(NamedTuple):
+    """What a prompt's words say: their features, and the linear model's forecast, a logarithm."""
+
+    features: Sequence[int]
+    forecast: float
+
+
 @dataclass
 class Prediction:
     """Predicted output tokens: median, P80 and P90. The other fields are needed for learning."""
@@ -75,15 +85,14 @@ class Prediction:
     p50: float
     p80: float
     p90: float
+    question: LengthQuestion = field(repr=False)
     sources: Keys = field(repr=False)
     in_bucket: Keys = field(repr=False)
     """The sources, each with the power of two of the prompt's length."""
-    features: Sequence[int] = field(repr=False)
-    words: float = field(repr=False)
-    """The linear model's forecast, a logarithm."""
     medians: tuple[float | None, ...] = field(repr=False)
     """Logarithms, by forecaster."""
-    prompt_tokens: int = field(default=0, repr=False)
+    wording: Wording | None = field(repr=False)
+    """None: it is worked out when the answer is learned from."""
     teaches: bool = field(default=True, repr=False)
     """Its answer is to be learned from."""
 
@@ -104,31 +113,27 @@ class OnlineLengths:
         self.buckets: Recent[Window] = Recent(Window, MOST_WINDOWS)
         """Logarithms of lengths."""
         self.levels = {"p80": ConformalLevel(0.8), "p90": ConformalLevel(0.9)}
+        self._lessons: Recent[Lessons] = Recent(Lessons, MOST_WINDOWS)
+        self._draw = Random(0).random
 
     def predict(self, question: LengthQuestion, now_s: float | None = None) -> Prediction:
-        """The length of one answer. `now_s`: some answers of a busy source need not be learned from; None: all are."""
+        """The length of one answer. `now_s`: when it is asked; None: the answer is learned from in any case.
+
+        With a time, the words are left until then, unless the forecast comes from them: many cost more than the rest.
+        """
         sources, in_bucket = question.sources(), question.in_bucket()
         known = self.sources.known(sources)
-        filled = _filled(known)
-        lengths, residuals = (None, None) if filled is None else (filled.lengths, filled.residuals)
-        similar = first_of(self.buckets.known(in_bucket), LEAST_VALUES)
-        if similar is None:
-            similar = lengths
-        best, teaches = losses.best([each.errors for each in known]), self._teaches(sources, now_s)
-        # Words are worked out only where they matter: a prompt of many costs more than all the rest.
-        found = features.of(question.text, question.length_bits, sources[:3]) if teaches or best == _WORDS else ()
-        words = self.linear.predict(found)
-        medians = (
-            None if lengths is None else lengths.median(),
-            None if similar is None else similar.median(),
-            None if residuals is None or not found else words + residuals.median(),
-        )
+        best = losses.best([each.errors for each in known])
+        wording = self._wording(question, sources) if now_s is None or best == _WORDS else None
+        windows = self._windows(known, in_bucket)
+        medians = _medians(windows, wording)
         median = medians[best]
         if median is None:
             best, median = 0, medians[0]
-        window, shift = (lengths, similar, residuals)[best], words if best == _WORDS else 0.0
-        p50, p80, p90 = self._quantiles(window, shift, median)
-        return Prediction(p50, p80, p90, sources, in_bucket, found, words, medians, question.prompt_tokens, teaches)
+        shift = wording.forecast if best == _WORDS and wording is not None else 0.0
+        p50, p80, p90 = self._quantiles(windows[best], shift, median)
+        teaches = now_s is None or self._lessons.use(sources[1:2])[0].choose(now_s, self._draw)
+        return Prediction(p50, p80, p90, question, sources, in_bucket, medians, wording, teaches)
 
     def observe(self, prediction: Prediction, tokens: int, *, truncated: bool = False) -> bool:
         """An answer ended after `tokens` tokens; `truncated`: the request's own limit ended it.
@@ -138,24 +143,33 @@ class OnlineLengths:
         if not prediction.teaches or not _tells(prediction, tokens, truncated=truncated):
             return False
         length = log(tokens)
-        residual = length - prediction.words
         self.levels["p80"].learn(covered=tokens <= prediction.p80)
         self.levels["p90"].learn(covered=tokens <= prediction.p90)
+        medians, wording = prediction.medians, prediction.wording
         sources = self.sources.use(prediction.sources)
-        losses.learn(
-            [each.errors for each in sources], [None if m is None else abs(length - m) for m in prediction.medians]
-        )
+        if wording is None:  # now that it is worked out, every forecaster is judged by what it would say now
+            wording = self._wording(prediction.question, prediction.sources)
+            medians = _medians(self._windows(sources, prediction.in_bucket), wording)
+        losses.learn([each.errors for each in sources], [None if m is None else abs(length - m) for m in medians])
+        residual = length - wording.forecast
         add_to_all([each.lengths for each in sources], length)
         add_to_all([each.residuals for each in sources], residual)
         add_to_all(self.buckets.use(prediction.in_bucket), length)
         overall = sources[-1]
-        self.linear.learn(prediction.features, residual - overall.residuals.median())
+        self.linear.learn(wording.features, residual - overall.residuals.median())
         return True
 
-    def _teaches(self, sources: Keys, now_s: float | None) -> bool:
-        # Of the tenant on this route: templates alone may be as many as requests.
-        tenant = self.sources.by_key.get(sources[1])
-        return now_s is None or tenant is None or tenant.has_room(now_s)
+    def _windows(self, sources: Iterable[Source], in_bucket: Keys) -> tuple[Window | None, ...]:
+        """What each forecaster goes by. `sources`: those that are known, the narrowest first."""
+        source = _filled(sources)
+        similar = first_of(self.buckets.known(in_bucket), LEAST_VALUES)
+        if source is None:
+            return None, similar, None
+        return source.lengths, source.lengths if similar is None else similar, source.residuals
+
+    def _wording(self, question: LengthQuestion, sources: Keys) -> Wording:
+        found = features.of(question.text, question.length_bits, sources[:3])
+        return Wording(found, self.linear.predict(found))
 
     def _quantiles(self, window: Window | None, shift: float, median: float | None) -> tuple[float, float, float]:
         if window is None or median is None:
@@ -171,6 +185,16 @@ def _filled(sources: Iterable[Source]) -> Source | None:
         if len(source.lengths.ordered) >= LEAST_VALUES:
             return source
     return None
+
+
+def _medians(windows: tuple[Window | None, ...], wording: Wording | None) -> tuple[float | None, ...]:
+    """Logarithms, by forecaster."""
+    lengths, similar, residuals = windows
+    return (
+        None if lengths is None else lengths.median(),
+        None if similar is None else similar.median(),
+        None if residuals is None or wording is None else wording.forecast + residuals.median(),
+    )
 
 
 def _tells(prediction: Prediction, tokens: int, *, truncated: bool) -> bool:

@@ -32,8 +32,8 @@ class Predictor:
             self._load(path)
 
     def predict(self, question: LengthQuestion, now_s: float | None = None) -> Prediction:
-        """Predict the length of one answer. Without a time, and for the learned model, each answer is learned from."""
-        return self._model.predict(question, None if self.learned.child.wanted else now_s)
+        """Predict the length of one answer. Without a time, or if a learned model runs, it is learned from for sure."""
+        return self._model.predict(question, now_s if self.learned.child.pid is None else None)
 
     def ask(self, prediction: Prediction, use: Use) -> Asked | None:
         """Also ask the learned model, if there is one; `use` is called later with a better prediction, or never."""

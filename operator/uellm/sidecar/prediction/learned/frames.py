@@ -41,7 +41,7 @@ def frame(kind: FrameKind, content: bytes) -> bytes:
 
 def row(prediction: Prediction, tokens: int | None = None) -> bytes:
     """The row of a request; `tokens`: the real length of its answer, if it is known."""
-    found = prediction.features
+    found = () if prediction.wording is None else prediction.wording.features
     length = nan if tokens is None else log(tokens)
     return pack(f"<6fH{len(found)}H", length, *numbers(prediction), len(found), *found)
 
@@ -53,7 +53,8 @@ def numbers(prediction: Prediction) -> tuple[float, float, float, float, float]:
     was known.
     """
     source, bucket, words = (nan if median is None else median for median in prediction.medians)
-    return log(max(prediction.prompt_tokens, 1)), source, bucket, words, prediction.words
+    forecast = nan if prediction.wording is None else prediction.wording.forecast
+    return log(max(prediction.question.prompt_tokens, 1)), source, bucket, words, forecast
 
 
 def floats(content: bytes) -> Sequence[float]:
