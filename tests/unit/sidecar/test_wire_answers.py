@@ -188,6 +188,14 @@ def test_usage_that_the_engines_own_answer_did_not_have_comes_last():
     assert found["cost"] == 1.5
 
 
+def test_a_value_that_cannot_be_written_does_no_harm_in_a_field_that_is_left_out():
+    together = aggregator()
+    odd = {"metrics": float("nan"), "system_fingerprint": float("inf")}
+    usage = {"prompt_tokens": 21, "total_tokens": 26, "completion_tokens": 5}
+    together.feed(part("") + part("a", finish_reason="length") + event({"choices": [], "usage": usage, **odd}) + DONE)
+    assert together.answer() == (200, json.dumps(WHOLE, separators=(",", ":")).encode())
+
+
 def test_log_probabilities_get_the_defaults_that_a_stream_leaves_out():
     together = aggregator()
     together.feed(part("a", logprobs={"content": [{"token": "a", "bytes": [97]}]}) + END + DONE)

@@ -149,14 +149,17 @@ class Aggregator:
     def _document(self) -> str:
         shape, head, end = self._shape, self._head, self._end
         fingerprint = end if "system_fingerprint" in end else shape.top
+        fields = {
+            "id": head.get("id"),
+            "created": head.get("created"),
+            "model": head.get("model"),
+            "metrics": _filled(shape.top.get("metrics"), end.get("metrics")),
+            "system_fingerprint": fingerprint.get("system_fingerprint"),
+        }
         return shape.top_format % {
-            "id": json_of(head.get("id")),
-            "created": json_of(head.get("created")),
-            "model": json_of(head.get("model")),
+            **_texts(fields, shape.top),
             "choices": f"[{','.join([self._choice(index) for index in sorted(self._choices)])}]",
             "usage": self._usage(),
-            "metrics": json_of(_filled(shape.top.get("metrics"), end.get("metrics"))),
-            "system_fingerprint": json_of(fingerprint.get("system_fingerprint")),
         }
 
     def _usage(self) -> str:
@@ -171,20 +174,24 @@ class Aggregator:
     def _choice(self, index: int) -> str:
         choice = self._choices[index]
         text = "".join(choice.text) if choice.has_text else None
+        fields = {
+            "index": index,
+            "text": text or "",
+            "logprobs": self._logprobs(choice.logprobs),
+            "finish_reason": choice.finish_reason or ("stop" if self._kind is RouteKind.CHAT else None),
+            "stop_reason": choice.stop_reason,
+        }
         return self._shape.choice_format % {
-            "index": json_of(index),
-            "text": json_of(text or ""),
+            **_texts(fields, self._shape.choice),
             "message": self._message(choice, text) if self._kind is RouteKind.CHAT else "null",
-            "logprobs": json_of(self._logprobs(choice.logprobs)),
-            "finish_reason": json_of(choice.finish_reason or ("stop" if self._kind is RouteKind.CHAT else None)),
-            "stop_reason": json_of(choice.stop_reason),
         }
 
     def _message(self, choice: _Choice, text: str | None) -> str:
         shape, thoughts = self._shape, choice.reasoning
         message = {"role": json_of(choice.role), "content": json_of((text or None) if thoughts else text)}
         for name in REASONING:
-            message[name] = json_of("".join(thoughts[name]) if name in thoughts else shape.message.get(name))
+            if name in shape.message:
+                message[name] = json_of("".join(thoughts[name]) if name in thoughts else shape.message[name])
         return shape.message_format % message
 
     def _logprobs(self, pieces: list[Mapping[str, Any]]) -> dict[str, list[Any]] | None:
@@ -193,6 +200,11 @@ class Aggregator:
         if self._kind is RouteKind.CHAT:
             return {"content": [_logprob(entry) for piece in pieces for entry in piece.get("content") or ()]}
         return {name: [entry for piece in pieces for entry in piece[name]] for name in pieces[0]}
+
+
+def _texts(fields: Mapping[str, Any], pattern: Mapping[str, Any]) -> dict[str, str]:
+    """The JSON of those fields that the pattern has. The others may have values that cannot be written."""
+    return {name: json_of(value) for name, value in fields.items() if name in pattern}
 
 
 def _logprob(entry: Mapping[str, Any]) -> dict[str, Any]:
