@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from uellm.http import BLANK, EngineLost, Pairs, Reply, Upstream
-from uellm.proxying.outcome import STATUS, RequestOutcome, error_object, of_engine_status
+from uellm.proxying.outcome import COMPLETED, STATUS, RequestOutcome, error_object, of_engine_status
 from uellm.proxying.record import RequestRecord
 from uellm.proxying.routes import end_to_end
 
@@ -96,7 +96,7 @@ class Relay:
             record.outcome = of_engine_status(upstream.status)
         finally:
             record.done = self._last.endswith(_DONE)
-            if record.outcome is RequestOutcome.COMPLETED and self._streams_events and not self._is_whole():
+            if record.outcome is COMPLETED and self._streams_events and not self._is_whole():
                 record.outcome = RequestOutcome.ENGINE_LOST
             record.bytes_out = self._bytes_out
             reply.on_pause = reply.on_resume = None

@@ -16,6 +16,9 @@ from uellm.sidecar.wire.failure import StreamErrorScanner
 from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.strip import UsageStrip
 
+_STRIPS = Mode.STREAM_STRIP_USAGE
+"""By a name of its own: to read an enum's member costs as much as a call."""
+
 _MAX_EXAMPLE_BYTES = 256 * 1024
 
 OnTokens = Callable[[int], None]
@@ -59,7 +62,7 @@ class AnswerTap:
         """Assembles a whole answer from a stream. The client gets nothing before it is complete."""
         self._strip: UsageStrip | None = None
         self._example: list[bytes] | None = None
-        if streams and good and call.mode is Mode.STREAM_STRIP_USAGE:
+        if streams and good and call.mode is _STRIPS:
             self._strip = UsageStrip()
         elif streams and good and call.shape is not None:
             self.whole = Aggregator(call.kind, call.shape)

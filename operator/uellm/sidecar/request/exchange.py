@@ -5,7 +5,7 @@ from __future__ import annotations
 from uellm.http import BLANK, EngineLost, Pairs, Reply, Upstream
 from uellm.prompt import with_adapter
 from uellm.proxying.faults import FaultGuard
-from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
+from uellm.proxying.outcome import COMPLETED, RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
 from uellm.proxying.relay import Relay
 from uellm.proxying.routes import end_to_end
 from uellm.sidecar.prediction import LengthQuestion, Prediction
@@ -21,6 +21,9 @@ from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.events import Usage
 from uellm.sidecar.wire.read import Terms
 from uellm.vllm_routes import RouteKind
+
+# By names of their own: to read an enum's member costs as much as a call.
+_POOLING, _STRIPS = RouteKind.POOLING, Mode.STREAM_STRIP_USAGE
 
 _WHOLE: Pairs = ((b"Content-Type", b"application/json"),)
 
@@ -105,14 +108,14 @@ class Exchange:
             answer.counter,
             self._dispatcher,
             self._ticket,
-            strips=whole is not None or self.call.mode is Mode.STREAM_STRIP_USAGE,
+            strips=whole is not None or self.call.mode is _STRIPS,
             write=None if whole is None else whole.take_chunk,
         )
         if whole is not None:
             await self._send_whole(whole, answer, reply, upstream, own)
         else:
             await Relay(reply, upstream, record, stall_s=stall_s, tap=answer).run(own)
-        if record.outcome is RequestOutcome.COMPLETED:
+        if record.outcome is COMPLETED:
             try:
                 answer.learn()
             except Exception as error:
@@ -130,7 +133,7 @@ class Exchange:
             self._count(answer)
         except Exception as error:
             self._faults.count("answer", error, record.id)
-        if not record.failed_status and (record.outcome is RequestOutcome.COMPLETED or record.done):
+        if not record.failed_status and (record.outcome is COMPLETED or record.done):
             events = 0 if self._usage is None else answer.counter.tokens
             self._dispatcher.finish(self._ticket, record.output_tokens, events)
             try:
@@ -145,7 +148,7 @@ class Exchange:
         answer = self._answer
         if answer is None or answer.kept_as is None or self._record.failed_status:
             return ""
-        streamed_whole = answer.streams and self._record.outcome is RequestOutcome.COMPLETED
+        streamed_whole = answer.streams and self._record.outcome is COMPLETED
         return "" if streamed_whole else answer.kept_as.found
 
     def end_later(self, usage: Usage | None) -> None:
@@ -205,7 +208,7 @@ class Exchange:
     def _count(self, answer: AnswerTap) -> None:
         record = self._record
         record.failed_status = answer.failure.status
-        if record.failed_status and record.outcome is RequestOutcome.COMPLETED:
+        if record.failed_status and record.outcome is COMPLETED:
             record.outcome = of_engine_status(record.failed_status)
         if (fast_path := answer.fast_path) is not None and fast_path.last_s is not None:
             last_s = record.last_token_s
@@ -214,7 +217,7 @@ class Exchange:
                 record.bytes_out += fast_path.passed_bytes
         if tokens := answer.counter.tokens:
             record.output_tokens = tokens
-        if self.call.kind is RouteKind.POOLING and record.outcome is RequestOutcome.COMPLETED:
+        if self.call.kind is _POOLING and record.outcome is COMPLETED:
             record.first_token_s = self._loop.time()
         self._usage = usage = answer.counter.usage()
         if usage is not None:

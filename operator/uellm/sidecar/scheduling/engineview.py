@@ -14,6 +14,9 @@ from uellm.sidecar.scheduling.types import EngineState, Shows, Ticket
 from uellm.sidecar.scheduling.unseen import Unseen
 from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
+# By names of their own: to read an enum's member costs as much as a call.
+_TOKENS, _END = Shows.TOKENS, Shows.END
+
 UNKNOWN_CHUNK = 2048
 """Tokens of one step where the engine does not report them: vLLM's default for online serving."""
 
@@ -290,7 +293,7 @@ class EngineView:
         if self._loads is None and now_s > self._step_s:
             self._begin_step()
         # Ends that were computed in one step may be read at different moments: they do not show a missed step.
-        if ticket.shows is Shows.TOKENS or self._probe is None:
+        if ticket.shows is _TOKENS or self._probe is None:
             if self._probe is not None and now_s - self._first_s > SAME_MOMENT_S:
                 self._look_at_probe(now_s)
             self._first_s = now_s
@@ -466,7 +469,7 @@ class EngineView:
         self.prompt_tokens -= ticket.prompt_tokens
         self.got_tokens -= ticket.tokens
         self.promised_tokens -= ticket.promised_tokens
-        if ticket.shows is Shows.END:
+        if ticket.shows is _END:
             self.unseen.remove(ticket)
         if not ticket.filled:
             self.unfilled_tokens -= ticket.uncached_tokens

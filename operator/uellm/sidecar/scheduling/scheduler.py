@@ -40,6 +40,9 @@ from uellm.sidecar.scheduling.types import EngineState, Late, Lengths, Options, 
 from uellm.sidecar.scheduling.waiting import Waiting
 from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
+# By names of their own: to read an enum's member costs as much as a call.
+_RUNNING, _DONE, _PROMPT = State.RUNNING, State.DONE, Shows.PROMPT
+
 ENGINE_WAIT_S = 60.0
 """How long a request waits for an engine that is not ready. Clients commonly give up after 60 s."""
 
@@ -229,12 +232,12 @@ class Scheduler:
 
     def on_prompt_tokens(self, ticket: Ticket, tokens: int) -> None:
         """Take the engine's count of a prompt for the estimate."""
-        if ticket.state is State.RUNNING:
+        if ticket.state is _RUNNING:
             self._view.correct_prompt(ticket, tokens)
 
     def on_first_token(self, ticket: Ticket, now_s: float) -> None:
         """Record the first token of an answer."""
-        if ticket.state is State.RUNNING and ticket.first_token_s is None:
+        if ticket.state is _RUNNING and ticket.first_token_s is None:
             if self._detours.trying and (tokens := self._detours.runs_after_all(ticket)) is not None:
                 self._view.correct_prompt(ticket, tokens)
             ticket.first_token_s = now_s
@@ -251,14 +254,14 @@ class Scheduler:
             ticket.events = events
             tokens = round(ticket.counted)
         if tokens > ticket.tokens:
-            if ticket.state is State.RUNNING and ticket.first_token_s is not None:
+            if ticket.state is _RUNNING and ticket.first_token_s is not None:
                 self._view.on_tokens(ticket, tokens, now_s)
             else:
                 self.on_tokens(ticket, tokens, now_s)
 
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
         """Record how many tokens of an answer have come so far."""
-        if ticket.state is State.RUNNING and tokens_so_far > ticket.tokens:
+        if ticket.state is _RUNNING and tokens_so_far > ticket.tokens:
             if ticket.first_token_s is None:
                 self.on_first_token(ticket, now_s)
             if tokens_so_far > ticket.tokens:
@@ -269,13 +272,13 @@ class Scheduler:
 
         `tokens` of its answer, if known, and in how many `events` they came, if it was a stream.
         """
-        if ticket.state is State.RUNNING:
+        if ticket.state is _RUNNING:
             if ticket.first_token_s is None:
                 self._end_unseen(ticket, now_s)
             if tokens is not None:
                 self._count_at_the_end(ticket, tokens, events)
             predicted = ticket.promised_tokens
-            if ticket.tokens and ticket.shows is not Shows.PROMPT:
+            if ticket.tokens and ticket.shows is not _PROMPT:
                 self._view.answers.add(ticket.tokens, predicted)
             excess = ticket.tokens - predicted
             self._fairness.charge(ticket.tenant, 0.0, excess, now_s)
@@ -458,7 +461,7 @@ class Scheduler:
             self._fail_open(error, now_s)
 
     def _end(self, ticket: Ticket, now_s: float) -> None:
-        if ticket.state is State.RUNNING:
+        if ticket.state is _RUNNING:
             self._fairness.left(ticket.tenant, now_s)
             self._view.remove(ticket)
             if self._detours.trying:
@@ -466,4 +469,4 @@ class Scheduler:
         elif ticket.state is State.QUEUED:
             self._fairness.left(ticket.tenant, now_s)
             self._dequeue(ticket, State.DONE, now_s)
-        ticket.state = State.DONE
+        ticket.state = _DONE

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from math import ceil, log
 
 from uellm.api.attainment_report import AttainmentReport, ClassMeasurement
-from uellm.proxying.outcome import RequestOutcome
+from uellm.proxying.outcome import COMPLETED, RequestOutcome
 from uellm.sidecar.telemetry.access_log import Record
 
 WINDOW_S = 300.0
@@ -45,7 +45,7 @@ def missed(record: Record) -> tuple[str, ...] | None:
     """The targets that a request missed: `ttft`, `tpot`, `e2e` or `dropped`. None: it is not judged."""
     if record.targets is None or record.outcome in CLIENTS_OWN:
         return None
-    if record.in_background and record.outcome is RequestOutcome.COMPLETED:
+    if record.in_background and record.outcome is COMPLETED:
         return None
     late: tuple[str, ...] = ()
     certain = True
@@ -53,7 +53,7 @@ def missed(record: Record) -> tuple[str, ...] | None:
         if least_s > most_s:
             late += (name,)
         certain = certain and worst_s <= most_s
-    if record.outcome is RequestOutcome.COMPLETED:
+    if record.outcome is COMPLETED:
         return late if late or certain else None
     if record.outcome is RequestOutcome.CLIENT_LEFT:
         return late or None

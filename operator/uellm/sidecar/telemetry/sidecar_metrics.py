@@ -16,7 +16,7 @@ from uellm.proxying.metrics import (
     Metric,
     NamedFigures,
 )
-from uellm.proxying.outcome import RequestOutcome
+from uellm.proxying.outcome import COMPLETED, RequestOutcome
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG, Record
 from uellm.sidecar.telemetry.attainment import CLIENTS_OWN, Attainment, missed
 from uellm.sidecar.telemetry.help_texts import COUNTERS
@@ -47,7 +47,7 @@ class Totals:
         if fault or prompt is not None:
             self.prompts += 1
             self.prompt_tokens += 0 if fault else prompt or 0
-        if fault or record.outcome is RequestOutcome.COMPLETED or _was_stopped(record):
+        if fault or record.outcome is COMPLETED or _was_stopped(record):
             self.answers += 1
             self.output_tokens += record.output_tokens or 0
 
@@ -158,20 +158,20 @@ class SidecarMetrics:
             self.ttft.observe(ttft_s, name)
         if (tpot_s := record.tpot_s) is not None:
             self.tpot.observe(tpot_s, name)
-        if record.outcome is RequestOutcome.COMPLETED:
+        if record.outcome is COMPLETED:
             self.end_to_end.observe(record.end_s - record.arrival_s, name)
         if record.prompt_tokens is not None:
             self.prompt_tokens.add(name, by=record.prompt_tokens)
         if record.output_tokens is not None:
             self.tokens.add(name, by=record.output_tokens)
-            if record.predicted_tokens and record.outcome is RequestOutcome.COMPLETED:
+            if record.predicted_tokens and record.outcome is COMPLETED:
                 real = record.output_tokens / record.sequences
                 self.prediction.observe(real / record.predicted_tokens, name)
 
     def _judge(self, record: Record, name: str) -> None:
         late = missed(record)
         if late is None:
-            if record.outcome is RequestOutcome.COMPLETED:
+            if record.outcome is COMPLETED:
                 self.unjudged.add(name)
             return
         self.attainment.add(record, late)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from uellm.vllm_routes import RouteKind
 
+_CHAT = RouteKind.CHAT
 _EVENT = b"\ndata: {"
 _MARKS = {
     RouteKind.RESPONSES: b".delta\ndata: {",
@@ -66,7 +67,7 @@ class TokenCounter:
         self.mark = _MARKS.get(kind, _EVENT)
         """What is counted."""
         self._keep = 1 - len(self.mark)
-        self.events = -sequences if kind is RouteKind.CHAT else 0
+        self.events = -sequences if kind is _CHAT else 0
         """Code that counts `mark` in whole events elsewhere adds them here."""
         self._carry = b"\n"
         self._tail: list[bytes] = []

@@ -15,7 +15,8 @@ from uellm.sidecar.wire.events import USAGE, data_of, has_usage
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """A longer event is passed on piece by piece, and so is the rest of the stream."""
 
-_FINGERPRINT = re.compile(rb'"system_fingerprint":"[^"\\]*"')
+_FINGERPRINT_NAME = b'"system_fingerprint":'
+_FINGERPRINT = re.compile(_FINGERPRINT_NAME + rb'"[^"\\]*"')
 """Its plain form. A quotation mark inside a JSON string is escaped, so this is never a part of one."""
 
 _NO_CHOICES = b'"choices":[]'
@@ -100,7 +101,8 @@ def _stamped(last: bytes, usage_event: bytes) -> bytes:
         return last
     if b"system_fingerprint" not in usage_event and b"\\" not in usage_event:  # an escape could hide the name
         return last
-    if (plain := _FINGERPRINT.search(usage_event)) is not None:
+    name_at = usage_event.find(_FINGERPRINT_NAME)  # much faster than a pattern's search
+    if name_at >= 0 and (plain := _FINGERPRINT.search(usage_event, name_at)) is not None:
         return b"%b,%b%b" % (last[:at], plain[0], last[at:])
     try:
         fingerprint = json.loads((data_of(usage_event) or b"").decode()).get("system_fingerprint")
