@@ -79,7 +79,7 @@ class TokenCounter:
         joined = self._carry + piece
         found = joined.count(self.mark)
         self._carry = joined[self._keep :]
-        if self._tail or (USAGE in joined and joined.count(USAGE) > joined.count(NO_USAGE)):
+        if self._tail or (joined.find(USAGE) >= 0 and joined.count(USAGE) > joined.count(NO_USAGE)):
             self._remember(piece if self._tail else joined)
         self.events += found
         return found

@@ -45,8 +45,8 @@ class UsageStrip:
         if (
             not self.holding
             and piece.endswith(b"\n\n")
-            and FINISHED not in piece
-            and not (USAGE in piece and has_usage(piece))
+            and piece.find(FINISHED) < 0  # `in` takes half as long again
+            and (piece.find(USAGE) < 0 or not has_usage(piece))
         ):
             return piece
         if self._open:
@@ -99,9 +99,10 @@ def _stamped(last: bytes, usage_event: bytes) -> bytes:
     at = last.rfind(b"}")
     if at < 0 or b'"system_fingerprint"' in last:
         return last
-    if b"system_fingerprint" not in usage_event and b"\\" not in usage_event:  # an escape could hide the name
-        return last
     name_at = usage_event.find(_FINGERPRINT_NAME)  # much faster than a pattern's search
+    # An escape could hide the name.
+    if name_at < 0 and b"system_fingerprint" not in usage_event and b"\\" not in usage_event:
+        return last
     if name_at >= 0 and (plain := _FINGERPRINT.search(usage_event, name_at)) is not None:
         return b"%b,%b%b" % (last[:at], plain[0], last[at:])
     try:
