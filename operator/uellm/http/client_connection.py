@@ -50,6 +50,10 @@ class ClientConnection(asyncio.Protocol):
         self.idle_since_s: float | None = None
         """Set by the pool. None: a request is in progress, or the connection is not in the pool."""
         self.closed = False
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # httptools calls it directly for every piece, which saves a Python frame
+        self._parser = httptools.HttpResponseParser(self)
+        """Reads one answer after the other: to make one costs as much as all that it does for an answer."""
         self._expect(head_only=False, switches=False)
 
     def ask(self, head: bytes, body: bytes, *, head_only: bool, switches: bool = False) -> Upstream:
@@ -63,16 +67,13 @@ class ClientConnection(asyncio.Protocol):
         self._head_only, self._switches, self._switched = head_only, switches, False
         self._reason = b""
         self._fields: list[tuple[bytes, bytes]] = []
-        self._pieces: list[bytes] = []
-        self._last_pieces = 0
-        self.on_body = self._pieces.append  # httptools calls it directly for every piece, which saves a Python frame
-        self._head_bytes = 0
+        self._pieces.clear()
+        self._last_pieces = self._head_bytes = 0
         self._in_body = self._sized = self._complete = self._reusable = False
         self._between = False
         """What was parsed last ended with a chunk that ended with a whole event."""
         self.take_chunk: Callable[[bytes], bool] | None = None
         """Takes a chunk of whole events, framing included; False: give it to the parser."""
-        self._parser = httptools.HttpResponseParser(self)
 
     def pause(self) -> None:
         """Stop reading from the socket."""
