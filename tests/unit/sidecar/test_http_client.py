@@ -59,6 +59,27 @@ async def pool(upstream) -> AsyncIterator[EnginePool]:
     pool.close()
 
 
+KINDS = {
+    "sized": (OK, 200, b"ok"),
+    "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n1;x=y\r\n!\r\n0\r\n\r\n", 200, b"ok!"),
+    "trailers": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx: y\r\n\r\n", 200, b"a"),
+    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", 204, b""),
+    "not modified": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", 304, b""),
+    "informational": (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + OK, 200, b"ok"),
+    "empty": (b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", 500, b""),
+    "blank line before": (b"\r\n" + OK, 200, b"ok"),
+}
+
+
+async def test_answers_of_every_kind_follow_one_another_on_one_connection(upstream, pool):
+    for kind in [*KINDS, *reversed(KINDS), *KINDS]:
+        upstream.answer, status, body = KINDS[kind]
+        answer = await pool.send("POST", b"/", (), b"{}")
+        assert (kind, answer.status, await answer.read()) == (kind, status, body)
+        assert answer.headers.get("link") is None
+    assert upstream.connections == 1
+
+
 async def got(pool: EnginePool, method: str = "GET") -> tuple[int, bytes]:
     answer = await pool.send(method, b"/x", (), b"")
     return answer.status, await answer.read()
