@@ -77,7 +77,7 @@ def end_to_end(
 
     `ended`: names in lower case that end here, the hop-by-hop ones (RFC 9110, 7.6.1) among them.
     """
-    dropped = _dropped(tuple(map(_NAME, replaced)), ended)
+    dropped = _dropped(tuple(map(_NAME, replaced)), ended) if replaced else ended
     if "connection" in headers and (options := headers.get_all("connection")) != _KEEP_ALIVE:
         dropped |= {
             option.strip().lower().encode("latin-1", "replace") for value in options for option in value.split(",")

@@ -38,6 +38,8 @@ class Exchange:
         self._terms = terms
         self._answer: AnswerTap | None = None
         self._usage: Usage | None = None
+        self.priority = 0
+        """vLLM's priority, where the lower goes first: the deadline in milliseconds. Known from its turn on."""
         self._prompt_counted = False
         """The engine has told the length of the prompt."""
         self._faults = dispatcher.faults
@@ -83,12 +85,8 @@ class Exchange:
         self._record.queue_s = None  # set by an earlier turn in which it did not reach the engine
         await self._dispatcher.turn(self._ticket)
         self._record.queue_s = self._loop.time() - self._record.arrival_s - self._record.waited_s
+        self.priority = round(self._ticket.deadline_s * 1e3)
         return self.call.upstream_body(self.priority, batched=self._ticket.batched)
-
-    @property
-    def priority(self) -> int:
-        """vLLM's priority, where the lower goes first: the deadline in milliseconds."""
-        return round(self._ticket.deadline_s * 1e3)
 
     async def answer(self, reply: Reply, upstream: Upstream, own: Pairs, *, stall_s: float) -> None:
         """Send the client its answer. Sets the record's outcome. Raises Refusal only before anything was sent."""
