@@ -35,6 +35,7 @@ from uellm.sidecar.wire.read import Terms, read, unread
 from uellm.sidecar.wire.slo import SCHEDULING, targets_of
 from uellm.vllm_routes import is_use
 
+_SCHEDULE, _METRICS = Way.SCHEDULE, Way.METRICS
 _OBEYED = (*SCHEDULING, MEANT_FOR, WAITED_MS, SEARCH)
 _NOT_PASSED_ON = HOP_BY_HOP.union([b"content-length", b"x-request-id"], [name.encode() for name in _OBEYED])
 """Headers that the transport sets itself, the one that the sidecar always sets, and those that it has obeyed."""
@@ -146,12 +147,12 @@ class Proxy(RequestHandler[Record]):
         if settings.keys.required:
             settings.keys.check(method, path, key_of(headers))
         way = way_of(method, path, settings.allowed_routes)
-        if way is Way.METRICS:
+        if way is _METRICS:
             self._send(request, reply, record, CONTENT_TYPE, (await self.metrics()).encode())
             return
         if self.drain.refusing and not kept_id(method, path):  # what the drain waits for may be asked for
             self.drain.check()
-        if way is Way.SCHEDULE:
+        if way is _SCHEDULE:
             record.targets, record.route = targets_of(headers, settings.classes), path
             await self._read_body(request, record)
             record.waited_s = waited_s(headers, settings.service)
