@@ -43,6 +43,9 @@ from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 ENGINE_WAIT_S = 60.0
 """How long a request waits for an engine that is not ready. Clients commonly give up after 60 s."""
 
+# Members that every request needs: to look one up in its class takes longer than to compare it.
+_NEW, _QUEUED, _RUNNING = State.NEW, State.QUEUED, State.RUNNING
+
 
 class Scheduler:
     """Which request goes to the engine next, and when.
@@ -178,14 +181,14 @@ class Scheduler:
 
         The latter keeps its place and is never refused. Raises QueueFull.
         """
-        if ticket.state is State.NEW:
+        if ticket.state is _NEW:
             if not self._queued.has_room(ticket, self.options):
                 raise QueueFull
             ticket.sequence = next(self._sequence)
             ticket.uncached_tokens = self._prefixes.uncached_tokens(ticket)
             ticket.deadline_s = first_token_deadline_s(ticket, self._view)
             self._fairness.arrived(ticket.tenant, now_s)
-        elif ticket.state is State.RUNNING:
+        elif ticket.state is _RUNNING:
             self._view.remove(ticket)
             self._charge(ticket, -1.0, now_s)
             ticket.dispatched_s, ticket.filled = None, False
@@ -193,7 +196,7 @@ class Scheduler:
                 ticket.prompt_tokens = ticket.uncached_tokens = tokens
         else:
             raise ValueError(f"a ticket that is {ticket.state.value} cannot be queued")
-        ticket.state = State.QUEUED
+        ticket.state = _QUEUED
         self._queued.add(ticket)
         self._order_add(ticket, now_s)
 
@@ -216,7 +219,7 @@ class Scheduler:
 
     def on_lengths(self, ticket: Ticket, lengths: Lengths, now_s: float) -> bool:
         """Take a better prediction. Returns whether it was in time: it counts only while the request is queued."""
-        if ticket.state is not State.QUEUED:
+        if ticket.state is not _QUEUED:
             return False
         ticket.lengths = lengths
         if ticket.detour:
@@ -229,12 +232,12 @@ class Scheduler:
 
     def on_prompt_tokens(self, ticket: Ticket, tokens: int) -> None:
         """Take the engine's count of a prompt for the estimate."""
-        if ticket.state is State.RUNNING:
+        if ticket.state is _RUNNING:
             self._view.correct_prompt(ticket, tokens)
 
     def on_first_token(self, ticket: Ticket, now_s: float) -> None:
         """Record the first token of an answer."""
-        if ticket.state is State.RUNNING and ticket.first_token_s is None:
+        if ticket.state is _RUNNING and ticket.first_token_s is None:
             if self._detours.trying and (tokens := self._detours.runs_after_all(ticket)) is not None:
                 self._view.correct_prompt(ticket, tokens)
             ticket.first_token_s = now_s
@@ -251,14 +254,14 @@ class Scheduler:
             ticket.events = events
             tokens = round(ticket.counted)
         if tokens > ticket.tokens:
-            if ticket.state is State.RUNNING and ticket.first_token_s is not None:
+            if ticket.state is _RUNNING and ticket.first_token_s is not None:
                 self._view.on_tokens(ticket, tokens, now_s)
             else:
                 self.on_tokens(ticket, tokens, now_s)
 
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
         """Record how many tokens of an answer have come so far."""
-        if ticket.state is State.RUNNING and tokens_so_far > ticket.tokens:
+        if ticket.state is _RUNNING and tokens_so_far > ticket.tokens:
             if ticket.first_token_s is None:
                 self.on_first_token(ticket, now_s)
             if tokens_so_far > ticket.tokens:
@@ -269,7 +272,7 @@ class Scheduler:
 
         `tokens` of its answer, if known, and in how many `events` they came, if it was a stream.
         """
-        if ticket.state is State.RUNNING:
+        if ticket.state is _RUNNING:
             if ticket.first_token_s is None:
                 self._end_unseen(ticket, now_s)
             if tokens is not None:
@@ -388,7 +391,7 @@ class Scheduler:
         return None
 
     def _send(self, ticket: Ticket, now_s: float) -> None:
-        self._dequeue(ticket, State.RUNNING, now_s)
+        self._dequeue(ticket, _RUNNING, now_s)
         self._view.on_dispatch(ticket, now_s)
         self._pacing.spend(ticket.uncached_tokens)
         self._fairness.charge(ticket.tenant, ticket.prompt_tokens, ticket.promised_tokens, now_s)
@@ -458,12 +461,12 @@ class Scheduler:
             self._fail_open(error, now_s)
 
     def _end(self, ticket: Ticket, now_s: float) -> None:
-        if ticket.state is State.RUNNING:
+        if ticket.state is _RUNNING:
             self._fairness.left(ticket.tenant, now_s)
             self._view.remove(ticket)
             if self._detours.trying:
                 self._detours.runs_after_all(ticket)
-        elif ticket.state is State.QUEUED:
+        elif ticket.state is _QUEUED:
             self._fairness.left(ticket.tenant, now_s)
             self._dequeue(ticket, State.DONE, now_s)
         ticket.state = State.DONE

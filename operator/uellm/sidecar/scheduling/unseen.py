@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 from uellm.sidecar.scheduling.types import Shows, Ticket
 
+_END = Shows.END
+
 
 class Unseen:
     """Those requests in flight."""
@@ -29,7 +31,7 @@ class Unseen:
 
     def on_dispatch(self, ticket: Ticket) -> None:
         """A request is sent to the engine."""
-        if ticket.shows is Shows.END:
+        if ticket.shows is _END:
             self.in_flight += 1
             if not ticket.filled:
                 self._unfilled[ticket] = None
@@ -37,7 +39,7 @@ class Unseen:
     def on_filled(self, ticket: Ticket) -> None:
         """The engine has computed a prompt, of any request."""
         self._unfilled.pop(ticket, None)
-        self._first_seen |= ticket.shows is not Shows.END
+        self._first_seen |= ticket.shows is not _END
 
     def on_report(self) -> None:
         """The engine's report is taken over."""
@@ -45,7 +47,7 @@ class Unseen:
 
     def remove(self, ticket: Ticket) -> None:
         """A request has ended, or did not reach the engine."""
-        if ticket.shows is Shows.END:
+        if ticket.shows is _END:
             self.in_flight -= 1
             self._unfilled.pop(ticket, None)
 
