@@ -126,15 +126,11 @@ def _prompt(parts: list[Any], system: int, turns: int, messages: int) -> Prompt:
         if turns > 1:
             first = count - turns
             beginning = _joined(_between(first, first + 1, parts, found, ends), OPENING_CHARACTERS)
-    return Prompt(
-        characters,
-        media=len(found) - len(texts),
-        messages=messages,
-        templates=1 if messages else 0,
-        template=_hash(f"{instructions}\0{beginning}"),
-        prefix=_of_texts(texts) if characters >= _BLOCK_CHARACTERS else (),
-        text=text,
-    )
+    template = _hash(f"{instructions}\0{beginning}")
+    prefix = _of_texts(texts) if characters >= _BLOCK_CHARACTERS else ()
+    media, templates = len(found) - len(texts), 1 if messages else 0
+    # Positional arguments, in the order of `Prompt`, because this runs for every request.
+    return Prompt(characters, 0, media, messages, 1, templates, False, template, prefix, text)
 
 
 def _texts(parts: list[Any]) -> tuple[list[str | None], list[int]]:

@@ -29,8 +29,11 @@ def best(by_source: Iterable[Sequence[float]]) -> int:
 
 def least(errors: Sequence[float]) -> int:
     """Index of the forecaster with the least error, if it beats the first by the margin; else that of the first."""
-    found = min(errors[:-1])
-    return errors.index(found) if found < MARGIN * errors[0] else 0
+    found, bound = 0, MARGIN * errors[0]
+    for index in range(1, len(errors) - 1):
+        if errors[index] < bound:
+            found, bound = index, errors[index]
+    return found
 
 
 def learn(by_source: Iterable[list[float]], errors: Sequence[float | None]) -> None:

@@ -60,21 +60,22 @@ class Exchange:
         shows, prefix = _shows(call), call.prompt.prefix
         record.blind = shows is _END
         record.in_background = call.background and call.mode is _AS_IS
+        # Positional arguments, in the order of `Ticket`, because this runs for every request.
         self._ticket = Ticket(
             call.targets,
             # Its turn goes by when it came here: a wait for a first replica makes no request hopeless, nor the first.
             record.arrival_s + record.waited_s,
-            prompt_tokens=call.prompt_tokens,
-            lengths=found,
-            max_tokens=call.max_tokens,
-            tenant=call.tenant,
-            prefix=(_with_adapter(prefix, record.adapter) if record.adapter else prefix) or None,
-            sequences=call.sequences,
-            body_bytes=len(call.body),
-            may_batch=call.may_batch,
-            each_step=call.each_step,
-            longest_prompt_tokens=_longest(call),
-            shows=shows,
+            call.prompt_tokens,
+            found,
+            call.max_tokens,
+            call.tenant,
+            (_with_adapter(prefix, record.adapter) if record.adapter else prefix) or None,
+            call.sequences,
+            len(call.body),
+            call.may_batch,
+            call.each_step,
+            _longest(call),
+            shows,
         )
         self._asked: Asked | None = None
         if lengths is not None and self._prediction is not None:
