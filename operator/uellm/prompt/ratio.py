@@ -50,7 +50,8 @@ class Ratio:
         """Estimated tokens of the prompt; exact if it consists of token ids."""
         fixed = prompt.token_ids + prompt.media * MEDIA_TOKENS + prompt.messages * MESSAGE_TOKENS
         learned = prompt.characters * self._density + prompt.templates * self.template_tokens
-        return max(1, fixed + round(learned))
+        tokens = fixed + round(learned)
+        return tokens if tokens > 1 else 1
 
     def learn(self, prompt: Prompt, tokens: int) -> None:
         """Correct both by the engine's count. Prompts with media, token ids or parts elsewhere are skipped."""

@@ -16,12 +16,13 @@ from uellm.vllm_routes import RouteKind
 def of_request(kind: RouteKind, body: Mapping[str, Any]) -> Prompt:
     """The prompt of a request whose route is parsed (any kind but OTHER); `body`: the JSON object in its body."""
     prompt = _READERS[kind](body)
-    names = _CUT if kind is RouteKind.POOLING else _ELSEWHERE
+    names = _CUT if kind is _POOLING else _ELSEWHERE
     if body.keys().isdisjoint(names) or not any(body.get(name) for name in names):
         return prompt
     return replace(prompt, partial=True)
 
 
+_POOLING = RouteKind.POOLING
 _CUT = frozenset(("truncate_prompt_tokens",))
 _ELSEWHERE = _CUT | {"previous_response_id", "conversation", "truncation", "documents", "chat_template"}
 """Fields that add to the prompt what is not counted, or cut it off."""

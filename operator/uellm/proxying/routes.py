@@ -77,7 +77,7 @@ def end_to_end(
 
     `ended`: names in lower case that end here, the hop-by-hop ones (RFC 9110, 7.6.1) among them.
     """
-    dropped = _dropped(tuple(map(_NAME, replaced)), ended)
+    dropped = _dropped(tuple(map(_NAME, replaced)), ended) if replaced else ended
     if "connection" in headers and (options := headers.get_all("connection")) != _KEEP_ALIVE:
         dropped |= {
             option.strip().lower().encode("latin-1", "replace") for value in options for option in value.split(",")
@@ -106,12 +106,14 @@ def waited_s(headers: HeaderLookup, service: str) -> float:
 def request_id(headers: Headers) -> str:
     """The client's X-Request-Id if it is safe in logs and headers, else a new id."""
     given = headers.get("x-request-id")
-    return given if given and _REQUEST_ID.fullmatch(given) else _new_id()
-
-
-def _new_id() -> str:
-    """A random id. The kernel is asked for many together: to ask costs more than to take one of them."""
+    if given and _REQUEST_ID.fullmatch(given):
+        return given
     if not _NEW_IDS:
-        drawn = os.urandom(_ID_BYTES * _IDS_TOGETHER).hex()
-        _NEW_IDS.extend([drawn[start : start + 2 * _ID_BYTES] for start in range(0, len(drawn), 2 * _ID_BYTES)])
+        _draw_ids()
     return _NEW_IDS.pop()
+
+
+def _draw_ids() -> None:
+    """Add random ids. The kernel is asked for many together: to ask costs more than to take one of them."""
+    drawn = os.urandom(_ID_BYTES * _IDS_TOGETHER).hex()
+    _NEW_IDS.extend([drawn[start : start + 2 * _ID_BYTES] for start in range(0, len(drawn), 2 * _ID_BYTES)])

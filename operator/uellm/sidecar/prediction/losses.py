@@ -23,9 +23,17 @@ def best(by_source: Iterable[Sequence[float]]) -> int:
     """Index of the forecaster to use, by the errors of the first source, the narrowest one, with enough answers."""
     for errors in by_source:
         if errors[-1] >= LEAST_SEEN:
-            least = min(errors[:-1])
-            return errors.index(least) if least < MARGIN * errors[0] else 0
+            return least(errors)
     return 0
+
+
+def least(errors: Sequence[float]) -> int:
+    """Index of the forecaster with the least error, if it beats the first by the margin; else that of the first."""
+    found, bound = 0, MARGIN * errors[0]
+    for index in range(1, len(errors) - 1):
+        if errors[index] < bound:
+            found, bound = index, errors[index]
+    return found
 
 
 def learn(by_source: Iterable[list[float]], errors: Sequence[float | None]) -> None:

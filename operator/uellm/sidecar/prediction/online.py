@@ -13,7 +13,7 @@ from (lessons.py), and the words of the others are not looked at unless the fore
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
 from random import Random
@@ -25,7 +25,7 @@ from uellm.sidecar.prediction.lessons import Lessons
 from uellm.sidecar.prediction.linear import LinearModel
 from uellm.sidecar.prediction.recent import Recent
 from uellm.sidecar.prediction.source import FORECASTERS, Source
-from uellm.sidecar.prediction.window import MOST_WINDOWS, Window, add_to_all, first_of
+from uellm.sidecar.prediction.window import MOST_WINDOWS, Window, add_to_all
 from uellm.sidecar.scheduling import Lengths
 
 UNKNOWN_TOKENS = 256.0
@@ -122,10 +122,9 @@ class OnlineLengths:
         With a time, the words are left until then, unless the forecast comes from them: many cost more than the rest.
         """
         sources, in_bucket = question.sources(), question.in_bucket()
-        known = self.sources.known(sources)
-        best = losses.best([each.errors for each in known])
+        best = self._best(sources)
         wording = self._wording(question, sources) if now_s is None or best == _WORDS else None
-        windows = self._windows(known, in_bucket)
+        windows = self._windows(sources, in_bucket)
         medians = _medians(windows, wording)
         median = medians[best]
         if median is None:
@@ -149,7 +148,7 @@ class OnlineLengths:
         sources = self.sources.use(prediction.sources)
         if wording is None:  # now that it is worked out, every forecaster is judged by what it would say now
             wording = self._wording(prediction.question, prediction.sources)
-            medians = _medians(self._windows(sources, prediction.in_bucket), wording)
+            medians = _medians(self._windows(prediction.sources, prediction.in_bucket), wording)
         losses.learn([each.errors for each in sources], [None if m is None else abs(length - m) for m in medians])
         residual = length - wording.forecast
         add_to_all([each.lengths for each in sources], length)
@@ -159,13 +158,41 @@ class OnlineLengths:
         self.linear.learn(wording.features, residual - overall.residuals.median())
         return True
 
-    def _windows(self, sources: Iterable[Source], in_bucket: Keys) -> tuple[Window | None, ...]:
-        """What each forecaster goes by. `sources`: those that are known, the narrowest first."""
-        source = _filled(sources)
-        similar = first_of(self.buckets.known(in_bucket), LEAST_VALUES)
+    def _windows(self, sources: Keys, in_bucket: Keys) -> tuple[Window | None, ...]:
+        """What each forecaster goes by."""
+        source, similar = self._filled(sources), self._similar(in_bucket)
         if source is None:
             return None, similar, None
         return source.lengths, source.lengths if similar is None else similar, source.residuals
+
+    # Each of these looks no further than the first that serves, which is nearly always the narrowest one.
+
+    def _filled(self, sources: Keys) -> Source | None:
+        """The first source with enough values."""
+        get = self.sources.by_key.get
+        for key in sources:
+            source = get(key)
+            if source is not None and len(source.lengths.ordered) >= LEAST_VALUES:
+                return source
+        return None
+
+    def _similar(self, in_bucket: Keys) -> Window | None:
+        """The first window among similar prompts with enough values."""
+        get = self.buckets.by_key.get
+        for key in in_bucket:
+            window = get(key)
+            if window is not None and len(window.ordered) >= LEAST_VALUES:
+                return window
+        return None
+
+    def _best(self, sources: Keys) -> int:
+        """Index of the forecaster to use, by the first source with enough answers."""
+        get = self.sources.by_key.get
+        for key in sources:
+            source = get(key)
+            if source is not None and source.errors[-1] >= losses.LEAST_SEEN:
+                return losses.least(source.errors)
+        return 0
 
     def _wording(self, question: LengthQuestion, sources: Keys) -> Wording:
         found = features.of(question.text, question.length_bits, sources[:3])
@@ -177,14 +204,6 @@ class OnlineLengths:
         levels = self.levels
         p80, p90 = window.quantile(levels["p80"].level), window.quantile(levels["p90"].level)
         return tokens_of(median), tokens_of(shift + p80), tokens_of(shift + p90)
-
-
-def _filled(sources: Iterable[Source]) -> Source | None:
-    """The first source with enough values."""
-    for source in sources:
-        if len(source.lengths.ordered) >= LEAST_VALUES:
-            return source
-    return None
 
 
 def _medians(windows: tuple[Window | None, ...], wording: Wording | None) -> tuple[float | None, ...]:

@@ -70,7 +70,10 @@ class Dispatcher:
         """Requests that the scheduler knows, waiting or in flight."""
         self._unscheduled: dict[Ticket, None] = {}
         """Requests in flight that the scheduler does not know."""
-        self._waiting: dict[Ticket, asyncio.Future[None]] = {}
+        self._waiting: dict[Ticket, asyncio.Future[None] | None] = {}
+        """Requests without a decision; None until it is known that one must be waited for, which is seldom so."""
+        self._refused: dict[Ticket, Refusal] = {}
+        """Refusals that came before that."""
         self._waited = False
         """Whether requests were waiting at the last round of decisions."""
         self._refusals = Refusals(self.faults)
@@ -187,8 +190,16 @@ class Dispatcher:
         if self._pause is not None or not self._submitted(ticket):
             self._bypass(ticket)
             return
-        waiter = self._waiting[ticket] = self.loop.create_future()
+        self._waiting[ticket] = None
         self._pump()
+        if ticket in self._waiting:
+            await self._decided(ticket)
+        elif self._refused and (refusal := self._refused.pop(ticket, None)) is not None:
+            raise refusal
+
+    async def _decided(self, ticket: Ticket) -> None:
+        """Wait for the turn of a request that did not get it at once. Raises Refusal."""
+        waiter = self._waiting[ticket] = self.loop.create_future()
         try:
             await waiter
         finally:
@@ -256,7 +267,9 @@ class Dispatcher:
         """Submit a ticket. Returns whether the scheduler took it. Raises Refusal."""
         self._refusals.record_priority(ticket.targets)
         try:
-            self._core.submit(ticket, self._time())
+            if self.token_updates:
+                self.catch_up()
+            self._scheduler.submit(ticket, self._time())
         except QueueFull:
             raise queue_full(self.queued, self.retry_s(ticket.targets)) from None
         except Exception as error:
@@ -318,10 +331,15 @@ class Dispatcher:
             self._stop_alarm()
 
     def _settle(self, ticket: Ticket, refusal: Refusal | None) -> None:
-        waiter = self._waiting.pop(ticket, None)
-        if waiter is None or waiter.done():
+        if ticket not in self._waiting:
             return  # its client has just left, and its handler will call `abort`
-        if refusal is None:
+        waiter = self._waiting.pop(ticket)
+        if waiter is None:
+            if refusal is not None:
+                self._refused[ticket] = refusal
+        elif waiter.done():
+            return  # as above
+        elif refusal is None:
             waiter.set_result(None)
         else:
             waiter.set_exception(refusal)

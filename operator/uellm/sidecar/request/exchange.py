@@ -23,7 +23,8 @@ from uellm.sidecar.wire.read import Terms
 from uellm.vllm_routes import RouteKind
 
 # By names of their own: to read an enum's member costs as much as a call.
-_POOLING, _STRIPS = RouteKind.POOLING, Mode.STREAM_STRIP_USAGE
+_POOLING, _AS_IS, _STRIPS = RouteKind.POOLING, Mode.AS_IS, Mode.STREAM_STRIP_USAGE
+_TOKENS, _END = Shows.TOKENS, Shows.END
 
 _WHOLE: Pairs = ((b"Content-Type", b"application/json"),)
 
@@ -41,6 +42,8 @@ class Exchange:
         self._terms = terms
         self._answer: AnswerTap | None = None
         self._usage: Usage | None = None
+        self.priority = 0
+        """vLLM's priority, where the lower goes first: the deadline in milliseconds. Known from its turn on."""
         self._prompt_counted = False
         """The engine has told the length of the prompt."""
         self._faults = dispatcher.faults
@@ -55,9 +58,9 @@ class Exchange:
         record.predicted_tokens = None if found is None else found.p50
         record.sequences = call.sequences
         record.estimated_prompt_tokens = call.prompt_tokens
-        shows = _shows(call)
-        record.blind = shows is Shows.END
-        record.in_background = call.background and call.mode is Mode.AS_IS
+        shows, prefix = _shows(call), call.prompt.prefix
+        record.blind = shows is _END
+        record.in_background = call.background and call.mode is _AS_IS
         self._ticket = Ticket(
             call.targets,
             # Its turn goes by when it came here: a wait for a first replica makes no request hopeless, nor the first.
@@ -66,9 +69,9 @@ class Exchange:
             lengths=found,
             max_tokens=call.max_tokens,
             tenant=call.tenant,
-            prefix=_with_adapter(call.prompt.prefix, record.adapter) or None,
+            prefix=(_with_adapter(prefix, record.adapter) if record.adapter else prefix) or None,
             sequences=call.sequences,
-            body_bytes=call.body_bytes,
+            body_bytes=len(call.body),
             may_batch=call.may_batch,
             each_step=call.each_step,
             longest_prompt_tokens=_longest(call),
@@ -83,15 +86,12 @@ class Exchange:
 
     async def turn(self) -> bytes:
         """Wait for the request's turn. Returns the body to send. Raises Refusal."""
-        self._record.queue_s = None  # set by an earlier turn in which it did not reach the engine
-        await self._dispatcher.turn(self._ticket)
-        self._record.queue_s = self._loop.time() - self._record.arrival_s - self._record.waited_s
-        return self.call.upstream_body(self.priority, batched=self._ticket.batched)
-
-    @property
-    def priority(self) -> int:
-        """vLLM's priority, where the lower goes first: the deadline in milliseconds."""
-        return round(self._ticket.deadline_s * 1e3)
+        record, ticket = self._record, self._ticket
+        record.queue_s = None  # set by an earlier turn in which it did not reach the engine
+        await self._dispatcher.turn(ticket)
+        record.queue_s = self._loop.time() - record.arrival_s - record.waited_s
+        self.priority = round(ticket.deadline_s * 1e3)
+        return self.call.upstream_body(self.priority, batched=ticket.batched)
 
     async def answer(self, reply: Reply, upstream: Upstream, own: Pairs, *, stall_s: float) -> None:
         """Send the client its answer. Sets the record's outcome. Raises Refusal only before anything was sent."""
@@ -233,10 +233,10 @@ class Exchange:
 
     def _predict(self) -> tuple[Prediction | None, Lengths | None]:
         call = self.call
-        if self._lengths is None or call.kind is RouteKind.POOLING:
+        if self._lengths is None or call.kind is _POOLING:
             return None, None
         found, record = call.prompt, self._record
-        template = with_adapter(found.template, record.adapter)
+        template = with_adapter(found.template, record.adapter) if record.adapter else found.template
         question = LengthQuestion(record.route, call.tenant, template, call.prompt_tokens, found.text)
         prediction = self._lengths.predict(question, self._loop.time())
         return prediction, prediction.lengths(call.max_tokens)
@@ -257,9 +257,9 @@ class Exchange:
 
 def _shows(call: Call) -> Shows:
     """What its answer shows. A call that was not read may turn out to be a stream; its first token then shows."""
-    if call.kind is RouteKind.POOLING:
+    if call.kind is _POOLING:
         return Shows.PROMPT
-    return Shows.END if call.mode is Mode.AS_IS else Shows.TOKENS
+    return _END if call.mode is _AS_IS else _TOKENS
 
 
 def _longest(call: Call) -> int:
@@ -271,4 +271,4 @@ def _longest(call: Call) -> int:
 
 def _with_adapter(numbers: tuple[int, ...], adapter: str) -> tuple[int, ...]:
     """Numbers that stand for a prompt's beginning, apart for each adapter: their answers and KV caches differ."""
-    return tuple([with_adapter(number, adapter) for number in numbers]) if adapter else numbers
+    return tuple([with_adapter(number, adapter) for number in numbers])

@@ -35,9 +35,10 @@ from uellm.sidecar.wire.read import Terms, read, unread
 from uellm.sidecar.wire.slo import SCHEDULING, targets_of
 from uellm.vllm_routes import is_use
 
+_SCHEDULE, _METRICS = Way.SCHEDULE, Way.METRICS
 _OBEYED = (*SCHEDULING, MEANT_FOR, WAITED_MS, SEARCH)
-_NOT_PASSED_ON = HOP_BY_HOP.union([b"content-length"], [name.encode() for name in _OBEYED])
-"""Headers that the transport sets itself, and those that the sidecar has obeyed."""
+_NOT_PASSED_ON = HOP_BY_HOP.union([b"content-length", b"x-request-id"], [name.encode() for name in _OBEYED])
+"""Headers that the transport sets itself, the one that the sidecar always sets, and those that it has obeyed."""
 _UNCOMPRESSED = (b"Accept-Encoding", b"identity")
 _LEAST_ERROR = 400
 """The statuses from this one on say that the engine did nothing for the client."""
@@ -146,12 +147,12 @@ class Proxy(RequestHandler[Record]):
         if settings.keys.required:
             settings.keys.check(method, path, key_of(headers))
         way = way_of(method, path, settings.allowed_routes)
-        if way is Way.METRICS:
+        if way is _METRICS:
             self._send(request, reply, record, CONTENT_TYPE, (await self.metrics()).encode())
             return
         if self.drain.refusing and not kept_id(method, path):  # what the drain waits for may be asked for
             self.drain.check()
-        if way is Way.SCHEDULE:
+        if way is _SCHEDULE:
             record.targets, record.route = targets_of(headers, settings.classes), path
             await self._read_body(request, record)
             record.waited_s = waited_s(headers, settings.service)
@@ -235,7 +236,7 @@ class Proxy(RequestHandler[Record]):
         switches: bool = False,
     ) -> Upstream:
         """`plain`: the answer's events are read and changed, so the engine must not compress it."""
-        own = [(b"X-Request-Id", record.id.encode()), *record.trace_headers]
+        own = [*record.trace_headers]
         if self._settings.current.accepts_priority:
             # For bodies without a priority field. The header overrides the body, so no client may set it.
             own.append((b"X-Vllm-Priority", b"%d" % priority))
@@ -243,7 +244,9 @@ class Proxy(RequestHandler[Record]):
             own.append(_UNCOMPRESSED)
         if switches:
             own += UPGRADE
-        headers = [*end_to_end(request.headers, own, _NOT_PASSED_ON), *own]
+        headers = end_to_end(request.headers, own, _NOT_PASSED_ON)
+        headers.append((b"X-Request-Id", record.id.encode()))
+        headers += own
         record.waits = False
         try:
             upstream = await self._engine.pool.send(request.method, request.target, headers, body, switches=switches)

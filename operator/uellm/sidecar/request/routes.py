@@ -17,10 +17,13 @@ class Way(Enum):
     METRICS = "metrics"
 
 
+_SCHEDULE = Way.SCHEDULE
+
+
 def way_of(method: str, path: str, allowed: Collection[str] = ()) -> Way:
     """How to handle a path from `path_of`. `allowed`: administrative routes that are open. Raises Refusal."""
     if method == "POST" and path in SCHEDULED:  # first, for most requests are; none of these is administrative
-        return Way.SCHEDULE
+        return _SCHEDULE
     if administrative(path) and path not in allowed:
         raise Refusal(
             RequestOutcome.FORBIDDEN, f"{path} is an administrative route of the engine; it is not served here"

@@ -11,6 +11,8 @@ from uellm.sidecar.scheduling.types import State, Ticket
 
 Key = tuple[float, ...]
 
+_QUEUED = State.QUEUED
+
 
 class Order(Protocol):
     """Waiting tickets in the order of a policy."""
@@ -91,7 +93,7 @@ class Sorted:
 
     def _holds(self, entry: tuple[Key, int, Ticket]) -> bool:
         key, _, ticket = entry
-        return ticket.state is State.QUEUED and not ticket.detour and key == self._key(ticket)
+        return ticket.state is _QUEUED and not ticket.detour and key == self._key(ticket)
 
 
 QUEUE_THRESHOLD = 5

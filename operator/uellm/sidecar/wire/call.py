@@ -70,11 +70,6 @@ class Call:
         """The engine's events are read and changed: they tell the usage that is requested in addition."""
         return bool(self.added)
 
-    @property
-    def body_bytes(self) -> int:
-        """Bytes in memory."""
-        return len(self.body)
-
     def upstream_body(self, priority: int = 0, *, batched: bool = False) -> bytes:
         """The body for the engine, with `priority` (lower first) if the engine accepts it.
 

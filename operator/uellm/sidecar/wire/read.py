@@ -69,6 +69,11 @@ _ORDERED = _PLAIN.keys() | {RouteKind.CONVERSATIONS, RouteKind.TOKEN_IDS}
 _ORCA = "endpoint-load-metrics-format"
 """Requests a header that vLLM sends only with non-streaming answers."""
 
+# Members of enums that every request is compared with: to look one up in its class takes longer than to compare it.
+_OTHER, _TOKEN_IDS, _POOLING = RouteKind.OTHER, RouteKind.TOKEN_IDS, RouteKind.POOLING
+_RESPONSES, _COMPLETIONS = RouteKind.RESPONSES, RouteKind.COMPLETIONS
+_AS_IS, _AGGREGATE, _STREAM_STRIP_USAGE = Mode.AS_IS, Mode.AGGREGATE, Mode.STREAM_STRIP_USAGE
+
 _LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 _DECODER = json.JSONDecoder()
@@ -95,24 +100,26 @@ def read(
     `accepts_priority`: the engine orders requests by a `priority` in the body.
     """
     kind = SCHEDULED[path]
-    document = _parse(body) if kind is not RouteKind.OTHER and _is_parsed_soon(body) else None
+    document = _parse(body) if kind is not _OTHER and (len(body) <= MAX_NESTED or _is_parsed_soon(body)) else None
     if document is None:
         return unread(path, headers, body, targets)
     tenant = slo.sender_of(headers)
-    found, sampling = of_request(kind, document), _sampling(kind, document)
-    sequences = _sequences(sampling, found)
+    found = of_request(kind, document)
+    sampling = document if kind is not _TOKEN_IDS else _sampling(document)
+    sequences = 1 if found.prompts == 1 and "n" not in sampling else _sequences(sampling, found)
     mode = _mode(kind, document, headers, terms, found, sequences)
-    call = Call(path, kind, mode, targets, tenant, found, terms.ratio.tokens(found), sequences, body=body)
+    call = Call(path, kind, mode, targets, tenant, found, terms.ratio.tokens(found), sequences)
+    call.body = body
     call.model = named if isinstance(named := document.get("model"), str) else ""
     call.max_tokens = _max_tokens(kind, sampling)
     call.each_step = kind in _PLAIN and document.keys() <= _PLAIN_STREAM[kind]
-    if mode is Mode.AGGREGATE:
+    if mode is _AGGREGATE:
         call.shape = terms.shapes.get(kind)
         call.may_batch = sequences == 1 and terms.shapes.batches
-    elif mode is Mode.AS_IS:
+    elif mode is _AS_IS:
         call.teaches = terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
     call.takes_priority = accepts_priority and _takes_priority(path, kind, document)
-    call.background = "background" in document and kind is RouteKind.RESPONSES and document["background"] is True
+    call.background = "background" in document and kind is _RESPONSES and document["background"] is True
     _change(call, document)
     return call
 
@@ -132,9 +139,8 @@ def _unread_tokens(path: str, body: bytes) -> int:
 
 
 def _is_parsed_soon(body: bytes) -> bool:
+    """Of a body that is long enough to have too many objects and lists."""
     size = len(body)
-    if size <= MAX_NESTED:
-        return True
     nested_seldom = size <= MAX_PARSED_BYTES and body.count(b"{") + body.count(b"[") <= MAX_NESTED
     return nested_seldom and (size <= MAX_COMMAS or body.count(b",") <= MAX_COMMAS)
 
@@ -149,17 +155,13 @@ def _parse(body: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) and end == len(text) else None
 
 
-def _sampling(kind: RouteKind, document: dict[str, Any]) -> dict[str, Any]:
-    """Where `n` and the limit of tokens are."""
-    if kind is not RouteKind.TOKEN_IDS:
-        return document
+def _sampling(document: dict[str, Any]) -> dict[str, Any]:
+    """Where `n` and the limit of tokens are in a body with token ids; in others they are beside the prompt."""
     given = document.get("sampling_params")
     return given if isinstance(given, dict) else {}
 
 
 def _sequences(document: dict[str, Any], found: Prompt) -> int:
-    if found.prompts == 1 and "n" not in document:
-        return 1
     given = document.get("n")
     return min((given if _is_count(given) else 1) * found.prompts, MAX_SEQUENCES)
 
@@ -180,25 +182,24 @@ def _takes_priority(path: str, kind: RouteKind, document: dict[str, Any]) -> boo
 
 
 def _max_tokens(kind: RouteKind, document: dict[str, Any]) -> int | None:
-    if kind is RouteKind.POOLING:
+    if kind is _POOLING:
         return 1
     for name in _LIMITS:
-        value = document.get(name)
-        if value is not None and _is_count(value):
+        if name in document and _is_count(value := document[name]):
             return min(value, MOST_TOKENS)
-    return COMPLETION_TOKENS if kind is RouteKind.COMPLETIONS and "max_tokens" not in document else None
+    return COMPLETION_TOKENS if kind is _COMPLETIONS and "max_tokens" not in document else None
 
 
 def _mode(
     kind: RouteKind, document: dict[str, Any], headers: HeaderLookup, terms: Terms, found: Prompt, sequences: int
 ) -> Mode:
-    if document.get("stream") is True:
+    if "stream" in document and document["stream"] is True:
         # One of several choices may end long before the usage event, which its last event would have to wait for.
-        one = sequences == 1 and document.get("n", 1) in (None, 1)
-        strips = kind in _PLAIN and one and _leaves_out_usage(document)
-        return Mode.STREAM_STRIP_USAGE if strips else Mode.STREAM_AS_IS
+        one = sequences == 1 and ("n" not in document or document["n"] in (None, 1))
+        strips = kind in _PLAIN and one and ("stream_options" not in document or _leaves_out_usage(document))
+        return _STREAM_STRIP_USAGE if strips else Mode.STREAM_AS_IS
     known = terms.shapes.get(kind) is not None
-    return Mode.AGGREGATE if known and _is_plain(kind, document, headers, found) else Mode.AS_IS
+    return _AGGREGATE if known and _is_plain(kind, document, headers, found) else _AS_IS
 
 
 def _leaves_out_usage(document: dict[str, Any]) -> bool:
@@ -230,9 +231,9 @@ def _meets_conditions(document: dict[str, Any]) -> bool:
 def _change(call: Call, document: dict[str, Any]) -> None:
     """Set the fields to append to the body, and remove them from the body itself."""
     names: tuple[str, ...] = ()
-    if call.mode is Mode.AGGREGATE:
+    if call.mode is _AGGREGATE:
         names, call.added = ("stream", "stream_options"), _STREAM
-    elif call.mode is Mode.STREAM_STRIP_USAGE:
+    elif call.mode is _STREAM_STRIP_USAGE:
         names, call.added = ("stream_options",), _USAGE
     if call.takes_priority:
         names = (*names, "priority")
