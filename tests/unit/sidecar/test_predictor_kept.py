@@ -11,7 +11,7 @@ import pytest
 
 from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, store
 from uellm.sidecar.prediction.service import FILE, Predictor
-from uellm.sidecar.prediction.source import Source
+from uellm.sidecar.prediction.source import LengthSource
 from uellm.sidecar.prediction.window import MOST_WINDOWS, SIZE, Window
 
 QUESTION = LengthQuestion("/v1/chat/completions", "tenant", 1, 100, "Summarise this")
@@ -109,7 +109,7 @@ def test_a_full_state_is_serialised_in_short_pieces():
     """Each is one call of C, during which the event loop cannot run."""
     model = OnlineLengths()
     for number in range(MOST_WINDOWS):
-        model.sources.by_key["tenant", number] = source = Source()
+        model.sources.by_key["tenant", number] = source = LengthSource()
         source.lengths, source.residuals = Window(range(SIZE)), Window(range(SIZE))
         model.buckets.by_key["tenant", number] = Window(range(SIZE))
     longest = max(store.dump(store.snapshot(model)), key=len)

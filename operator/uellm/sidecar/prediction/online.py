@@ -24,7 +24,7 @@ from uellm.sidecar.prediction.conformal import ConformalLevel
 from uellm.sidecar.prediction.lessons import Lessons
 from uellm.sidecar.prediction.linear import LinearModel
 from uellm.sidecar.prediction.recent import Recent
-from uellm.sidecar.prediction.source import FORECASTERS, Source
+from uellm.sidecar.prediction.source import FORECASTERS, LengthSource
 from uellm.sidecar.prediction.window import MOST_WINDOWS, Window, add_to_all
 from uellm.sidecar.scheduling import Lengths
 
@@ -109,7 +109,7 @@ class OnlineLengths:
 
     def __init__(self) -> None:
         self.linear = LinearModel()
-        self.sources: Recent[Source] = Recent(Source, MOST_WINDOWS)
+        self.sources: Recent[LengthSource] = Recent(LengthSource, MOST_WINDOWS)
         self.buckets: Recent[Window] = Recent(Window, MOST_WINDOWS)
         """Logarithms of lengths."""
         self.levels = {"p80": ConformalLevel(0.8), "p90": ConformalLevel(0.9)}
@@ -167,7 +167,7 @@ class OnlineLengths:
 
     # Each of these looks no further than the first that serves, which is nearly always the narrowest one.
 
-    def _filled(self, sources: Keys) -> Source | None:
+    def _filled(self, sources: Keys) -> LengthSource | None:
         """The first source with enough values."""
         get = self.sources.by_key.get
         for key in sources:

@@ -7,7 +7,7 @@ from uellm.sidecar.prediction.window import Window
 FORECASTERS = ("source", "bucket", "words")
 
 
-class Source:
+class LengthSource:
     """One source. `lengths`: logarithms; `residuals`: these less the words' forecasts."""
 
     __slots__ = ("errors", "lengths", "residuals")

@@ -18,7 +18,7 @@ from typing import Any
 from uellm.sidecar.prediction.conformal import ConformalLevel
 from uellm.sidecar.prediction.features import BITS
 from uellm.sidecar.prediction.online import OnlineLengths
-from uellm.sidecar.prediction.source import FORECASTERS, Source
+from uellm.sidecar.prediction.source import FORECASTERS, LengthSource
 from uellm.sidecar.prediction.window import MOST_WINDOWS, Window
 
 VERSION = 1
@@ -88,7 +88,7 @@ def _model(document: Mapping[str, Any]) -> OnlineLengths:
     errors = {_key(key): _errors(known) for key, known in document["losses"]}
     model.buckets.by_key |= windows["bucket"]
     for key, lengths in windows["source"].items():
-        model.sources.by_key[key] = source = Source()
+        model.sources.by_key[key] = source = LengthSource()
         source.lengths, source.residuals = lengths, windows["words"][key]
         if len(source.lengths) != len(source.residuals):
             raise ValueError("a source has not as many errors of its words as lengths")
