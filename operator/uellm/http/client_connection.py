@@ -236,6 +236,8 @@ class ClientConnection(asyncio.Protocol):
         if self._in_body and not self._complete and self._parser.get_status_code() != 101:
             self._complete = True
             self._last_pieces = len(self._pieces)
+            # The parser goes by more than the fields of the head, and would read no further answer.
+            self._reusable = self._reusable and self._parser.should_keep_alive()
 
     # Ends.
 

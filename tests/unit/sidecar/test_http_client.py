@@ -80,6 +80,22 @@ async def test_answers_of_every_kind_follow_one_another_on_one_connection(upstre
     assert upstream.connections == 1
 
 
+@pytest.mark.parametrize(
+    "closing",
+    [
+        OK.replace(b"\r\n\r\n", b"\r\nProxy-Connection: close\r\n\r\n"),
+        KINDS["trailers"][0].replace(b"x: y", b"Connection: close"),
+    ],
+    ids=["proxy", "trailer"],
+)
+async def test_a_connection_that_is_to_be_closed_in_an_unusual_way_takes_no_further_request(upstream, pool, closing):
+    for answered in (closing, OK):
+        upstream.answer = answered
+        answer = await pool.send("POST", b"/", (), b"{}")
+        assert (answer.status, bool(await answer.read())) == (200, True)
+    assert upstream.connections == 2
+
+
 async def got(pool: EnginePool, method: str = "GET") -> tuple[int, bytes]:
     answer = await pool.send(method, b"/x", (), b"")
     return answer.status, await answer.read()

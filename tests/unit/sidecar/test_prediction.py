@@ -127,6 +127,13 @@ def test_sources_are_bounded_and_the_one_used_least_lately_goes():
     assert ("a", "/r", 0) not in model.sources.by_key
 
 
+def test_which_forecaster_is_best_is_known_of_more_sources_than_have_windows():
+    model = OnlineLengths()
+    for number in range(MOST_WINDOWS + 5):
+        teach(model, LengthQuestion("/r", "a", number), [7])
+    assert len(model.errors.by_key) == MOST_WINDOWS + 8  # each template, the client, its route, and all
+
+
 @given(st.lists(st.sampled_from("abc")))
 def test_what_is_kept_is_in_the_order_of_its_last_use(names):
     recent, used = Recent[list[int]](list, 2), dict[tuple[str, ...], int]()

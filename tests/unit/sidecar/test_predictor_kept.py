@@ -114,3 +114,14 @@ def test_a_full_state_is_serialised_in_short_pieces():
         model.buckets.by_key["tenant", number] = Window(range(SIZE))
     longest = max(store.dump(store.snapshot(model)), key=len)
     assert len(longest) < 200_000
+
+
+async def test_an_answer_whose_words_were_not_looked_at_does_not_teach_the_learned_model(monkeypatch):
+    """Its request came before the model's process was there."""
+    predictor = Predictor()
+    before = predictor.predict(QUESTION, 1.0)
+    monkeypatch.setattr(type(predictor.learned.child), "pid", 1)
+    predictor.observe(before, 40)
+    assert predictor.learned._lessons == []
+    predictor.observe(predictor.predict(QUESTION, 1.0), 40)
+    assert len(predictor.learned._lessons) == 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 LESSONS_PER_S = 100.0
-"""Answers of one client on one route that are learned from, on average and at most. A window of 1,024 such answers goes
-back for ten seconds. Of a client with fewer requests all are."""
+"""Answers of one client on one route that are learned from, about, where more come; more in the first second of such a
+time. A window of 1,024 such answers goes back for ten seconds. Of a client with fewer requests all are."""
 
 SLOT_S = 1.0
-"""The rate during such a time sets the share for the next one. So it is the same for the first and the last of a burst,
-whose order may depend on their lengths."""
+"""The rate of requests during such a time sets the share for the next one. So it is the same for the first and the last
+of a short burst, whose order may depend on their lengths."""
 
 
 class Lessons:

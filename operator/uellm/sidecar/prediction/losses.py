@@ -6,7 +6,9 @@ then the number of answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+
+from uellm.sidecar.prediction.recent import Recent
 
 MARGIN = 0.97
 """Another forecaster must beat the first by 3 %: switching between equally good ones only adds noise."""
@@ -15,31 +17,31 @@ MEMORY = 200.0
 """Answers after which the weight of an observation is down to a third."""
 
 LEAST_SEEN = 50
+MOST_SOURCES = 2048
 WORST = 3.0
 """Cap on the error of one request, in logarithms (a factor of 20), so that no single request decides."""
 
 
-def best(by_source: Iterable[Sequence[float]]) -> int:
-    """Index of the forecaster to use, by the errors of the first source, the narrowest one, with enough answers."""
-    for errors in by_source:
-        if errors[-1] >= LEAST_SEEN:
-            return least(errors)
+def by_source(forecasters: int) -> Recent[list[float]]:
+    """Room for the errors of so many forecasters."""
+    return Recent(lambda: [0.0] * (forecasters + 1), MOST_SOURCES)
+
+
+def best(known: Recent[list[float]], sources: Sequence[Hashable]) -> int:
+    """Index of the forecaster to use, by the first source, the narrowest one, with enough answers."""
+    get = known.by_key.get
+    for source in sources:
+        errors = get(source)
+        if errors is not None and errors[-1] >= LEAST_SEEN:
+            least = min(errors[:-1])
+            return errors.index(least) if least < MARGIN * errors[0] else 0
     return 0
 
 
-def least(errors: Sequence[float]) -> int:
-    """Index of the forecaster with the least error, if it beats the first by the margin; else that of the first."""
-    found, bound = 0, MARGIN * errors[0]
-    for index in range(1, len(errors) - 1):
-        if errors[index] < bound:
-            found, bound = index, errors[index]
-    return found
-
-
-def learn(by_source: Iterable[list[float]], errors: Sequence[float | None]) -> None:
+def learn(of_sources: Iterable[list[float]], errors: Sequence[float | None]) -> None:
     """Record each forecaster's error; None: it gave no forecast, which counts as `WORST`."""
     bounded = [WORST if error is None or error > WORST else error for error in errors]
-    for known in by_source:
+    for known in of_sources:
         known[-1] = count = known[-1] + 1.0
         weight = 1.0 / count if count < MEMORY else 1.0 / MEMORY
         for index, error in enumerate(bounded):

@@ -24,17 +24,18 @@ from uellm.sidecar.prediction.conformal import ConformalLevel
 from uellm.sidecar.prediction.lessons import Lessons
 from uellm.sidecar.prediction.linear import LinearModel
 from uellm.sidecar.prediction.recent import Recent
-from uellm.sidecar.prediction.source import FORECASTERS, LengthSource
+from uellm.sidecar.prediction.source import LengthSource
 from uellm.sidecar.prediction.window import MOST_WINDOWS, Window, add_to_all
 from uellm.sidecar.scheduling import Lengths
 
 UNKNOWN_TOKENS = 256.0
 """Median before any observation; P80 and P90 are then 2 and 3 times that: chat answers in public traces."""
 
+FORECASTERS = ("source", "bucket", "words")
+_WORDS = FORECASTERS.index("words")
+
 LEAST_VALUES = 4
 """Values that a source's window needs before it is used."""
-
-_WORDS = FORECASTERS.index("words")
 
 _LARGEST = 20.0
 """Cap on a forecast, a logarithm: a linear model may extrapolate to any value."""
@@ -92,7 +93,7 @@ class Prediction:
     medians: tuple[float | None, ...] = field(repr=False)
     """Logarithms, by forecaster."""
     wording: Wording | None = field(repr=False)
-    """None: it is worked out when the answer is learned from."""
+    """None: the words were not looked at."""
     teaches: bool = field(default=True, repr=False)
     """Its answer is to be learned from."""
 
@@ -112,6 +113,7 @@ class OnlineLengths:
         self.sources: Recent[LengthSource] = Recent(LengthSource, MOST_WINDOWS)
         self.buckets: Recent[Window] = Recent(Window, MOST_WINDOWS)
         """Logarithms of lengths."""
+        self.errors = losses.by_source(len(FORECASTERS))
         self.levels = {"p80": ConformalLevel(0.8), "p90": ConformalLevel(0.9)}
         self._lessons: Recent[Lessons] = Recent(Lessons, MOST_WINDOWS)
         self._draw = Random(0).random
@@ -119,10 +121,11 @@ class OnlineLengths:
     def predict(self, question: LengthQuestion, now_s: float | None = None) -> Prediction:
         """The length of one answer. `now_s`: when it is asked; None: the answer is learned from in any case.
 
-        With a time, the words are left until then, unless the forecast comes from them: many cost more than the rest.
+        With a time, the prompt's words are looked at only if the forecast comes from them, else when the answer is
+        learned from: many words cost more than all the rest.
         """
         sources, in_bucket = question.sources(), question.in_bucket()
-        best = self._best(sources)
+        best = losses.best(self.errors, sources)
         wording = self._wording(question, sources) if now_s is None or best == _WORDS else None
         windows = self._windows(sources, in_bucket)
         medians = _medians(windows, wording)
@@ -137,7 +140,7 @@ class OnlineLengths:
     def observe(self, prediction: Prediction, tokens: int, *, truncated: bool = False) -> bool:
         """An answer ended after `tokens` tokens; `truncated`: the request's own limit ended it.
 
-        Returns whether there was something to learn.
+        Returns whether it was learned from.
         """
         if not prediction.teaches or not _tells(prediction, tokens, truncated=truncated):
             return False
@@ -149,7 +152,8 @@ class OnlineLengths:
         if wording is None:  # now that it is worked out, every forecaster is judged by what it would say now
             wording = self._wording(prediction.question, prediction.sources)
             medians = _medians(self._windows(prediction.sources, prediction.in_bucket), wording)
-        losses.learn([each.errors for each in sources], [None if m is None else abs(length - m) for m in medians])
+        errors = [None if median is None else abs(length - median) for median in medians]
+        losses.learn(self.errors.use(prediction.sources), errors)
         residual = length - wording.forecast
         add_to_all([each.lengths for each in sources], length)
         add_to_all([each.residuals for each in sources], residual)
@@ -184,15 +188,6 @@ class OnlineLengths:
             if window is not None and len(window.ordered) >= LEAST_VALUES:
                 return window
         return None
-
-    def _best(self, sources: Keys) -> int:
-        """Index of the forecaster to use, by the first source with enough answers."""
-        get = self.sources.by_key.get
-        for key in sources:
-            source = get(key)
-            if source is not None and source.errors[-1] >= losses.LEAST_SEEN:
-                return losses.least(source.errors)
-        return 0
 
     def _wording(self, question: LengthQuestion, sources: Keys) -> Wording:
         found = features.of(question.text, question.length_bits, sources[:3])

@@ -45,7 +45,7 @@ class Predictor:
         """An answer ended after `tokens` tokens; `truncated`: the request's own limit ended it."""
         taught = self._model.observe(prediction, tokens, truncated=truncated)
         self._unsaved = True
-        if taught:
+        if taught and prediction.wording is not None:
             self.learned.observe(prediction, asked, tokens)
         if truncated:
             return

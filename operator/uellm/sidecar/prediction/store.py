@@ -17,8 +17,8 @@ from typing import Any
 
 from uellm.sidecar.prediction.conformal import ConformalLevel
 from uellm.sidecar.prediction.features import BITS
-from uellm.sidecar.prediction.online import OnlineLengths
-from uellm.sidecar.prediction.source import FORECASTERS, LengthSource
+from uellm.sidecar.prediction.online import FORECASTERS, OnlineLengths
+from uellm.sidecar.prediction.source import LengthSource
 from uellm.sidecar.prediction.window import MOST_WINDOWS, Window
 
 VERSION = 1
@@ -41,7 +41,7 @@ def snapshot(model: OnlineLengths) -> Snapshot:
             "bucket": [(key, window.values()) for key, window in model.buckets.by_key.items()],
             "words": [(key, source.residuals.values()) for key, source in sources],
         },
-        "losses": [(key, source.errors.copy()) for key, source in sources],
+        "losses": [(key, errors.copy()) for key, errors in model.errors.by_key.items()],
         "levels": {name: level.level for name, level in model.levels.items()},
     }
 
@@ -85,14 +85,13 @@ def _model(document: Mapping[str, Any]) -> OnlineLengths:
     if min(model.linear.squares) < 0:
         raise ValueError("a sum of squares is negative")
     windows = {name: _windows(document, name) for name in FORECASTERS}
-    errors = {_key(key): _errors(known) for key, known in document["losses"]}
+    model.errors.by_key |= {_key(key): _errors(known) for key, known in document["losses"]}
     model.buckets.by_key |= windows["bucket"]
     for key, lengths in windows["source"].items():
         model.sources.by_key[key] = source = LengthSource()
         source.lengths, source.residuals = lengths, windows["words"][key]
         if len(source.lengths) != len(source.residuals):
             raise ValueError("a source has not as many errors of its words as lengths")
-        source.errors = errors.get(key, source.errors)
     model.levels = {name: ConformalLevel(known.target, _level(document, name)) for name, known in model.levels.items()}
     return model
 

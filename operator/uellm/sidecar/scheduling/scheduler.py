@@ -41,13 +41,10 @@ from uellm.sidecar.scheduling.waiting import Waiting
 from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
 # By names of their own: to read an enum's member costs as much as a call.
-_RUNNING, _DONE, _PROMPT = State.RUNNING, State.DONE, Shows.PROMPT
+_NEW, _QUEUED, _RUNNING, _DONE, _PROMPT = State.NEW, State.QUEUED, State.RUNNING, State.DONE, Shows.PROMPT
 
 ENGINE_WAIT_S = 60.0
 """How long a request waits for an engine that is not ready. Clients commonly give up after 60 s."""
-
-# Members that every request needs: to look one up in its class takes longer than to compare it.
-_NEW, _QUEUED, _RUNNING = State.NEW, State.QUEUED, State.RUNNING
 
 
 class Scheduler:

@@ -161,7 +161,7 @@ class LearnedLengths:
         self.answers += 1
         asked.forecast = forecast
         asked.better = self._with_error(asked.prediction, forecast)
-        if asked.better is not None and losses.best(self._losses.known(asked.prediction.sources)) == 1:
+        if asked.better is not None and losses.best(self._losses, asked.prediction.sources) == 1:
             self.used += 1
             use(asked.better)
 
@@ -208,5 +208,5 @@ class LearnedLengths:
         self.trained = None
         self._errors: Recent[Window] = Recent(Window, MOST_WINDOWS)
         """Of the model's answers, by source."""
-        self._losses: Recent[list[float]] = Recent(lambda: [0.0] * 3, MOST_WINDOWS)
-        """Of the online prediction and the model's (losses.py), by source."""
+        self._losses = losses.by_source(2)
+        """Of the online prediction and the model's."""
