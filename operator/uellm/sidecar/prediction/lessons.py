@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 LESSONS_PER_S = 100.0
-"""Answers of one client on one route that are learned from, about, where more come; more in the first second of such a
-time. A window of 1,024 such answers goes back for ten seconds. Of a client with fewer requests all are."""
+"""Of one client on one route, about so many answers are learned from where more come; all where fewer come, and in the
+first second of a busy time. A window of 1,024 such answers goes back for ten seconds."""
 
 SLOT_S = 1.0
 """The rate of requests during such a time sets the share for the next one. So it is the same for the first and the last

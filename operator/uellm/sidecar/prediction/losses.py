@@ -29,10 +29,8 @@ def by_source(forecasters: int) -> Recent[list[float]]:
 
 def best(known: Recent[list[float]], sources: Sequence[Hashable]) -> int:
     """Index of the forecaster to use, by the first source, the narrowest one, with enough answers."""
-    get = known.by_key.get
-    for source in sources:
-        errors = get(source)
-        if errors is not None and errors[-1] >= LEAST_SEEN:
+    for errors in known.known(sources):
+        if errors[-1] >= LEAST_SEEN:
             least = min(errors[:-1])
             return errors.index(least) if least < MARGIN * errors[0] else 0
     return 0

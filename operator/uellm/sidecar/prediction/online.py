@@ -25,7 +25,7 @@ from uellm.sidecar.prediction.lessons import Lessons
 from uellm.sidecar.prediction.linear import LinearModel
 from uellm.sidecar.prediction.recent import Recent
 from uellm.sidecar.prediction.source import LengthSource
-from uellm.sidecar.prediction.window import MOST_WINDOWS, Window, add_to_all
+from uellm.sidecar.prediction.window import MOST_WINDOWS, Window, add_to_all, first_of
 from uellm.sidecar.scheduling import Lengths
 
 UNKNOWN_TOKENS = 256.0
@@ -164,29 +164,16 @@ class OnlineLengths:
 
     def _windows(self, sources: Keys, in_bucket: Keys) -> tuple[Window | None, ...]:
         """What each forecaster goes by."""
-        source, similar = self._filled(sources), self._similar(in_bucket)
+        source, similar = self._filled(sources), first_of(self.buckets.known(in_bucket), LEAST_VALUES)
         if source is None:
             return None, similar, None
         return source.lengths, source.lengths if similar is None else similar, source.residuals
 
-    # Each of these looks no further than the first that serves, which is nearly always the narrowest one.
-
     def _filled(self, sources: Keys) -> LengthSource | None:
         """The first source with enough values."""
-        get = self.sources.by_key.get
-        for key in sources:
-            source = get(key)
-            if source is not None and len(source.lengths.ordered) >= LEAST_VALUES:
+        for source in self.sources.known(sources):
+            if len(source.lengths.ordered) >= LEAST_VALUES:
                 return source
-        return None
-
-    def _similar(self, in_bucket: Keys) -> Window | None:
-        """The first window among similar prompts with enough values."""
-        get = self.buckets.by_key.get
-        for key in in_bucket:
-            window = get(key)
-            if window is not None and len(window.ordered) >= LEAST_VALUES:
-                return window
         return None
 
     def _wording(self, question: LengthQuestion, sources: Keys) -> Wording:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 ValueT = TypeVar("ValueT")
@@ -18,10 +18,12 @@ class Recent(Generic[ValueT]):
         self._make = make
         self._most = most
 
-    def known(self, keys: Sequence[Hashable]) -> list[ValueT]:
-        """The values that there are of these keys, in their order. That is no use of them."""
+    def known(self, keys: Sequence[Hashable]) -> Iterator[ValueT]:
+        """The values that there are of these keys, in their order. To look at them does not count as use."""
         get = self.by_key.get
-        return [value for key in keys if (value := get(key)) is not None]
+        for key in keys:
+            if (value := get(key)) is not None:
+                yield value
 
     def use(self, keys: Sequence[Hashable]) -> list[ValueT]:
         """The values of these keys, made where there are none. The first key is now the most recently used."""

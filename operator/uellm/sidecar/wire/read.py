@@ -108,8 +108,7 @@ def read(
     sampling = document if kind is not _TOKEN_IDS else _sampling(document)
     sequences = 1 if found.prompts == 1 and "n" not in sampling else _sequences(sampling, found)
     mode = _mode(kind, document, headers, terms, found, sequences)
-    call = Call(path, kind, mode, targets, tenant, found, terms.ratio.tokens(found), sequences)
-    call.body = body
+    call = Call(path, kind, mode, targets, tenant, found, terms.ratio.tokens(found), sequences, body=body)
     call.model = named if isinstance(named := document.get("model"), str) else ""
     call.max_tokens = _max_tokens(kind, sampling)
     call.each_step = kind in _PLAIN and document.keys() <= _PLAIN_STREAM[kind]
