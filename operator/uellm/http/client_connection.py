@@ -26,6 +26,8 @@ class _Pool(Protocol):
 
     connections: set[ClientConnection]
 
+    def send_soon(self, connection: ClientConnection) -> None: ...
+
     def give_back(self, connection: ClientConnection) -> None: ...
 
     def forget(self, connection: ClientConnection) -> None: ...
@@ -36,7 +38,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         *("_between", "_complete", "_fields", "_head_bytes", "_head_only", "_in_body", "_last_pieces", "_parser"),
-        *("_paused", "_pieces", "_pool", "_reason", "_reusable", "_sized", "_switched", "_switches", "_upstream"),
+        *("_paused", "_pieces", "_pool", "_reason", "_request", "_reusable", "_sized", "_switched", "_switches"),
+        "_upstream",
         *("closed", "idle_since_s", "loop", "on_body", "take_chunk", "transport"),
     )
 
@@ -46,6 +49,8 @@ class ClientConnection(asyncio.Protocol):
         self._pool = pool
         self.loop = asyncio.get_running_loop()
         self._upstream: Upstream | None = None
+        self._request: tuple[bytes, ...] = ()
+        """What is to be sent."""
         self._paused = False
         self.idle_since_s: float | None = None
         """Set by the pool. None: a request is in progress, or the connection is not in the pool."""
@@ -57,11 +62,22 @@ class ClientConnection(asyncio.Protocol):
         self._expect(head_only=False, switches=False)
 
     def ask(self, head: bytes, body: bytes, *, head_only: bool, switches: bool = False) -> Upstream:
-        """Send a request. `switches`: it asks for another protocol, so 101 is an answer."""
+        """Send a request, as the pool says when. `switches`: it asks for another protocol, so 101 is an answer."""
         self._expect(head_only=head_only, switches=switches)
         upstream = self._upstream = Upstream(self)
-        self.transport.writelines((head, body) if body else (head,))
+        self._request = (head, body) if body else (head,)
+        self._pool.send_soon(self)
         return upstream
+
+    def send(self) -> None:
+        """Send the request now, unless it was given up or the connection is closed. Raises nothing."""
+        request, self._request = self._request, ()
+        if self._upstream is None or self.closed:
+            return
+        try:
+            self.transport.writelines(request)
+        except Exception as error:
+            self._upstream.abort(error)
 
     def _expect(self, *, head_only: bool, switches: bool) -> None:
         self._head_only, self._switches, self._switched = head_only, switches, False

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from uellm.http import EngineAddress, EngineLost, EnginePool, EngineUnreachable, client
+from uellm.http.client_connection import ClientConnection
 from uellm.http.loop import factory
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -96,8 +99,8 @@ async def test_a_connection_that_is_to_be_closed_in_an_unusual_way_takes_no_furt
     assert upstream.connections == 2
 
 
-async def got(pool: EnginePool, method: str = "GET") -> tuple[int, bytes]:
-    answer = await pool.send(method, b"/x", (), b"")
+async def got(pool: EnginePool, method: str = "GET", target: bytes = b"/x") -> tuple[int, bytes]:
+    answer = await pool.send(method, target, (), b"")
     return answer.status, await answer.read()
 
 
@@ -209,6 +212,42 @@ async def test_a_truncated_body_is_delivered_up_to_the_break_and_then_fails(upst
     assert await answer.next_piece() == b"ok"
     with pytest.raises(EngineLost):
         await answer.next_piece()
+
+
+async def asked_together(pool: EnginePool, upstream: Upstream, hinder: Callable[[ClientConnection], None]) -> list[Any]:
+    """What becomes of four requests of the same moment, whose connections wait, where one of these is hindered."""
+    for answer in await asyncio.gather(*[pool.send("GET", b"/first", (), b"") for _ in range(4)]):
+        await answer.read()
+    upstream.requests.clear()
+    asking = [asyncio.create_task(got(pool, target=b"/%d" % number)) for number in range(4)]
+    await asyncio.sleep(0)  # all are asked, and none is sent
+    assert len(pool._unsent) == 4
+    assert not upstream.requests
+    hinder(pool._unsent[1])
+    return await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_a_request_that_is_given_up_before_it_is_sent_is_not_sent_and_the_others_of_its_moment_are(
+    upstream, pool
+):
+    def give_up(connection: ClientConnection) -> None:
+        assert connection._upstream is not None
+        connection._upstream.abort()
+
+    first, second, *rest = await asked_together(pool, upstream, give_up)
+    assert [first, *rest] == [(200, b"ok")] * 3
+    assert isinstance(second, EngineLost)
+    assert sorted(request.split()[1] for request in upstream.requests) == [b"/0", b"/2", b"/3"]
+
+
+async def test_a_connection_that_takes_no_bytes_fails_its_own_request_alone(upstream, pool):
+    def broken(connection: ClientConnection) -> None:
+        writes = Mock(side_effect=RuntimeError("the handle is closed"))
+        connection.transport = Mock(wraps=connection.transport, writelines=writes)
+
+    first, second, *rest = await asked_together(pool, upstream, broken)
+    assert [first, *rest] == [(200, b"ok")] * 3
+    assert isinstance(second, RuntimeError)
 
 
 async def test_where_nobody_listens_nothing_was_sent(free_port):
